@@ -1,0 +1,31 @@
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV_PYTHON := .venv/bin/python
+INSTALLED := .venv/installed
+# Tests run one process a core; more threads inside them would only fight.
+TEST_PROCESSES ?= 2
+
+.PHONY: setup studio test lint bench clean
+.DELETE_ON_ERROR:
+
+setup: $(INSTALLED)
+
+$(INSTALLED): requirements.txt requirements-dev.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { echo "GMTalker Studio needs Python 3.11; run: make PYTHON=/path/to/python3.11"; exit 1; }
+	test -x $(VENV_PYTHON) || $(PYTHON) -m venv .venv
+	$(VENV_PYTHON) -m pip install --disable-pip-version-check -r requirements-dev.txt
+	touch $(INSTALLED)
+
+studio: setup
+	$(VENV_PYTHON) app.py
+
+lint: setup
+	$(VENV_PYTHON) -m ruff check .
+
+test: lint
+	OMP_NUM_THREADS=1 $(VENV_PYTHON) -m pytest -n $(TEST_PROCESSES) --dist loadgroup
+
+bench: setup
+	$(VENV_PYTHON) -m gmtalker bench --json build/bench.json
+
+clean:
+	rm -rf .venv build .pytest_cache .ruff_cache
