@@ -1,0 +1,219 @@
+"""Sound in: any recording to 16 kHz mono, the log-mel spectrogram, and the rule that says how many frames a speech has."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Iterator
+
+import av
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from gmtalker.errors import UnusableInput, UnusableSpeech, UnusableVideo
+from gmtalker.tracks import FPS
+
+SAMPLE_RATE = 16_000
+SAMPLES_PER_FRAME = SAMPLE_RATE // FPS  # 640
+MELS = 80
+MEL_HOP = 160  # 100 mel frames a second, 4 to a video frame
+MEL_WINDOW, MEL_FFT, MEL_FLOOR = 400, 512, 1e-6
+MEL_PER_FRAME = SAMPLES_PER_FRAME // MEL_HOP
+
+LONGEST_HOURS = 2
+SILENCE = 5e-4  # RMS of the loudest tenth of a second, -66 dB of full scale: below it nothing can be heard
+LARGEST_GAP = 60.0  # seconds; a longer hole in a file's clock is a broken clock, not a pause
+
+# Only formats that hold their media themselves: a playlist, or a list of files to join, in an upload would make the
+# server read other files or call other hosts.
+FORMATS = (
+    "mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi", "mpegts", "mpeg", "mpegvideo", "flv", "asf", "ogg", "wav", "w64", "mp3",
+    "flac", "aac", "aiff", "caf", "amr", "amrnb", "amrwb", "ac3", "eac3", "au", "h264", "hevc", "mxf", "rm", "ivf", "dv",
+)
+ESTIMATED_LENGTH = ("mp3", "aac", "amr", "amrnb", "amrwb", "ac3", "eac3")  # formats whose length ffmpeg guesses from the bit rate
+_ADVICE = {UnusableVideo: "Please give a video such as mp4, mov or webm.", UnusableSpeech: "Please give speech as wav, mp3, m4a or flac."}
+
+
+def open_media(path: Path, unusable: type[UnusableInput]) -> av.container.InputContainer:
+    """A media file opened for reading, whatever its name looks like; close it after use (it is a context manager).
+
+    Errors: `unusable` with one sentence when the path is missing, a folder, empty or not media.
+    """
+    path = Path(path)
+    advice = _ADVICE[unusable]
+    if path.is_dir():
+        raise unusable(f"{path.name or path} is a folder. {advice}")
+    if not path.exists():
+        raise unusable(f"There is no file {path}. {advice}")
+    if not path.is_file():
+        raise unusable(f"{path.name} is not a file. {advice}")
+    if path.stat().st_size == 0:
+        raise unusable(f"{path.name} is empty. Please save or upload it again.")
+    # "file:" keeps a colon in a name from being read as a protocol, and a leading dash from being anything but a name.
+    options = {"protocol_whitelist": "file", "format_whitelist": ",".join(FORMATS)}
+    try:
+        return av.open(f"file:{path.absolute()}", container_options=options, metadata_errors="replace")
+    except (av.FFmpegError, ValueError) as error:
+        raise unusable(f"{path.name} is damaged or of a kind that can't be read. {advice}") from error
+
+
+def picture_stream(container: av.container.InputContainer) -> av.VideoStream | None:
+    """The first stream of moving pictures; the cover of a song is none."""
+    for stream in container.streams.video:
+        if not stream.disposition & av.stream.Disposition.attached_pic and stream.codec_context is not None:
+            return stream
+    return None
+
+
+def read_speech(path: Path) -> np.ndarray:
+    """The sound of a recording or of a video: (samples,) float32, 16 kHz, mono, full scale 1.
+
+    The sound of a video starts with its first picture: what came earlier is cut, a later start is filled with silence.
+    Errors: UnusableSpeech when the file can't be read, is cut short, or holds no sound.
+    """
+    speech = read_sound_or_none(path, UnusableSpeech)
+    if speech is None:
+        raise UnusableSpeech(f"{Path(path).name} holds no sound. Please record it again with the microphone on.")
+    return speech
+
+
+def read_sound_or_none(path: Path, unusable: type[UnusableInput] = UnusableVideo) -> np.ndarray | None:
+    """As read_speech, but None for a file without an audio stream or with nothing to hear in it.
+
+    Errors: `unusable` when the file can't be read, or its sound is cut short.
+    """
+    path = Path(path)
+    try:
+        with open_media(path, unusable) as container:
+            if not container.streams.audio or container.streams.audio[0].codec_context is None:
+                return None
+            sound = _decode(container, path, unusable)
+    except av.FFmpegError as error:
+        raise unusable(f"The sound of {path.name} is damaged. Please save or upload it again.") from error
+    return sound if _audible(sound) else None
+
+
+def _decode(container: av.container.InputContainer, path: Path, unusable: type[UnusableInput]) -> np.ndarray:
+    """All samples in order of time, holes in the clock filled with silence, from the moment of the first picture."""
+    stream = container.streams.audio[0]
+    origin = _first_picture_time(path) if picture_stream(container) else None
+    start = clock = None  # seconds of the file's clock: of the first sample, and up to where samples were collected
+    parts: list[np.ndarray] = []
+    resampler, kind = None, None
+    for frame in _frames(container, stream):
+        time = clock if frame.time is None else float(frame.time)
+        if start is None:
+            start = clock = time or 0.0
+        gap = (time or 0.0) - clock
+        gap = gap if 1 / FPS < gap < LARGEST_GAP else 0.0
+        if gap or kind != (frame.format.name, frame.layout.name, frame.sample_rate):
+            parts += _resampled(resampler, None)
+            kind = (frame.format.name, frame.layout.name, frame.sample_rate)
+            resampler = av.AudioResampler(format="fltp", rate=SAMPLE_RATE)
+            parts.append(np.zeros(round(gap * SAMPLE_RATE), np.float32))
+        clock += gap + frame.samples / frame.sample_rate
+        if clock - start > LONGEST_HOURS * 3600:
+            raise unusable(f"{path.name} is longer than {LONGEST_HOURS} hours. Please cut it into parts.")
+        frame.pts = None  # the resampler would otherwise mend the clock its own way
+        parts += _resampled(resampler, frame)
+    parts += _resampled(resampler, None)
+    if start is None:
+        return np.zeros(0, np.float32)
+    declared = float(stream.duration * stream.time_base) if stream.duration else 0.0
+    if container.format.name not in ESTIMATED_LENGTH and clock - start < 0.95 * declared - 0.5:
+        raise unusable(
+            f"The sound of {path.name} breaks off after {clock - start:.1f} of {declared:.1f} seconds. Please save or upload it again."
+        )
+    sound = np.nan_to_num(np.concatenate(parts), posinf=0.0, neginf=0.0)
+    late = 0 if origin is None else round((start - origin) * SAMPLE_RATE)
+    return np.pad(sound, (min(late, round(LARGEST_GAP * SAMPLE_RATE)), 0)) if late > 0 else sound[-late:]
+
+
+def _frames(container: av.container.InputContainer, stream: av.AudioStream) -> Iterator[av.AudioFrame]:
+    """Decoded audio; a packet that can't be decoded is left out, as players do, and its time becomes silence."""
+    for packet in container.demux(stream):
+        try:
+            yield from packet.decode()
+        except av.error.InvalidDataError:
+            continue
+
+
+def _resampled(resampler: av.AudioResampler | None, frame: av.AudioFrame | None) -> list[np.ndarray]:
+    # The mean of the channels: the resampler's own way down to mono raises two equal channels by 3 dB and clips.
+    return [out.to_ndarray().mean(axis=0) for out in resampler.resample(frame)] if resampler else []
+
+
+def _first_picture_time(path: Path) -> float | None:
+    """Seconds of the file's clock at its first picture, as decoded: what the header says can lie before a cut."""
+    with open_media(path, UnusableVideo) as container:
+        try:
+            for frame in container.decode(picture_stream(container)):
+                if frame.time is not None:
+                    return float(frame.time)
+        except av.FFmpegError:
+            return None  # whether the picture can be used is not for the sound to judge
+    return None
+
+
+def _audible(sound: np.ndarray) -> bool:
+    if not len(sound):
+        return False
+    window = min(SAMPLE_RATE // 10, len(sound))
+    windows = sound[: len(sound) // window * window].reshape(-1, window)
+    return bool(np.sqrt(np.square(windows).mean(axis=1)).max() >= SILENCE)
+
+
+def frames_for(samples: int) -> int:
+    """Frames of 25 fps that a speech of so many 16 kHz samples has: the one rule of length."""
+    return -(-samples // SAMPLES_PER_FRAME)
+
+
+def log_mel(waveform: Tensor) -> Tensor:
+    """Natural log of the mel power spectrogram.
+
+    waveform: (samples,) or (batch, samples) at 16 kHz. Returns (frames, 80) or (batch, frames, 80) float32, 100 frames a second,
+    frame k centred on sample 160 k, 1 + samples // 160 frames in all. Not normalised: the speech encoder does that.
+    """
+    waveform = waveform.float()
+    frames = 1 + waveform.shape[-1] // MEL_HOP
+    padded = functional.pad(waveform, (MEL_FFT // 2, MEL_FFT // 2))
+    window = torch.hann_window(MEL_WINDOW, device=waveform.device)
+    filters = mel_filters().to(waveform.device)
+    blocks = []
+    for first in range(0, frames, 6000):  # a minute at a time: the spectrum of an hour would fill the memory
+        last = min(first + 6000, frames) - 1
+        block = padded[..., first * MEL_HOP : last * MEL_HOP + MEL_FFT]
+        spectrum = torch.stft(block, MEL_FFT, MEL_HOP, MEL_WINDOW, window, center=False, return_complex=True)
+        power = spectrum.real.square() + spectrum.imag.square()
+        blocks.append((filters @ power).clamp(min=MEL_FLOOR).log().transpose(-1, -2))
+    return torch.cat(blocks, dim=-2)
+
+
+def speech_to_mel(waveform: Tensor) -> Tensor:
+    """log_mel of exactly 4 mel frames for each video frame: (4 * frames_for(samples), 80), or (batch, ...) of it."""
+    samples = waveform.shape[-1]
+    frames = frames_for(samples)
+    return log_mel(functional.pad(waveform, (0, frames * SAMPLES_PER_FRAME - samples)))[..., : MEL_PER_FRAME * frames, :]
+
+
+@lru_cache(maxsize=1)
+def mel_filters() -> Tensor:
+    """(80, 257) triangles of equal area on Slaney's mel scale, 0 to 8000 Hz, as librosa.filters.mel gives them."""
+    # Written out because importing librosa for 80 triangles costs seconds.
+    edges = _mel_to_hertz(np.linspace(0.0, _hertz_to_mel(SAMPLE_RATE / 2), MELS + 2))
+    bins = np.linspace(0.0, SAMPLE_RATE / 2, MEL_FFT // 2 + 1)
+    rise = (bins - edges[:-2, None]) / (edges[1:-1] - edges[:-2])[:, None]
+    fall = (edges[2:, None] - bins) / (edges[2:] - edges[1:-1])[:, None]
+    triangles = np.clip(np.minimum(rise, fall), 0.0, None) * (2.0 / (edges[2:] - edges[:-2]))[:, None]
+    return torch.from_numpy(triangles.astype(np.float32))
+
+
+# Slaney's scale: linear with 3 mels in 200 Hz up to 1000 Hz, from there 27 mels for each factor of 6.4.
+def _hertz_to_mel(hertz: float) -> float:
+    return hertz * 3 / 200 if hertz < 1000 else 15 + 27 * np.log(hertz / 1000) / np.log(6.4)
+
+
+def _mel_to_hertz(mel: np.ndarray) -> np.ndarray:
+    return np.where(mel < 15, mel * 200 / 3, 1000 * 6.4 ** ((np.maximum(mel, 15) - 15) / 27))
