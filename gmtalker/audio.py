@@ -9,6 +9,7 @@ from typing import Iterator
 import av
 import numpy as np
 import torch
+from av.container import InputContainer
 from torch import Tensor
 from torch.nn import functional
 
@@ -32,11 +33,15 @@ FORMATS = (
     "mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi", "mpegts", "mpeg", "mpegvideo", "flv", "asf", "ogg", "wav", "w64", "mp3",
     "flac", "aac", "aiff", "caf", "amr", "amrnb", "amrwb", "ac3", "eac3", "au", "h264", "hevc", "mxf", "rm", "ivf", "dv",
 )
-ESTIMATED_LENGTH = ("mp3", "aac", "amr", "amrnb", "amrwb", "ac3", "eac3")  # formats whose length ffmpeg guesses from the bit rate
-_ADVICE = {UnusableVideo: "Please give a video such as mp4, mov or webm.", UnusableSpeech: "Please give speech as wav, mp3, m4a or flac."}
+# Their files do not say how long they are: ffmpeg guesses from the bit rate.
+FORMATS_WITH_GUESSED_LENGTH = ("mp3", "aac", "amr", "amrnb", "amrwb", "ac3", "eac3")
+_ADVICE = {
+    UnusableVideo: "Please give a video such as mp4, mov or webm.",
+    UnusableSpeech: "Please give speech as wav, mp3, m4a or flac.",
+}
 
 
-def open_media(path: Path, unusable: type[UnusableInput]) -> av.container.InputContainer:
+def open_media(path: Path, unusable: type[UnusableInput]) -> InputContainer:
     """A media file opened for reading, whatever its name looks like; close it after use (it is a context manager).
 
     Errors: `unusable` with one sentence when the path is missing, a folder, empty or not media.
@@ -59,7 +64,7 @@ def open_media(path: Path, unusable: type[UnusableInput]) -> av.container.InputC
         raise unusable(f"{path.name} is damaged or of a kind that can't be read. {advice}") from error
 
 
-def picture_stream(container: av.container.InputContainer) -> av.VideoStream | None:
+def picture_stream(container: InputContainer) -> av.VideoStream | None:
     """The first stream of moving pictures; the cover of a song is none."""
     for stream in container.streams.video:
         if not stream.disposition & av.stream.Disposition.attached_pic and stream.codec_context is not None:
@@ -84,54 +89,66 @@ def read_sound_or_none(path: Path, unusable: type[UnusableInput] = UnusableVideo
 
     Errors: `unusable` when the file can't be read, or its sound is cut short.
     """
-    path = Path(path)
-    try:
-        with open_media(path, unusable) as container:
-            if not container.streams.audio or container.streams.audio[0].codec_context is None:
-                return None
-            sound = _decode(container, path, unusable)
-    except av.FFmpegError as error:
-        raise unusable(f"The sound of {path.name} is damaged. Please save or upload it again.") from error
+    pieces = list(stream_sound(path, unusable))
+    sound = np.concatenate(pieces) if pieces else np.zeros(0, np.float32)
     return sound if _audible(sound) else None
 
 
-def _decode(container: av.container.InputContainer, path: Path, unusable: type[UnusableInput]) -> np.ndarray:
+def stream_sound(path: Path, unusable: type[UnusableInput] = UnusableSpeech, rate: int = SAMPLE_RATE) -> Iterator[np.ndarray]:
+    """The samples of read_speech piece by piece, (n,) float32 at `rate`; nothing for a file without an audio stream.
+
+    Errors: `unusable`, as read_sound_or_none; a file that is cut short gives its samples first.
+    """
+    path = Path(path)
+    try:
+        with open_media(path, unusable) as container:
+            if container.streams.audio and container.streams.audio[0].codec_context is not None:
+                yield from _aligned(container, path, unusable, rate)
+    except av.FFmpegError as error:
+        raise unusable(f"The sound of {path.name} is damaged. Please save or upload it again.") from error
+
+
+def _aligned(container: InputContainer, path: Path, unusable: type[UnusableInput], rate: int) -> Iterator[np.ndarray]:
     """All samples in order of time, holes in the clock filled with silence, from the moment of the first picture."""
     stream = container.streams.audio[0]
-    origin = _first_picture_time(path) if picture_stream(container) else None
     start = clock = None  # seconds of the file's clock: of the first sample, and up to where samples were collected
-    parts: list[np.ndarray] = []
-    resampler, kind = None, None
+    declared = float(stream.duration * stream.time_base) if stream.duration else 0.0
+    # The last AAC packet is filled up to its full length; mp4 says where the sound in it ends.
+    end = round(declared * rate) if declared and container.format.name.startswith("mov") else None
+    resampler, kind, skip, given = None, None, 0, 0
     for frame in _frames(container, stream):
-        time = clock if frame.time is None else float(frame.time)
+        time = frame.time if frame.time is not None else clock or 0.0
         if start is None:
-            start = clock = time or 0.0
-        gap = (time or 0.0) - clock
-        gap = gap if 1 / FPS < gap < LARGEST_GAP else 0.0
+            start = clock = time
+            origin = _first_picture_time(path) if picture_stream(container) else None
+            late = 0.0 if origin is None else min(start - origin, LARGEST_GAP)
+            skip = round(max(-late, 0.0) * rate)  # samples from before the first picture
+            yield np.zeros(round(max(late, 0.0) * rate), np.float32)
+        gap = time - clock if 1 / FPS < time - clock < LARGEST_GAP else 0.0
         if gap or kind != (frame.format.name, frame.layout.name, frame.sample_rate):
-            parts += _resampled(resampler, None)
+            pieces = [*_resampled(resampler, None), np.zeros(round(gap * rate), np.float32)]
             kind = (frame.format.name, frame.layout.name, frame.sample_rate)
-            resampler = av.AudioResampler(format="fltp", rate=SAMPLE_RATE)
-            parts.append(np.zeros(round(gap * SAMPLE_RATE), np.float32))
+            resampler = av.AudioResampler(format="fltp", rate=rate)
+        else:
+            pieces = []
         clock += gap + frame.samples / frame.sample_rate
         if clock - start > LONGEST_HOURS * 3600:
             raise unusable(f"{path.name} is longer than {LONGEST_HOURS} hours. Please cut it into parts.")
         frame.pts = None  # the resampler would otherwise mend the clock its own way
-        parts += _resampled(resampler, frame)
-    parts += _resampled(resampler, None)
+        for piece in pieces + _resampled(resampler, frame):
+            yield piece[max(skip - given, 0) : end and max(end - given, 0)]
+            given += len(piece)
+    for piece in _resampled(resampler, None):
+        yield piece[: end and max(end - given, 0)]
+        given += len(piece)
     if start is None:
-        return np.zeros(0, np.float32)
-    declared = float(stream.duration * stream.time_base) if stream.duration else 0.0
-    if container.format.name not in ESTIMATED_LENGTH and clock - start < 0.95 * declared - 0.5:
-        raise unusable(
-            f"The sound of {path.name} breaks off after {clock - start:.1f} of {declared:.1f} seconds. Please save or upload it again."
-        )
-    sound = np.nan_to_num(np.concatenate(parts), posinf=0.0, neginf=0.0)
-    late = 0 if origin is None else round((start - origin) * SAMPLE_RATE)
-    return np.pad(sound, (min(late, round(LARGEST_GAP * SAMPLE_RATE)), 0)) if late > 0 else sound[-late:]
+        return
+    if container.format.name not in FORMATS_WITH_GUESSED_LENGTH and clock - start < 0.95 * declared - 0.5:
+        heard = f"{clock - start:.1f} of {declared:.1f} seconds"
+        raise unusable(f"The sound of {path.name} breaks off after {heard}. Please save or upload it again.")
 
 
-def _frames(container: av.container.InputContainer, stream: av.AudioStream) -> Iterator[av.AudioFrame]:
+def _frames(container: InputContainer, stream: av.AudioStream) -> Iterator[av.AudioFrame]:
     """Decoded audio; a packet that can't be decoded is left out, as players do, and its time becomes silence."""
     for packet in container.demux(stream):
         try:
@@ -142,7 +159,9 @@ def _frames(container: av.container.InputContainer, stream: av.AudioStream) -> I
 
 def _resampled(resampler: av.AudioResampler | None, frame: av.AudioFrame | None) -> list[np.ndarray]:
     # The mean of the channels: the resampler's own way down to mono raises two equal channels by 3 dB and clips.
-    return [out.to_ndarray().mean(axis=0) for out in resampler.resample(frame)] if resampler else []
+    if resampler is None:
+        return []
+    return [np.nan_to_num(out.to_ndarray().mean(axis=0), posinf=0.0, neginf=0.0) for out in resampler.resample(frame)]
 
 
 def _first_picture_time(path: Path) -> float | None:
