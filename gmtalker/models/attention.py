@@ -1,0 +1,171 @@
+"""Attention over time, as the expression and the motion generator share it.
+
+Every projection is a plain nn.Linear called query, key, value or out, so a LoRA finds it by name.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+HIDDEN = -1e9  # a finite "never": a row of padding alone stays a number instead of becoming NaN
+
+
+class SelfAttention(nn.Module):
+    """Multi-head attention of a sequence to itself, with an additive bias."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"width {width} must be a multiple of heads {heads}")
+        self.heads = heads
+        self.query = nn.Linear(width, width)
+        self.key = nn.Linear(width, width)
+        self.value = nn.Linear(width, width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
+        """x (B,T,width), bias broadcastable to (B,heads,T,T) -> (B,T,width)."""
+        query, key, value = (split_heads(project(x), self.heads) for project in (self.query, self.key, self.value))
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+        return self.out(mixed.transpose(1, 2).flatten(2))
+
+    def step(self, x: Tensor, bias: Tensor, cache: tuple[Tensor, Tensor] | None, window: int) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """One new frame x (B,1,width) after the cached keys and values, of which the last window - 1 are kept."""
+        query, key, value = (split_heads(project(x), self.heads) for project in (self.query, self.key, self.value))
+        if cache is not None:
+            key = torch.cat([cache[0][:, :, -(window - 1) :], key], dim=2)
+            value = torch.cat([cache[1][:, :, -(window - 1) :], value], dim=2)
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+        return self.out(mixed.transpose(1, 2).flatten(2)), (key, value)
+
+
+class AlignedAttention(nn.Module):
+    """Cross-attention with FaceFormer's alignment mask: frame t reads speech frames t - reach to t + reach and no other.
+
+    The window is cut out instead of masked, so the cost grows with T and not with its square.
+    """
+
+    def __init__(self, width: int, heads: int, features: int, reach: int) -> None:
+        super().__init__()
+        self.heads, self.reach = heads, reach
+        self.query = nn.Linear(width, width)
+        self.key = nn.Linear(features, width)
+        self.value = nn.Linear(features, width)
+        self.out = nn.Linear(width, width)
+        self.offset = nn.Parameter(torch.randn(2 * reach + 1, width) * 0.5)  # tells early speech frames from late ones
+
+    def windows(self, speech: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """speech (B,T,features), valid (B,T) -> keys and values (B,T,heads,2*reach+1,D), bias (B,T,1,2*reach+1)."""
+        ends, size = (self.reach, self.reach), 2 * self.reach + 1
+        key, value = (F.pad(project(speech), (0, 0, *ends)).unfold(1, size, 1) for project in (self.key, self.value))
+        key, value = (x.unflatten(2, (self.heads, -1)).transpose(3, 4) for x in (key, value))
+        offset = self.offset.unflatten(1, (self.heads, -1)).transpose(0, 1)  # (H,R,D)
+        outside = ~F.pad(valid, ends).unfold(1, size, 1)
+        return key + offset, value, outside[:, :, None] * HIDDEN
+
+    def forward(self, x: Tensor, speech: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        """x (B,T,width) and the windows of the same T frames -> (B,T,width)."""
+        key, value, bias = speech
+        clips, frames, width = x.shape
+        query = self.query(x).view(clips, frames, self.heads, 1, -1)
+        scores = (query * key).sum(-1) * (width / self.heads) ** -0.5 + bias  # (B,T,H,R)
+        mixed = (scores.softmax(-1)[..., None] * value).sum(3)
+        return self.out(mixed.view(clips, frames, width))
+
+
+class PeriodicBias(nn.Module):
+    """FaceFormer's causal mask with a periodic bias, over a window.
+
+    The score of the frame o steps back gets table[o mod period] - decay * floor(o / period); frames before the window and frames to
+    come are hidden. decay starts as FaceFormer's slopes and table at 0.
+    """
+
+    def __init__(self, heads: int, window: int, period: int) -> None:
+        super().__init__()
+        self.window, self.period = window, period
+        self.table = nn.Parameter(torch.zeros(heads, period))
+        self.decay = nn.Parameter(2.0 ** -torch.linspace(0, 8, heads + 1)[1:])
+
+    def by_offset(self) -> Tensor:
+        """(heads, window): the bias of the frame o = 0 .. window - 1 steps back."""
+        offset = torch.arange(self.window, device=self.table.device)
+        return self.table[:, offset % self.period] - self.decay[:, None] * (offset // self.period)
+
+    def forward(self, frames: int) -> Tensor:
+        """(heads, frames, frames), rows the frames that read."""
+        clock = torch.arange(frames, device=self.table.device)
+        offset = clock[:, None] - clock[None]
+        hidden = (offset < 0) | (offset >= self.window)
+        return self.by_offset()[:, offset.clamp(0, self.window - 1)].masked_fill(hidden, HIDDEN)
+
+
+class BandBias(nn.Module):
+    """Each frame reads its neighbours up to reach frames away, with a learned bias for every distance."""
+
+    def __init__(self, heads: int, reach: int) -> None:
+        super().__init__()
+        self.reach = reach
+        self.table = nn.Parameter(torch.zeros(heads, 2 * reach + 1))
+
+    def forward(self, valid: Tensor) -> Tensor:
+        """valid (B,T), False is padding -> (B,heads,T,T)."""
+        clock = torch.arange(valid.shape[1], device=valid.device)
+        offset = clock[None] - clock[:, None]
+        bias = self.table[:, offset.clamp(-self.reach, self.reach) + self.reach].masked_fill(offset.abs() > self.reach, HIDDEN)
+        return bias + (~valid)[:, None, None] * HIDDEN
+
+
+class FeedForward(nn.Sequential):
+    """width -> 4 width -> width."""
+
+    def __init__(self, width: int, dropout: float) -> None:
+        super().__init__(nn.Linear(width, 4 * width), nn.GELU(), nn.Dropout(dropout), nn.Linear(4 * width, width))
+
+
+class EncoderLayer(nn.Module):
+    """Banded self-attention and a feed-forward, each behind a norm and around a residual."""
+
+    def __init__(self, width: int, heads: int, reach: int, dropout: float) -> None:
+        super().__init__()
+        self.bias = BandBias(heads, reach)
+        self.attention_norm, self.attention = nn.LayerNorm(width), SelfAttention(width, heads)
+        self.forward_norm, self.feed_forward = nn.LayerNorm(width), FeedForward(width, dropout)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, valid: Tensor) -> Tensor:
+        """x (B,T,width), valid (B,T) -> (B,T,width)."""
+        x = x + self.dropout(self.attention(self.attention_norm(x), self.bias(valid)))
+        return x + self.dropout(self.feed_forward(self.forward_norm(x)))
+
+
+class DecoderLayer(nn.Module):
+    """Causal self-attention over the past, aligned cross-attention to the speech, feed-forward."""
+
+    def __init__(self, width: int, heads: int, features: int, window: int, period: int, reach: int, dropout: float) -> None:
+        super().__init__()
+        self.bias = PeriodicBias(heads, window, period)
+        self.past_norm, self.past = nn.LayerNorm(width), SelfAttention(width, heads)
+        self.speech_norm, self.speech = nn.LayerNorm(width), AlignedAttention(width, heads, features, reach)
+        self.forward_norm, self.feed_forward = nn.LayerNorm(width), FeedForward(width, dropout)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, speech: Tensor, valid: Tensor) -> Tensor:
+        """x (B,T,width), speech (B,T,features), valid (B,T) -> (B,T,width)."""
+        x = x + self.dropout(self.past(self.past_norm(x), self.bias(x.shape[1])))
+        x = x + self.dropout(self.speech(self.speech_norm(x), self.speech.windows(speech, valid)))
+        return x + self.dropout(self.feed_forward(self.forward_norm(x)))
+
+    def step(self, x: Tensor, speech: tuple[Tensor, Tensor, Tensor], bias: Tensor, cache: tuple | None) -> tuple[Tensor, tuple]:
+        """One frame x (B,1,width) with its own speech window; bias (heads,1,past frames + 1)."""
+        mixed, cache = self.past.step(self.past_norm(x), bias, cache, self.bias.window)
+        x = x + mixed
+        x = x + self.speech(self.speech_norm(x), speech)
+        return x + self.feed_forward(self.forward_norm(x)), cache
+
+
+def split_heads(x: Tensor, heads: int) -> Tensor:
+    """(B,T,width) -> (B,heads,T,width / heads)."""
+    clips, frames, width = x.shape
+    return x.view(clips, frames, heads, width // heads).transpose(1, 2)  # view, not unflatten: the step path is all overhead
