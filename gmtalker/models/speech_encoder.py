@@ -1,0 +1,196 @@
+"""From log-mel frames to speech features: the project's own small speech encoder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+IGNORED = -1  # a target that is not known
+LOSS_WEIGHTS = {"phones": 0.5, "words": 0.5, "transcript": 0.2, "lips": 1.0, "lip_velocity": 1.0}
+
+
+@dataclass(frozen=True)
+class SpeechBatch:
+    """Clips of one length, with whichever targets are known.
+
+    mel: (B,4T,80) natural log; mask: (B,T) False on padding. phones, words: (B,T) class numbers, -1 unknown. transcript: (B,S) the
+    phones said, in order and without times, -1 behind the last; a row of -1 is unknown. lips: (B,T,L), each column with mean 0 and
+    deviation 1 over its clip; lips_mask: (B,T).
+    """
+
+    mel: Tensor
+    mask: Tensor
+    phones: Tensor | None = None
+    words: Tensor | None = None
+    transcript: Tensor | None = None
+    lips: Tensor | None = None
+    lips_mask: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        clips, frames = self.mask.shape
+        assert self.mel.shape[:2] == (clips, 4 * frames)
+        assert (self.lips is None) == (self.lips_mask is None)
+
+
+class ChannelNorm(nn.LayerNorm):
+    """Layer norm over the channels of (B,channels,T): no statistic reaches over time, so the receptive field stays what it is."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.transpose(1, 2)).transpose(1, 2)
+
+
+class ResidualBlock(nn.Module):
+    """Norm, dilated convolution to twice the width, GELU, back to the width."""
+
+    def __init__(self, width: int, dilation: int, dropout: float) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            ChannelNorm(width),
+            nn.Conv1d(width, 2 * width, 3, padding=dilation, dilation=dilation),
+            nn.GELU(),
+            nn.Dropout(dropout),
+            nn.Conv1d(2 * width, width, 1),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.layers(x)
+
+
+class SpeechEncoder(ModelMixin, ConfigMixin):
+    """Convolutions over log-mel: 100 frames a second in, 25 feature vectors a second out, each from about 0.4 s on either side.
+
+    mels: mel bins. features: numbers a frame. fine_dilations, coarse_dilations: one residual block each, at 50 and at 25 frames a
+    second. phones, words, lips: sizes of the training heads (0: none), which forward does not use; phone 0 is silence.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        mels: int = 80,
+        width: int = 192,
+        features: int = 128,
+        fine_dilations: tuple[int, ...] = (1, 2, 1, 2),
+        coarse_dilations: tuple[int, ...] = (1, 2, 2, 2),
+        phones: int = 0,
+        words: int = 0,
+        lips: int = 0,
+        dropout: float = 0.1,
+    ) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv1d(mels, width, 5, stride=2, padding=2),
+            *(ResidualBlock(width, dilation, dropout) for dilation in fine_dilations),
+            nn.Conv1d(width, width, 3, stride=2, padding=1),
+            *(ResidualBlock(width, dilation, dropout) for dilation in coarse_dilations),
+            ChannelNorm(width),
+        )
+        self.project = nn.Linear(width, features)
+        self.norm = nn.LayerNorm(features)
+        self.phone_head = nn.Linear(features, phones) if phones else None
+        # Separate from the phone head: CTC wants short spikes between blanks, the frame targets whole phones.
+        self.transcript_head = nn.Linear(features, phones) if phones else None
+        self.word_head = nn.Linear(features, words) if words else None
+        self.lip_head = nn.Linear(features, lips) if lips else None
+
+    def forward(self, mel: Tensor, mask: Tensor | None = None) -> Tensor:
+        """mel (B,4T,mels) natural log, mask (B,T) False on padding -> (B,T,features).
+
+        The mel is normalised here, per clip, over time and bins: recordings differ in level.
+        Errors: ValueError when the number of mel frames is not a multiple of 4.
+        """
+        if mel.shape[1] % 4:
+            raise ValueError(f"the mel must have a multiple of 4 frames, not {mel.shape[1]}")
+        x = normalise(mel, mask)
+        return self.norm(self.project(self.layers(x.transpose(1, 2)).transpose(1, 2)))
+
+    def loss(self, batch: SpeechBatch) -> dict[str, Tensor]:
+        """What of the batch is known, predicted from the features: "total", and the parts before weighting."""
+        mel = augment(batch.mel) if self.training else batch.mel
+        features = self(mel, batch.mask)
+        parts = {}
+        if batch.phones is not None:
+            parts["phones"] = _classify(self.phone_head(features), batch.phones)
+        if batch.words is not None:
+            parts["words"] = _classify(self.word_head(features), batch.words)
+        if batch.transcript is not None:
+            parts["transcript"] = _transcribe(self.transcript_head(features), batch.transcript, batch.mask)
+        if batch.lips is not None:
+            parts |= _lips(self.lip_head(features) - batch.lips, batch.lips_mask)
+        parts["total"] = sum(LOSS_WEIGHTS[name] * value for name, value in parts.items())
+        return parts
+
+
+def normalise(mel: Tensor, mask: Tensor | None = None) -> Tensor:
+    """mel (B,4T,mels) with mean 0 and deviation 1 over each clip's frames and bins; padding, where mask (B,T) is False, is 0."""
+    if mask is None:
+        return (mel - mel.mean((1, 2), keepdim=True)) / (mel.std((1, 2), keepdim=True, correction=0) + 1e-3)
+    weight = mask.repeat_interleave(4, 1)[..., None].to(mel)
+    count = (weight.sum((1, 2), keepdim=True) * mel.shape[2]).clamp(min=1)
+    mean = (mel * weight).sum((1, 2), keepdim=True) / count
+    deviation = (((mel - mean) * weight).square().sum((1, 2), keepdim=True) / count).sqrt()
+    return (mel - mean) * weight / (deviation + 1e-3)
+
+
+def augment(mel: Tensor) -> Tensor:
+    """Another voice, room and microphone for each clip of mel (B,F,mels): shifted and stretched over frequency, tilted, with noise,
+    and with a span of time and a band of frequencies missing."""
+    clips, frames, mels = mel.shape
+    device = mel.device
+
+    def uniform(low: float, high: float) -> Tensor:
+        return low + (high - low) * torch.rand(clips, 1, 1, device=device)
+
+    bins = torch.arange(mels, device=device)[None, None]
+    source = (bins * uniform(0.92, 1.08) + uniform(-3, 3)).clamp(0, mels - 1)
+    left = source.floor().long().clamp(max=mels - 2)
+    share = source - left
+    mel = mel.gather(2, left.expand_as(mel)) * (1 - share) + mel.gather(2, (left + 1).expand_as(mel)) * share
+    place = bins / mels
+    mel = mel + uniform(-1.5, 1.5) * (place - 0.5) + uniform(-0.7, 0.7) * torch.cos(torch.pi * (2 * place + uniform(0, 2)))
+    loud = mel.amax((1, 2), keepdim=True)
+    noise = loud - uniform(3, 14) + uniform(-2, 2) * (place - 0.5) + 0.5 * torch.randn_like(mel)
+    mel = torch.where(uniform(0, 1) < 0.6, torch.logaddexp(mel, noise), mel)
+    quiet = mel.mean((1, 2), keepdim=True)
+    for axis, size, longest in ((1, frames, 16), (2, mels, 12), (2, mels, 8)):
+        length, clock = uniform(0, longest), torch.arange(size, device=device).reshape((1, -1, 1) if axis == 1 else (1, 1, -1))
+        start = uniform(0, 1) * (size - length)
+        mel = torch.where((clock >= start) & (clock < start + length), quiet, mel)
+    return mel
+
+
+def _classify(scores: Tensor, target: Tensor) -> Tensor:
+    """Cross-entropy over the known frames; 0 when there is none."""
+    known = (target != IGNORED).sum().clamp(min=1)
+    return F.cross_entropy(scores.flatten(0, 1), target.flatten(), ignore_index=IGNORED, reduction="sum", label_smoothing=0.05) / known
+
+
+def _transcribe(scores: Tensor, transcript: Tensor, mask: Tensor) -> Tensor:
+    """CTC per phone over the clips with a transcript; silence, class 0, is the blank."""
+    lengths = (transcript != IGNORED).sum(1)
+    frames = mask.sum(1)
+    known = (lengths > 0) & (frames >= lengths)
+    if not known.any():
+        return scores.sum() * 0
+    costs = F.ctc_loss(
+        scores[known].float().log_softmax(-1).transpose(0, 1),
+        transcript[known].clamp(min=0),
+        frames[known],
+        lengths[known],
+        reduction="none",
+        zero_infinity=True,
+    )
+    return (costs / lengths[known]).mean()
+
+
+def _lips(error: Tensor, mask: Tensor) -> dict[str, Tensor]:
+    pairs = mask[:, 1:] & mask[:, :-1]
+    steps = error.diff(dim=1).square().mean(-1)
+    return {
+        "lips": (error.square().mean(-1) * mask).sum() / mask.sum().clamp(min=1),
+        "lip_velocity": (steps * pairs).sum() / pairs.sum().clamp(min=1),
+    }
