@@ -33,7 +33,7 @@ MOST_FILES = 64
 LARGEST_SIDE = 8192  # of any tensor in face.safetensors
 LONGEST_NAME = 80
 # Formats whose readers run code from the file: an avatar that holds one was not made by this project.
-CODE_SUFFIXES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".npz", ".h5", ".py", ".pyc", ".so", ".dll"}
+CODE_SUFFIXES = frozenset(".bin .pt .pth .pkl .pickle .ckpt .joblib .npy .npz .h5 .py .pyc .so .dll .exe .sh .bat".split())
 REQUIRED = ("avatar.json", "face.safetensors", "head_generator/config.json", "emotion_mapping/config.json")
 
 
@@ -93,8 +93,8 @@ def slug(name: str) -> str:
     A short name of small latin letters, digits and single hyphens is its own folder; any other gets a digest of itself added.
     """
     name = clean_name(name)
-    readable = re.sub(r"[^a-z0-9]+", "-", unicodedata.normalize("NFKD", name).lower().encode("ascii", "ignore").decode()).strip("-")
-    readable = readable[:40].strip("-")
+    letters = unicodedata.normalize("NFKD", name).lower().encode("ascii", "ignore").decode()
+    readable = re.sub(r"[^a-z0-9]+", "-", letters).strip("-")[:40].strip("-")
     ends_like_a_digest = re.search(r"-[0-9a-f]{10}$", readable)
     device_name = re.fullmatch(r"con|prn|aux|nul|com\d|lpt\d", readable)  # folders that Windows can't make
     if readable == name and not ends_like_a_digest and not device_name:
@@ -201,11 +201,11 @@ def _check_files(folder: Path) -> None:
         state = path.lstat()
         shown = path.relative_to(folder).as_posix()
         if count > MOST_FILES:
-            raise UnusableAvatar(f"The avatar in {folder.name} holds more than {MOST_FILES} files; it was not made by this program.")
+            raise UnusableAvatar(f"The avatar in {folder.name} holds more than {MOST_FILES} files.")
         if not stat.S_ISDIR(state.st_mode) and not stat.S_ISREG(state.st_mode):
             raise UnusableAvatar(f"The avatar in {folder.name} holds a link ({shown}); avatars hold plain files only.")
         if path.suffix.lower() in CODE_SUFFIXES:
-            raise UnusableAvatar(f"The avatar in {folder.name} holds {shown}, a kind of file that can run code; it is not loaded.")
+            raise UnusableAvatar(f"The avatar in {folder.name} holds {shown}, a kind of file that can run code.")
         total += state.st_size if stat.S_ISREG(state.st_mode) else 0
         if state.st_size > LARGEST_FILE.get(path.suffix.lower(), LARGEST_AVATAR) or total > LARGEST_AVATAR:
             raise UnusableAvatar(f"The avatar in {folder.name} is too large ({shown}).")

@@ -1,0 +1,281 @@
+"""python -m gmtalker: make an avatar speak, measure it, pretrain the generic stages."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gmtalker.errors import UnusableInput
+from gmtalker.tracks import EMOTIONS, over_full
+
+if TYPE_CHECKING:
+    from gmtalker.pipeline import GMTalkerPipeline, Progress
+
+UNUSABLE, WRONG_USAGE = 1, 2
+STAGES = ("speech", "expression", "motion", "head", "face")
+
+
+class WrongUsage(Exception):
+    """The command line asks for something that does not exist; the message names what does."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command. Returns 0 done, 1 the input can't be used, 2 wrong usage; says why in one sentence on stderr."""
+    options = _parser().parse_args(arguments)
+    try:
+        options.run(options)
+    except UnusableInput as error:
+        return _said(error, UNUSABLE)
+    except WrongUsage as error:
+        return _said(error, WRONG_USAGE)
+    except KeyboardInterrupt:
+        return _said("Stopped.", UNUSABLE)
+    except Exception as error:  # noqa: BLE001 - the last line of defence: nobody is shown a traceback
+        if os.environ.get("GMTALKER_DEBUG"):
+            traceback.print_exc()
+        return _said(f"Something went wrong in this program ({type(error).__name__}: {error}); GMTALKER_DEBUG=1 shows where.", UNUSABLE)
+    return 0
+
+
+def _said(sentence: object, status: int) -> int:
+    print(" ".join(str(sentence).split()), file=sys.stderr)
+    return status
+
+
+# --- What can be asked ---------------------------------------------------------------------------------------------------------
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m gmtalker", description="Make an avatar speak, and measure it.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    speak = commands.add_parser("speak", help="make a video of an avatar that says a speech")
+    _add_avatar(speak)
+    speak.add_argument("--speech", type=Path, required=True, metavar="F", help="a sound file, or a video with sound")
+    speak.add_argument("--output", type=Path, required=True, metavar="F.mp4")
+    mood = speak.add_mutually_exclusive_group()
+    mood.add_argument("--emotion", metavar="E", help=f"such as happy=0.7,sad=0.1; emotions: {', '.join(EMOTIONS)}")
+    mood.add_argument("--timeline", type=Path, metavar="F.json", help='such as [{"time": 0.0, "emotion": {"happy": 0.8}}]')
+    speak.add_argument("--intensity", type=float, default=1.0, metavar="X", help="0 neutral to 1 as asked (default 1)")
+    speak.add_argument("--seed", type=int, default=0, metavar="N", help="another take of the same speech (default 0)")
+    for part in ("head", "blink", "gaze"):
+        speak.add_argument(f"--{part}", type=float, default=1.0, metavar="X", help=f"how much {part} movement (default 1)")
+    speak.add_argument("--tracks", type=Path, metavar="F.safetensors", help="also save what the face does in each frame")
+    _add_device(speak)
+    speak.add_argument("--json", action="store_true", help="progress and result as JSON lines on stdout")
+    speak.set_defaults(run=_speak)
+
+    reenact = commands.add_parser("reenact", help="make a video of an avatar that does what the person in a video does")
+    _add_avatar(reenact)
+    reenact.add_argument("--video", type=Path, required=True, metavar="F")
+    reenact.add_argument("--output", type=Path, required=True, metavar="F.mp4")
+    _add_device(reenact)
+    reenact.add_argument("--json", action="store_true", help="progress and result as JSON lines on stdout")
+    reenact.set_defaults(run=_reenact)
+
+    evaluate = commands.add_parser("evaluate", help="measure an avatar on held-out videos of its person")
+    _add_avatar(evaluate)
+    evaluate.add_argument("--video", type=Path, required=True, nargs="+", metavar="F")
+    evaluate.add_argument("--json", type=Path, required=True, metavar="F", help="where the measures are written")
+    _add_device(evaluate)
+    evaluate.set_defaults(run=_evaluate)
+
+    bench = commands.add_parser("bench", help="speed and memory on this machine, stage by stage")
+    _add_avatar(bench)
+    bench.add_argument("--json", type=Path, required=True, metavar="F", help="where the figures are written")
+    _add_device(bench)
+    bench.set_defaults(run=_bench)
+
+    pretrain = commands.add_parser("pretrain", help="train a generic stage on a folder with a MANIFEST.csv")
+    pretrain.add_argument("stage", choices=STAGES)
+    pretrain.add_argument("--data", type=Path, required=True, metavar="DIR")
+    pretrain.add_argument("--output", type=Path, required=True, metavar="DIR")
+    pretrain.add_argument("--minutes", type=float, metavar="M", help="stop after so many minutes; the same command goes on later")
+    _add_device(pretrain)
+    pretrain.set_defaults(run=_pretrain)
+    return parser
+
+
+def _add_avatar(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--avatar", metavar="A", help="a name in the workspace or a folder (default: the bundled avatar)")
+
+
+def _add_device(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--device", metavar="D", help="cpu or cuda (default: the best at hand)")
+
+
+def parse_emotion(text: str) -> dict[str, float]:
+    """ "happy=0.7,sad=0.1" -> {"happy": 0.7, "sad": 0.1}. Errors: WrongUsage."""
+    emotion: dict[str, float] = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        name, equals, weight = part.partition("=")
+        name = name.strip()
+        if name not in EMOTIONS:
+            raise WrongUsage(f"There is no emotion {name!r}; choose from {', '.join(EMOTIONS)}.")
+        if name in emotion:
+            raise WrongUsage(f"{name} is given twice.")
+        try:
+            emotion[name] = float(weight) if equals else 1.0
+        except ValueError as error:
+            raise WrongUsage(f"The weight of {name} must be a number, as in {name}=0.7, not {weight.strip()!r}.") from error
+    if not emotion:
+        raise WrongUsage("--emotion needs weights, as in happy=0.7,sad=0.1.")
+    return emotion
+
+
+def read_timeline(path: Path) -> list:
+    """The keys of a timeline file. Errors: UnusableInput when it can't be read."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UnusableInput(f"{path.name} is not a timeline: it can't be read as JSON.") from error
+
+
+# --- Commands ------------------------------------------------------------------------------------------------------------------
+
+
+def _speak(options: argparse.Namespace) -> None:
+    emotion = parse_emotion(options.emotion) if options.emotion is not None else {}
+    timeline = read_timeline(options.timeline) if options.timeline is not None else None
+    _check_output(options.output, ".mp4")
+    if options.tracks is not None:
+        _check_output(options.tracks, ".safetensors")
+
+    from gmtalker.pipeline import SpeakRequest  # late: wrong usage should not wait for the networks' libraries
+
+    try:
+        request = SpeakRequest(
+            speech=options.speech,
+            avatar=options.avatar,
+            emotion=emotion,
+            timeline=timeline,
+            intensity=options.intensity,
+            seed=options.seed,
+            head=options.head,
+            blink=options.blink,
+            gaze=options.gaze,
+        )
+    except ValueError as error:
+        raise WrongUsage(error) from error
+    if any(over_full(weights) for weights in ([emotion] if timeline is None else [key["emotion"] for key in timeline])):
+        print("The emotion weights sum to more than 1; they are scaled to 1.", file=sys.stderr)
+    pipeline = _pipeline(options)
+    with _Bar(options.json) as bar:
+        pipeline.speak(request, options.output, progress=bar, tracks=options.tracks)
+    _done(options, output=str(options.output), **({"tracks": str(options.tracks)} if options.tracks else {}))
+
+
+def _reenact(options: argparse.Namespace) -> None:
+    _check_output(options.output, ".mp4")
+    from gmtalker.audio import read_sound_or_none
+    from personalize.tracking import track_video
+
+    pipeline = _pipeline(options)
+    sound = read_sound_or_none(options.video)
+    with _Bar(options.json) as bar:
+        track = track_video(options.video, pipeline.face_model)
+        performance = pipeline.reenact(track, options.avatar, speech=sound)
+        pipeline.film(performance, options.output, progress=bar)
+    _done(options, output=str(options.output))
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    _check_output(options.json, ".json")
+    from gmtalker.avatar import load_avatar
+    from personalize.evaluation import evaluate_avatar
+
+    pipeline = _pipeline(options)
+    _write_json(evaluate_avatar(load_avatar(options.avatar), options.video, pipeline), options.json)
+
+
+def _bench(options: argparse.Namespace) -> None:
+    _check_output(options.json, ".json")
+    from gmtalker.benchmark import measure
+
+    _write_json(measure(_pipeline(options), options.avatar), options.json)
+
+
+def _pretrain(options: argparse.Namespace) -> None:
+    if not options.data.is_dir():
+        raise UnusableInput(f"{options.data} is not a folder; --data needs one that holds a MANIFEST.csv.")
+    if options.minutes is not None and not options.minutes > 0:
+        raise WrongUsage("--minutes must be more than 0.")
+    from personalize import pretraining
+
+    getattr(pretraining, options.stage)(options.data, options.output, minutes=options.minutes, device=options.device)
+
+
+def _pipeline(options: argparse.Namespace) -> GMTalkerPipeline:
+    from gmtalker.pipeline import GMTalkerPipeline, choose_device
+
+    try:
+        device = choose_device(options.device)
+    except ValueError as error:
+        raise WrongUsage(error) from error
+    return GMTalkerPipeline.from_pretrained(device=device)
+
+
+def _check_output(path: Path, suffix: str) -> None:
+    if path.suffix.lower() != suffix:
+        raise WrongUsage(f"The output {path.name} must be named with {suffix}.")
+    if path.is_dir():
+        raise UnusableInput(f"{path} is a folder; give a file to write.")
+    if not path.absolute().parent.is_dir():
+        raise UnusableInput(f"The folder {path.parent} does not exist; make it first.")
+
+
+def _done(options: argparse.Namespace, **result: str) -> None:
+    print(json.dumps({"done": True} | result, ensure_ascii=False) if options.json else options.output)
+
+
+def _write_json(figures: dict, path: Path) -> None:
+    text = json.dumps(figures, ensure_ascii=False, indent=2, allow_nan=False) + "\n"
+    unfinished = path.with_name(f".writing-{path.name}")
+    unfinished.write_text(text, encoding="utf-8")
+    unfinished.replace(path)
+    print(text, end="")
+
+
+class _Bar:
+    """Progress as a bar on a terminal, as JSON lines for machines, and as nothing in a log file."""
+
+    NAMES = {"listening": "Listening", "expression": "Acting", "drawing": "Drawing"}
+
+    def __init__(self, as_json: bool) -> None:
+        self.as_json, self.bar, self.stage, self.percent = as_json, None, None, None
+
+    def __enter__(self) -> _Bar:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+    def __call__(self, progress: Progress) -> None:
+        begins = progress.stage != self.stage
+        self.stage = progress.stage
+        if self.as_json:
+            self._print_line(progress, begins)
+            return
+        if begins:
+            from tqdm import tqdm
+
+            self.__exit__()
+            self.bar = tqdm(total=progress.total, desc=self.NAMES[self.stage], unit=" frames", disable=None, leave=False)
+        self.bar.update(progress.done - self.bar.n)
+
+    def _print_line(self, progress: Progress, begins: bool) -> None:
+        percent = 100 * progress.done // progress.total
+        if begins or percent != self.percent:  # a line a frame would be more text than anybody reads
+            left = None if progress.seconds_left is None else round(progress.seconds_left, 1)
+            print(json.dumps({"stage": progress.stage, "percent": percent, "seconds_left": left}), flush=True)
+        self.percent = percent
+
+
+if __name__ == "__main__":
+    sys.exit(main())

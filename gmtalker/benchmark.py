@@ -1,0 +1,119 @@
+"""How fast this machine makes a video, stage by stage, and how much memory it takes."""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from gmtalker.audio import SAMPLE_RATE, frames_for, read_speech
+from gmtalker.pipeline import BATCH, GMTalkerPipeline, SpeakRequest
+from gmtalker.tracks import EmotionWeights, FaceTrack
+from gmtalker.video import VideoWriter
+
+SPEECH = Path(__file__).resolve().parent.parent / "assets" / "speech" / "english.flac"
+EMOTION = {"happy": 0.6, "surprised": 0.2}
+
+
+def measure(pipeline: GMTalkerPipeline, avatar: str | None = None, speech: Path = SPEECH) -> dict:
+    """Wall and CPU milliseconds a frame of every stage and of the whole command, after one warm-up; start-up is apart."""
+    waveform = read_speech(speech)
+    frames = frames_for(len(waveform))
+    began = time.perf_counter()
+    pipeline.still(avatar)  # loads the avatar and warms every network up
+    seconds_to_first_still = time.perf_counter() - began
+    stages: dict[str, dict[str, float]] = {}
+
+    with _timed(stages, "speech_encoder", frames):
+        features = pipeline.encode(waveform)
+    weights = EmotionWeights.from_mapping(EMOTION)
+    with _timed(stages, "expression_generator", frames):
+        expression = pipeline.expression(features, weights, avatar)
+    with _timed(stages, "motion_generator", frames):
+        motion = pipeline.motion(features, avatar)
+    track = FaceTrack(expression, motion, torch.ones(frames, dtype=torch.bool))
+    with _timed(stages, "renderer", frames):
+        renderings = pipeline.render(track, avatar)
+    drawn = []
+    with _timed(stages, "head_generator", frames):
+        for begin in range(0, frames, BATCH):
+            omega = weights.at(frames)[begin : begin + BATCH]
+            drawn += list(pipeline.paint(avatar, renderings[begin : begin + BATCH], omega))
+
+    with tempfile.TemporaryDirectory() as folder:
+        with _timed(stages, "video_encoder", frames):
+            with VideoWriter(Path(folder) / "encoded.mp4", drawn[0].shape[1], drawn[0].shape[0], waveform) as writer:
+                for frame in drawn:
+                    writer.write(frame)
+        with _timed(stages, "speak", frames):
+            pipeline.speak(SpeakRequest(speech, avatar, EMOTION), Path(folder) / "whole.mp4")
+
+    speech_seconds = len(waveform) / SAMPLE_RATE
+    speak_seconds = stages["speak"]["wall_ms_a_frame"] * frames / 1000
+    return {
+        "machine": describe_machine(pipeline),
+        "picture": list(drawn[0].shape[:2]),
+        "frames": frames,
+        "speech_seconds": round(speech_seconds, 2),
+        "speak_seconds": round(speak_seconds, 2),
+        "times_speech_length": round(speak_seconds / speech_seconds, 3),
+        "seconds_to_first_still": round(seconds_to_first_still, 2),
+        "peak_memory_megabytes": round(_peak_memory() / 2**20),
+        "stages": stages,
+    }
+
+
+def describe_machine(pipeline: GMTalkerPipeline) -> dict:
+    """What the figures were measured on."""
+    described = {
+        "processor": _processor_name(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "system": platform.platform(terse=True),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torch_threads": torch.get_num_threads(),
+        "device": str(pipeline.device),
+        "draws_in": "bfloat16" if pipeline.draws_in_half else "float32",
+    }
+    if pipeline.device.type == "cuda":
+        described["gpu"] = torch.cuda.get_device_name(pipeline.device)
+    return described
+
+
+@contextmanager
+def _timed(stages: dict, name: str, frames: int) -> Iterator[None]:
+    wall, cpu = time.perf_counter(), _cpu_seconds()
+    yield
+    stages[name] = {
+        "wall_ms_a_frame": round(1000 * (time.perf_counter() - wall) / frames, 3),
+        "cpu_ms_a_frame": round(1000 * (_cpu_seconds() - cpu) / frames, 3),
+    }
+
+
+def _cpu_seconds() -> float:
+    """Of this process and of the ones it started and that ended: the video encoder is one."""
+    used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(usage.ru_utime + usage.ru_stime for usage in used)
+
+
+def _peak_memory() -> float:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # kilobytes everywhere but on a Mac
+
+
+def _processor_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()

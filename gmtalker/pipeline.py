@@ -1,0 +1,513 @@
+"""Speech, emotion and an avatar in; frames, tracks and a video out."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import re
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gmtalker.audio import SAMPLES_PER_FRAME, read_speech, speech_to_mel
+from gmtalker.avatar import Avatar, find_avatar, load_avatar
+from gmtalker.errors import UnusableAvatar, UnusableInput
+from gmtalker.face_model import FaceModel
+from gmtalker.models.expression_generator import ExpressionGenerator
+from gmtalker.models.loading import load_strict
+from gmtalker.models.motion_generator import MotionGenerator
+from gmtalker.models.speech_encoder import SpeechEncoder
+from gmtalker.renderer import Renderer
+from gmtalker.tracks import EmotionWeights, ExpressionTrack, FaceTrack, MotionTrack
+from gmtalker.video import VideoWriter
+
+GENERIC = Path(__file__).resolve().parent.parent / "assets" / "generic"
+NETWORKS = {"speech_encoder": SpeechEncoder, "expression_generator": ExpressionGenerator, "motion_generator": MotionGenerator}
+INDEX = "model_index.json"
+
+BATCH = 4  # frames the head generator draws at a time; more only costs memory on a CPU
+BATCHES_AHEAD = 3  # how far the renderer may run before the network
+AVATARS_KEPT = 4  # loaded avatars held in memory
+TEMPERATURE = 1.0
+LARGEST_AMOUNT = 3.0  # times a person's own movement
+RECOGNISED = 100  # frames in which an emotion is recognised: about the length of the clips GMEG learns from
+STILL_FRAMES = 12  # of silence before the still: the expression settles from its start
+
+
+class Stopped(Exception):
+    """The person stopped the work; nothing was left behind."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far the making of a video is.
+
+    stage: "listening", "expression" or "drawing"; done and total: frames of that stage; seconds_left: of the whole, when known.
+    """
+
+    stage: str
+    done: int
+    total: int
+    seconds_left: float | None = None
+
+
+@dataclass(frozen=True)
+class SpeakRequest:
+    """What someone asks an avatar to say, and how. The page, the command line and Python all make one of these.
+
+    avatar: name or folder, None for the bundled one; emotion: weights by name, or timeline: [{"time": s, "emotion": {...}}, ...];
+    intensity: 0 neutral to 1 as asked; seed: another take; head, blink, gaze: how much of that movement, 1 the person's own.
+    Errors: ValueError naming the valid choices.
+    """
+
+    speech: Path
+    avatar: str | None = None
+    emotion: Mapping[str, float] = field(default_factory=dict)
+    timeline: Sequence[Mapping] | None = None
+    intensity: float = 1.0
+    seed: int = 0
+    head: float = 1.0
+    blink: float = 1.0
+    gaze: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.emotion and self.timeline:
+            raise ValueError("Give an emotion or a timeline, not both")
+        self.weights(1)
+        _check_amounts(self.seed, self.head, self.blink, self.gaze)
+
+    def weights(self, frames: int) -> EmotionWeights:
+        """The emotion weights of a video of so many frames."""
+        if self.timeline:
+            return EmotionWeights.from_timeline(self.timeline, frames, self.intensity)
+        return EmotionWeights.from_mapping(self.emotion, self.intensity)
+
+
+class Performance:
+    """A talking video that is drawn while it is iterated: frames (height, width, 3) uint8 RGB, 25 a second.
+
+    track: what the face does; weights: the emotion; speech: (samples,) 16 kHz, or None. Iterating again draws the same frames.
+    """
+
+    def __init__(
+        self, pipeline: GMTalkerPipeline, avatar: Avatar, track: FaceTrack, weights: EmotionWeights, speech: np.ndarray | None
+    ) -> None:
+        self.pipeline, self.avatar, self.track, self.weights, self.speech = pipeline, avatar, track, weights, speech
+
+    def __len__(self) -> int:
+        return len(self.track)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return self.pipeline.draw(self.track, self.avatar, self.weights)
+
+
+class GMTalkerPipeline:
+    """The generic stages, loaded once and shared by all avatars; safe to use from several threads."""
+
+    def __init__(
+        self,
+        speech_encoder: SpeechEncoder,
+        expression_generator: ExpressionGenerator,
+        motion_generator: MotionGenerator,
+        face_model: FaceModel,
+        device: str | torch.device | None = None,
+    ) -> None:
+        self.device = choose_device(device)
+        self.speech_encoder = speech_encoder.eval().to(self.device)
+        self.expression_generator = expression_generator.eval().to(self.device)
+        self.motion_generator = motion_generator.eval().to(self.device)
+        self.face_model = face_model
+        self.draws_in_half = is_half_fast(self.device)
+        self._cast: OrderedDict[object, _Cast] = OrderedDict()
+        self._lock = threading.Lock()
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path | None = None, device: str | torch.device | None = None) -> GMTalkerPipeline:
+        """Load the stages: None is what is bundled, a folder is used as it is, "owner/name" is fetched from the Hub.
+
+        Errors: UnusableInput when they are not there or can't be fetched, UnusableAvatar when a weight is missing or unknown.
+        """
+        folder = _fetched(GENERIC if folder is None else folder)
+        try:
+            index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise UnusableInput(f"{folder} does not hold the generic stages: its {INDEX} is missing or broken.") from error
+        missing = [name for name in (*NETWORKS, "face_model") if not isinstance(index, dict) or name not in index]
+        if missing:
+            raise UnusableInput(f"{folder / INDEX} does not name {', '.join(missing)}.")
+        networks = {name: load_strict(network, folder / name) for name, network in NETWORKS.items()}
+        return cls(**networks, face_model=FaceModel.load(folder / "face_model"), device=device)
+
+    # --- Stage by stage --------------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()  # not inference_mode: training reads these features too
+    def encode(self, waveform: np.ndarray | Tensor) -> Tensor:
+        """Speech (samples,) at 16 kHz -> features (frames, d), one row a video frame."""
+        mel = speech_to_mel(torch.as_tensor(waveform, dtype=torch.float32))
+        return self.speech_encoder(mel[None].to(self.device))[0]
+
+    @torch.no_grad()
+    def expression(
+        self,
+        features: Tensor,
+        weights: EmotionWeights,
+        avatar: Avatar | str | Path | None,
+        seed: int = 0,
+        watch: Callable[[int], None] | None = None,
+    ) -> ExpressionTrack:
+        """What the face says and feels, in the avatar's speaking style. watch is called with the number of finished frames."""
+        generator = self._ready(avatar).expression_generator
+        latent = generator.latent(weights.at(len(features)).to(self.device), seed=seed, temperature=TEMPERATURE)
+        rows = []
+        for row in generator.stream(features, latent):
+            rows.append(row.float().cpu())
+            if watch is not None:
+                watch(len(rows))
+        return ExpressionTrack(torch.stack(rows))
+
+    @torch.no_grad()
+    def motion(
+        self,
+        features: Tensor,
+        avatar: Avatar | str | Path | None,
+        seed: int = 0,
+        head: float = 1.0,
+        blink: float = 1.0,
+        gaze: float = 1.0,
+    ) -> MotionTrack:
+        """How the head, the eyelids and the eyes move: around the person's mean, times the amounts."""
+        face = self._ready(avatar).avatar.face
+        normalised = self.motion_generator.generate(features, seed=seed, temperature=TEMPERATURE).float().cpu()
+        return _moved(face.motion_mean, face.motion_scale, normalised, head, blink, gaze)
+
+    @torch.no_grad()
+    def recognise(self, track: FaceTrack, features: Tensor | None = None) -> EmotionWeights:
+        """Which emotion a track shows: the mixture posterior p(e|z,w) of the expression generator's encoder, one row a frame.
+
+        features: of the speech said meanwhile, (frames, d), None when there was none. Read in windows, blended between them.
+        """
+        generator, frames = self.expression_generator, len(track)
+        coefficients = track.expression.coefficients.to(self.device)
+        heard = torch.tensor([features is not None], device=self.device)
+        silent = torch.zeros(1, generator.config.features, device=self.device)
+        speech = _held(silent if features is None else features, frames)
+        middles, rows = [], []
+        for begin in range(0, max(frames - RECOGNISED // 2, 1), RECOGNISED // 2):
+            window = slice(begin, min(begin + RECOGNISED, frames))
+            latent = generator.posterior(coefficients[None, window], speech[None, window], speech_mask=heard)
+            rows.append(generator.emotion_posterior(latent.z_mean, latent.w_mean)[0].double().cpu().numpy())
+            middles.append((window.start + window.stop) / 2)
+        blended = np.stack([np.interp(np.arange(frames) + 0.5, middles, column) for column in np.transpose(rows)], axis=-1)
+        return EmotionWeights(torch.from_numpy(blended / blended.sum(-1, keepdims=True)).float())
+
+    def render(self, track: FaceTrack, avatar: Avatar | str | Path | None, first: int = 0, frames: int | None = None) -> np.ndarray:
+        """The drawn face of frames first, first + 1, ... of a track: (frames, height, width, channels) uint8."""
+        renderer = self._ready(avatar).renderer
+        rows = slice(first, None if frames is None else first + frames)
+        coefficients = track.expression.coefficients[rows].numpy()
+        motion = track.motion.stacked()[rows].numpy()
+        return np.stack([renderer.render(*row) for row in zip(coefficients, motion)])
+
+    def draw(self, track: FaceTrack, avatar: Avatar | str | Path | None, weights: EmotionWeights) -> Iterator[np.ndarray]:
+        """Frames (height, width, 3) uint8 RGB of a track. The face is rendered in a thread, ahead of the network."""
+        ready = self._ready(avatar)
+        omega = weights.at(len(track))
+        waiting: deque[tuple[int, Future[np.ndarray]]] = deque()
+        renderers = ThreadPoolExecutor(1, thread_name_prefix="renderer")
+        try:
+            for begin in range(0, len(track), BATCH):
+                waiting.append((begin, renderers.submit(self.render, track, ready, begin, BATCH)))
+                last = begin + BATCH >= len(track)
+                while waiting and (last or len(waiting) > BATCHES_AHEAD):
+                    start, rendering = waiting.popleft()
+                    yield from self.paint(ready, rendering.result(), omega[start : start + BATCH])
+        finally:
+            renderers.shutdown(wait=True, cancel_futures=True)
+
+    @torch.inference_mode()
+    def paint(self, avatar: Avatar | _Cast | str | Path | None, rendering: np.ndarray, omega: Tensor) -> np.ndarray:
+        """What the head generator makes of renderings (batch, height, width, channels) uint8 and weights (batch, 8).
+
+        Returns (batch, height, width, 3) uint8.
+        """
+        ready = self._ready(avatar)
+        drawn = torch.from_numpy(rendering).to(self.device).permute(0, 3, 1, 2)  # channels_last already: only the view changes
+        drawn = drawn.float().div_(127.5).sub_(1)
+        style = ready.avatar.emotion_mapping(omega.to(self.device))
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.draws_in_half):
+            frames = ready.avatar.head_generator(drawn, style)
+        frames = frames.float().add_(1).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
+        return frames.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+
+    # --- Whole performances ----------------------------------------------------------------------------------------------------
+
+    def __call__(
+        self,
+        speech: Path | str | np.ndarray,
+        avatar: Avatar | str | Path | None = None,
+        emotion: Mapping[str, float] | None = None,
+        timeline: Sequence[Mapping] | None = None,
+        intensity: float = 1.0,
+        seed: int = 0,
+        head: float = 1.0,
+        blink: float = 1.0,
+        gaze: float = 1.0,
+        watch: Callable[[int, int], None] | None = None,
+    ) -> Performance:
+        """The avatar says the speech: a file, or (samples,) float at 16 kHz. SpeakRequest says what the options mean.
+
+        watch is called with the finished and all frames while the expression is made.
+        Errors: ValueError for an option, UnusableSpeech, UnusableAvatar.
+        """
+        ready = self._ready(avatar)
+        waveform = speech if isinstance(speech, np.ndarray) else read_speech(Path(speech))
+        request = SpeakRequest(speech, None, emotion or {}, timeline, intensity, seed, head, blink, gaze)
+        features = self.encode(waveform)
+        weights = request.weights(len(features))
+        told = None if watch is None else lambda done: watch(done, len(features))
+        expression = self.expression(features, weights, ready.avatar, seed, told)
+        motion = self.motion(features, ready.avatar, seed, head, blink, gaze)
+        track = FaceTrack(expression, motion, torch.ones(len(features), dtype=torch.bool))
+        return Performance(self, ready.avatar, track, weights, waveform)
+
+    def speak(
+        self,
+        request: SpeakRequest,
+        output: Path,
+        progress: Callable[[Progress], None] | None = None,
+        stop: Callable[[], bool] | None = None,
+        tracks: Path | None = None,
+    ) -> Path:
+        """Make the video of a request, and the track file beside it when asked. Nothing half-written is ever left.
+
+        Errors: Stopped when stop() says so; UnusableSpeech, UnusableAvatar, UnusableInput when the output can't be written.
+        """
+        watcher = _Watcher(progress, stop)
+        watcher.tell("listening", 0, 1)
+        performance = self(
+            request.speech,
+            request.avatar,
+            request.emotion,
+            request.timeline,
+            request.intensity,
+            request.seed,
+            request.head,
+            request.blink,
+            request.gaze,
+            watch=lambda done, total: watcher.tell("expression", done, total),
+        )
+        self.film(performance, output, progress, stop, sound=Path(request.speech))
+        if tracks is not None:
+            unfinished = Path(tracks).with_name(f".writing-{Path(tracks).name}")
+            performance.track.save(unfinished)
+            unfinished.replace(tracks)
+        return Path(output)
+
+    def reenact(
+        self,
+        driver: FaceTrack,
+        avatar: Avatar | str | Path | None = None,
+        speech: np.ndarray | None = None,
+        weights: EmotionWeights | None = None,
+        absolute: bool = False,
+    ) -> Performance:
+        """The avatar does what the driver does. weights: None asks the expression generator's encoder which emotion it sees.
+
+        absolute: the driver is the person of the avatar in the same framing; otherwise motion is taken relative to its mean.
+        """
+        ready = self._ready(avatar)
+        if weights is None:
+            weights = self.recognise(driver, None if speech is None else self.encode(speech))
+        track = driver if absolute else retarget(driver, ready.avatar)
+        return Performance(self, ready.avatar, track, weights, speech)
+
+    def film(
+        self,
+        performance: Performance,
+        output: Path,
+        progress: Callable[[Progress], None] | None = None,
+        stop: Callable[[], bool] | None = None,
+        sound: Path | None = None,
+    ) -> Path:
+        """Draw a performance into an mp4 file. sound: the file its speech was read from, to keep its quality.
+
+        Errors: Stopped when stop() says so, UnusableInput when the output can't be written.
+        """
+        watcher, output = _Watcher(progress, stop), Path(output)
+        frames = iter(performance)
+        try:
+            first = next(frames)
+            speech = sound
+            if speech is None and performance.speech is not None:
+                speech = performance.speech[: len(performance) * SAMPLES_PER_FRAME]
+            with VideoWriter(output, first.shape[1], first.shape[0], speech) as writer:
+                writer.write(first)
+                for done, frame in enumerate(frames, start=2):
+                    watcher.tell("drawing", done - 1, len(performance))
+                    writer.write(frame)
+            watcher.tell("drawing", len(performance), len(performance))
+        finally:
+            frames.close()
+        return output
+
+    def still(
+        self, avatar: Avatar | str | Path | None = None, emotion: Mapping[str, float] | None = None, seed: int = 0
+    ) -> np.ndarray:
+        """One frame (height, width, 3) uint8: the avatar at rest in its mean pose, in an emotion. For the sliders' preview."""
+        ready = self._ready(avatar)
+        weights = EmotionWeights.from_mapping(emotion)
+        features = self.encode(np.zeros(STILL_FRAMES * SAMPLES_PER_FRAME, np.float32))
+        expression = self.expression(features, weights, ready.avatar, seed)
+        motion = _moved(ready.avatar.face.motion_mean, ready.avatar.face.motion_scale, torch.zeros(1, 10), 0.0, 0.0, 0.0)
+        settled = ExpressionTrack(expression.coefficients[-1:])
+        return next(self.draw(FaceTrack(settled, motion, torch.ones(1, dtype=torch.bool)), ready.avatar, weights))
+
+    # --- Avatars in memory -----------------------------------------------------------------------------------------------------
+
+    def _ready(self, avatar: Avatar | _Cast | str | Path | None) -> _Cast:
+        """The avatar with what drawing it needs: loaded, on the device, its speaking style in a generator of its own."""
+        if isinstance(avatar, _Cast):
+            return avatar
+        if isinstance(avatar, Avatar):
+            folder, key = avatar.folder, avatar
+        else:
+            folder = find_avatar(avatar).resolve()
+            card = folder / "avatar.json"
+            key = (folder, card.stat().st_mtime_ns if card.exists() else None)  # trained again: loaded again
+        with self._lock:
+            known = next((cast for wanted, cast in self._cast.items() if key == wanted or key is cast.avatar), None)
+            if known is None:
+                known = self._prepared(avatar if isinstance(avatar, Avatar) else load_avatar(folder))
+                self._cast[key] = known
+                while len(self._cast) > AVATARS_KEPT:
+                    self._cast.popitem(last=False)
+            return known
+
+    def _prepared(self, avatar: Avatar) -> _Cast:
+        avatar.head_generator.to(self.device, memory_format=torch.channels_last)
+        avatar.emotion_mapping.to(self.device)
+        generator = self.expression_generator
+        if avatar.speaking_style is not None:
+            generator = with_speaking_style(generator, avatar.speaking_style)
+        return _Cast(avatar, Renderer(self.face_model, avatar.face, size_of(avatar)), generator)
+
+
+@dataclass(frozen=True, eq=False)
+class _Cast:
+    """An avatar that is ready to act."""
+
+    avatar: Avatar
+    renderer: Renderer
+    expression_generator: ExpressionGenerator
+
+
+class _Watcher:
+    """Tells how far the work is, and ends it when asked to."""
+
+    def __init__(self, progress: Callable[[Progress], None] | None, stop: Callable[[], bool] | None) -> None:
+        self.progress, self.stop, self.began = progress, stop, {}
+
+    def tell(self, stage: str, done: int, total: int) -> None:
+        if self.stop is not None and self.stop():
+            raise Stopped
+        if self.progress is None:
+            return
+        first, start = self.began.setdefault(stage, (done, time.monotonic()))
+        pace = (time.monotonic() - start) / (done - first) if done > first else None
+        left = pace * (total - done) if pace is not None and stage == "drawing" else None
+        self.progress(Progress(stage, done, total, left))
+
+
+def with_speaking_style(generator: ExpressionGenerator, folder: Path) -> ExpressionGenerator:
+    """A copy of the generator with a person's LoRA (as save_lora_adapter writes it) merged into its weights.
+
+    A copy, so that avatars used at the same time don't change each other; merged, so that it is as fast as without.
+    Errors: UnusableAvatar when the LoRA does not belong to this generator.
+    """
+    generator = copy.deepcopy(generator)
+    try:
+        generator.load_lora_adapter(str(folder), prefix=None, use_safetensors=True, local_files_only=True)
+        if not getattr(generator, "peft_config", None):
+            raise ValueError("it holds no LoRA")
+        generator.fuse_lora()
+        generator.unload_lora()
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise UnusableAvatar(f"The speaking style in {folder.parent.name} does not fit these generic stages.") from error
+    return generator.eval()
+
+
+def retarget(driver: FaceTrack, avatar: Avatar) -> FaceTrack:
+    """A driver's track in the avatar's framing: head and gaze move from the avatar's mean as the driver's do from theirs."""
+    seen = driver.found if driver.found.any() else torch.ones_like(driver.found)
+    values = driver.motion.stacked()
+    moved = values - values[seen].mean(0) + avatar.face.motion_mean
+    moved[:, 6:8] = values[:, 6:8]  # eyelids: 0 open and 1 closed mean the same for everyone
+    return FaceTrack(driver.expression, MotionTrack.unstacked(moved), driver.found)
+
+
+def _held(features: Tensor, frames: int) -> Tensor:
+    """Features of exactly so many frames: cut, or the last row held (sound and picture of a video may differ by a few)."""
+    return features[torch.arange(frames, device=features.device).clamp(max=len(features) - 1)]
+
+
+def size_of(avatar: Avatar) -> int:
+    """Pixels on a side of the avatar's picture."""
+    return avatar.head_generator.config.size
+
+
+def choose_device(device: str | torch.device | None) -> torch.device:
+    """The device asked for, or the best at hand. Errors: ValueError when it is not there."""
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"There is no device {device!r}; choose cpu or cuda") from error
+    if chosen.type not in ("cpu", "cuda") or (chosen.type == "cuda" and not torch.cuda.is_available()):
+        raise ValueError(f"The device {device!r} is not on this machine; choose cpu")
+    return chosen
+
+
+def is_half_fast(device: torch.device) -> bool:
+    """Whether bfloat16 is faster than float32 here: CPUs without the instructions emulate it, many times slower."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    checks = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+    return any(check is not None and check() for check in checks)
+
+
+def _check_amounts(seed: int, head: float, blink: float, gaze: float) -> None:
+    if not isinstance(seed, int) or not 0 <= seed < 2**63:
+        raise ValueError(f"seed must be a whole number >= 0, not {seed!r}")
+    for name, amount in (("head", head), ("blink", blink), ("gaze", gaze)):
+        if not isinstance(amount, (int, float)) or not math.isfinite(amount) or not 0 <= amount <= LARGEST_AMOUNT:
+            raise ValueError(f"{name} must be between 0 and {LARGEST_AMOUNT:g}, not {amount!r}")
+
+
+def _moved(mean: Tensor, scale: Tensor, normalised: Tensor, head: float, blink: float, gaze: float) -> MotionTrack:
+    amounts = torch.tensor([head] * 6 + [blink] * 2 + [gaze] * 2)
+    values = mean + amounts * scale * normalised
+    values[:, 6:8] = normalised[:, 6:8].clamp(0, 1) * blink  # eyelids have no mean to move around
+    return MotionTrack.unstacked(values)
+
+
+def _fetched(folder: str | Path) -> Path:
+    path = Path(folder).expanduser()
+    if path.is_dir() or isinstance(folder, Path) or not re.fullmatch(r"[\w.-]+/[\w.-]+", str(folder)):
+        return path
+    from huggingface_hub import snapshot_download  # late: nothing else here needs the network
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(str(folder), allow_patterns=["*.json", "*.safetensors"]))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        raise UnusableInput(f"The generic stages {folder} could not be fetched; check the name and the network.") from error
