@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+Cache = tuple[Tensor, Tensor]  # keys and values (B,heads,frames,D) of the past
 HIDDEN = -1e9  # a finite "never": a row of padding alone stays a number instead of becoming NaN
 
 
@@ -31,7 +32,7 @@ class SelfAttention(nn.Module):
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
         return self.out(mixed.transpose(1, 2).flatten(2))
 
-    def step(self, x: Tensor, bias: Tensor, cache: tuple[Tensor, Tensor] | None, window: int) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    def step(self, x: Tensor, bias: Tensor, cache: Cache | None, window: int) -> tuple[Tensor, Cache]:
         """One new frame x (B,1,width) after the cached keys and values, of which the last window - 1 are kept."""
         query, key, value = (split_heads(project(x), self.heads) for project in (self.query, self.key, self.value))
         if cache is not None:
@@ -78,8 +79,8 @@ class AlignedAttention(nn.Module):
 class PeriodicBias(nn.Module):
     """FaceFormer's causal mask with a periodic bias, over a window.
 
-    The score of the frame o steps back gets table[o mod period] - decay * floor(o / period); frames before the window and frames to
-    come are hidden. decay starts as FaceFormer's slopes and table at 0.
+    The score of the frame o steps back gets table[o mod period] - decay * floor(o / period); frames before the window and frames
+    to come are hidden. decay starts as FaceFormer's slopes and table at 0.
     """
 
     def __init__(self, heads: int, window: int, period: int) -> None:
@@ -157,7 +158,7 @@ class DecoderLayer(nn.Module):
         x = x + self.dropout(self.speech(self.speech_norm(x), self.speech.windows(speech, valid)))
         return x + self.dropout(self.feed_forward(self.forward_norm(x)))
 
-    def step(self, x: Tensor, speech: tuple[Tensor, Tensor, Tensor], bias: Tensor, cache: tuple | None) -> tuple[Tensor, tuple]:
+    def step(self, x: Tensor, speech: tuple[Tensor, Tensor, Tensor], bias: Tensor, cache: Cache | None) -> tuple[Tensor, Cache]:
         """One frame x (B,1,width) with its own speech window; bias (heads,1,past frames + 1)."""
         mixed, cache = self.past.step(self.past_norm(x), bias, cache, self.bias.window)
         x = x + mixed

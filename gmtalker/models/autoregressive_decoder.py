@@ -7,7 +7,7 @@ from typing import Iterator
 import torch
 from torch import Tensor, nn
 
-from gmtalker.models.attention import DecoderLayer
+from gmtalker.models.attention import Cache, DecoderLayer
 
 CHUNK = 128  # frames whose speech is projected at a time while streaming: memory stays flat, the call overhead small
 
@@ -20,7 +20,16 @@ class AutoregressiveDecoder(nn.Module):
     """
 
     def __init__(
-        self, outputs: int, features: int, width: int, heads: int, layers: int, window: int, period: int, reach: int, dropout: float
+        self,
+        outputs: int,
+        features: int,
+        width: int,
+        heads: int,
+        layers: int,
+        window: int,
+        period: int,
+        reach: int,
+        dropout: float,
     ) -> None:
         super().__init__()
         self.embed = nn.Linear(outputs, width)
@@ -67,7 +76,7 @@ class AutoregressiveDecoder(nn.Module):
     @torch.no_grad()
     def stream(self, condition: Tensor, speech: Tensor) -> Iterator[Tensor]:
         """Frame by frame, each fed back: condition (B,T,width), speech (B,T,features) -> T times (B,outputs)."""
-        caches: list[tuple | None] = [None] * len(self.layers)
+        caches: list[Cache | None] = [None] * len(self.layers)
         biases = [layer.bias.by_offset().flip(1)[:, None] for layer in self.layers]  # oldest first, as the caches are
         past = self.start.expand(len(speech), -1)
         for begin in range(0, speech.shape[1], CHUNK):

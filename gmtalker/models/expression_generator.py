@@ -107,9 +107,9 @@ class MixtureMapper(nn.Module):
 class ExpressionGenerator(ModelMixin, ConfigMixin, PeftAdapterMixin):
     """GMEG: a Transformer GMVAE over expression clips, whose mixture components are the emotions.
 
-    coefficients: expression numbers a frame (n). features: speech features a frame (d). speakers: rows of the speaker table; anybody
-    else is a stranger with one learned embedding. window and period, in frames, belong to the decoder's causal mask; reach is how
-    many speech frames it reads on either side.
+    coefficients: expression numbers a frame (n). features: speech features a frame (d). speakers: rows of the speaker table;
+    anybody else is a stranger with one learned embedding. window and period, in frames, belong to the
+    decoder's causal mask; reach is how many speech frames it reads on either side.
     """
 
     @register_to_config

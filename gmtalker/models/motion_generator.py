@@ -69,8 +69,8 @@ class Coupling(nn.Module):
 class TransformerFlow(nn.Module):
     """F_psi: from simple noise z_n to the motion latents z_n', invertible, conditioned on the speech.
 
-    forward is the direction of generation, z_n -> z_n'. inverse is the direction of training: the motion encoder's sample lives on
-    the side of z_n', and its density under the prior is N(F^-1(z_n')) |det dF^-1/dz_n'|.
+    forward is the direction of generation, z_n -> z_n'. inverse is the direction of training: the motion encoder's sample lives
+    on the side of z_n', and its density under the prior is N(F^-1(z_n')) |det dF^-1/dz_n'|.
     """
 
     def __init__(self, channels: int, condition: int, width: int, heads: int, steps: int, reach: int) -> None:
@@ -170,7 +170,7 @@ class MotionGenerator(ModelMixin, ConfigMixin):
     # Generation
 
     def generate(self, speech: Tensor, seed: int, temperature: float = 1.0) -> Tensor:
-        """Normalised motion (T,10) for speech (T,d) of any length; it starts in the mean pose with open eyes' own blinks.
+        """Normalised motion (T,10) for speech (T,d) of any length; the head starts in its mean pose.
 
         temperature: tau of z_n ~ N(0, tau^2), 0 for the calmest head.
         """

@@ -18,9 +18,9 @@ LOSS_WEIGHTS = {"phones": 0.5, "words": 0.5, "transcript": 0.2, "lips": 1.0, "li
 class SpeechBatch:
     """Clips of one length, with whichever targets are known.
 
-    mel: (B,4T,80) natural log; mask: (B,T) False on padding. phones, words: (B,T) class numbers, -1 unknown. transcript: (B,S) the
-    phones said, in order and without times, -1 behind the last; a row of -1 is unknown. lips: (B,T,L), each column with mean 0 and
-    deviation 1 over its clip; lips_mask: (B,T).
+    mel: (B,4T,80) natural log; mask: (B,T) False on padding. phones, words: (B,T) class numbers, -1 unknown. transcript: (B,S)
+    the phones said, in order and without times, -1 behind the last; a row of -1 is unknown. lips: (B,T,L), each column with
+    mean 0 and deviation 1 over its clip; lips_mask: (B,T).
     """
 
     mel: Tensor
@@ -49,16 +49,17 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, width: int, dilation: int, dropout: float) -> None:
         super().__init__()
+        self.norm = ChannelNorm(width)
         self.layers = nn.Sequential(
-            ChannelNorm(width),
             nn.Conv1d(width, 2 * width, 3, padding=dilation, dilation=dilation),
             nn.GELU(),
             nn.Dropout(dropout),
             nn.Conv1d(2 * width, width, 1),
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.layers(x)
+    def forward(self, x: Tensor, valid: Tensor) -> Tensor:
+        """x (B,width,T), valid (B,1,T): padding reads as the zeros behind a clip's end."""
+        return x + self.layers(self.norm(x) * valid)
 
 
 class SpeechEncoder(ModelMixin, ConfigMixin):
@@ -82,13 +83,11 @@ class SpeechEncoder(ModelMixin, ConfigMixin):
         dropout: float = 0.1,
     ) -> None:
         super().__init__()
-        self.layers = nn.Sequential(
-            nn.Conv1d(mels, width, 5, stride=2, padding=2),
-            *(ResidualBlock(width, dilation, dropout) for dilation in fine_dilations),
-            nn.Conv1d(width, width, 3, stride=2, padding=1),
-            *(ResidualBlock(width, dilation, dropout) for dilation in coarse_dilations),
-            ChannelNorm(width),
-        )
+        self.to_fine = nn.Conv1d(mels, width, 4, stride=2, padding=1)
+        self.fine = nn.ModuleList(ResidualBlock(width, dilation, dropout) for dilation in fine_dilations)
+        self.to_coarse = nn.Conv1d(width, width, 4, stride=2, padding=1)
+        self.coarse = nn.ModuleList(ResidualBlock(width, dilation, dropout) for dilation in coarse_dilations)
+        self.channel_norm = ChannelNorm(width)
         self.project = nn.Linear(width, features)
         self.norm = nn.LayerNorm(features)
         self.phone_head = nn.Linear(features, phones) if phones else None
@@ -105,8 +104,20 @@ class SpeechEncoder(ModelMixin, ConfigMixin):
         """
         if mel.shape[1] % 4:
             raise ValueError(f"the mel must have a multiple of 4 frames, not {mel.shape[1]}")
-        x = normalise(mel, mask)
-        return self.norm(self.project(self.layers(x.transpose(1, 2)).transpose(1, 2)))
+        if mask is None:
+            mask = torch.ones(len(mel), mel.shape[1] // 4, dtype=torch.bool, device=mel.device)
+        return self.norm(self.project(self.convolve(normalise(mel, mask), mask)))
+
+    def convolve(self, mel: Tensor, mask: Tensor) -> Tensor:
+        """Normalised mel (B,4T,mels) and mask (B,T) -> (B,T,width), each from its neighbourhood alone."""
+        valid = mask[:, None].to(mel)
+        x = self.to_fine(mel.transpose(1, 2))
+        for block in self.fine:
+            x = block(x, valid.repeat_interleave(2, 2))
+        x = self.to_coarse(x * valid.repeat_interleave(2, 2))
+        for block in self.coarse:
+            x = block(x, valid)
+        return self.channel_norm(x).transpose(1, 2)
 
     def loss(self, batch: SpeechBatch) -> dict[str, Tensor]:
         """What of the batch is known, predicted from the features: "total", and the parts before weighting."""
@@ -125,10 +136,8 @@ class SpeechEncoder(ModelMixin, ConfigMixin):
         return parts
 
 
-def normalise(mel: Tensor, mask: Tensor | None = None) -> Tensor:
+def normalise(mel: Tensor, mask: Tensor) -> Tensor:
     """mel (B,4T,mels) with mean 0 and deviation 1 over each clip's frames and bins; padding, where mask (B,T) is False, is 0."""
-    if mask is None:
-        return (mel - mel.mean((1, 2), keepdim=True)) / (mel.std((1, 2), keepdim=True, correction=0) + 1e-3)
     weight = mask.repeat_interleave(4, 1)[..., None].to(mel)
     count = (weight.sum((1, 2), keepdim=True) * mel.shape[2]).clamp(min=1)
     mean = (mel * weight).sum((1, 2), keepdim=True) / count
@@ -137,8 +146,10 @@ def normalise(mel: Tensor, mask: Tensor | None = None) -> Tensor:
 
 
 def augment(mel: Tensor) -> Tensor:
-    """Another voice, room and microphone for each clip of mel (B,F,mels): shifted and stretched over frequency, tilted, with noise,
-    and with a span of time and a band of frequencies missing."""
+    """Another voice, room and microphone for each clip of mel (B,F,mels).
+
+    Shifted and stretched over frequency, tilted, with noise, and with a span of time and two bands of frequencies missing.
+    """
     clips, frames, mels = mel.shape
     device = mel.device
 
@@ -166,7 +177,8 @@ def augment(mel: Tensor) -> Tensor:
 def _classify(scores: Tensor, target: Tensor) -> Tensor:
     """Cross-entropy over the known frames; 0 when there is none."""
     known = (target != IGNORED).sum().clamp(min=1)
-    return F.cross_entropy(scores.flatten(0, 1), target.flatten(), ignore_index=IGNORED, reduction="sum", label_smoothing=0.05) / known
+    scores, target = scores.flatten(0, 1).float(), target.flatten()
+    return F.cross_entropy(scores, target, ignore_index=IGNORED, reduction="sum", label_smoothing=0.05) / known
 
 
 def _transcribe(scores: Tensor, transcript: Tensor, mask: Tensor) -> Tensor:

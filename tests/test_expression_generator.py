@@ -1,0 +1,216 @@
+"""GMEG: masks, cache, mixture, and that free-running generation follows the speech."""
+
+import pytest
+import torch
+
+from gmtalker.models.expression_generator import ExpressionBatch, ExpressionGenerator
+from gmtalker.tracks import EMOTIONS
+
+TINY = dict(
+    coefficients=4, features=6, speakers=2, width=32, heads=2, encoder_layers=1, decoder_layers=2, z_size=6, w_size=3,
+    window=8, period=4, dropout=0.0,
+)  # fmt: skip
+
+
+def tiny(**changes):
+    torch.manual_seed(0)
+    model = ExpressionGenerator(**TINY | changes).eval()
+    with torch.no_grad():  # biases start at zero, where a wrong one would not show
+        for layer in model.decoder.layers:
+            layer.bias.table.normal_()
+    return model
+
+
+def rows(emotion, frames):
+    return torch.eye(len(EMOTIONS))[EMOTIONS.index(emotion)].repeat(frames, 1)
+
+
+def batch_of(expression, speech, emotion=None, labelled=None, **others):
+    clips, frames = expression.shape[:2]
+    emotion = torch.zeros(clips, dtype=torch.long) if emotion is None else emotion
+    values = dict(
+        expression=expression,
+        speech=speech,
+        speech_mask=torch.ones(clips, dtype=torch.bool),
+        mask=torch.ones(clips, frames, dtype=torch.bool),
+        emotion=torch.eye(8)[emotion],
+        labelled=torch.zeros(clips, dtype=torch.bool) if labelled is None else labelled,
+        speaker=torch.zeros(clips, dtype=torch.long),
+    )
+    return ExpressionBatch(**values | others)
+
+
+def test_stream_with_cache_is_the_full_pass():
+    model = tiny()
+    frames = 300  # more than the streaming chunk and many windows
+    speech, z = torch.randn(frames, 6), torch.randn(frames, 6)
+    streamed = model.generate(speech, z, speaker=1)
+    with torch.no_grad():
+        condition = model._condition(z[None], torch.tensor([1]))
+        full = model.decoder(streamed[None], condition, speech[None])[0]
+    torch.testing.assert_close(streamed, full, atol=1e-4, rtol=1e-4)
+
+
+def test_cache_stays_within_the_window():
+    model = tiny()
+    lengths = []
+    attention = model.decoder.layers[0].past
+    step = attention.step
+
+    def watched(*arguments):
+        mixed, cache = step(*arguments)
+        lengths.append(cache[0].shape[2])
+        return mixed, cache
+
+    attention.step = watched
+    model.generate(torch.randn(40, 6), torch.randn(40, 6))
+    assert max(lengths) == TINY["window"] and lengths[0] == 1
+
+
+def test_future_frames_are_hidden():
+    model = tiny()
+    frames, speech = torch.randn(1, 20, 4), torch.randn(1, 20, 6)
+    condition = torch.randn(1, 20, 32)
+    changed = frames.clone()
+    changed[:, 9] += 10
+    with torch.no_grad():
+        first, second = (model.decoder(x, condition, speech) for x in (frames, changed))
+    torch.testing.assert_close(first[:, :10], second[:, :10])
+    assert (first[:, 10] - second[:, 10]).abs().max() > 1e-3
+
+
+def test_each_frame_hears_only_its_own_speech():
+    model = tiny()
+    frames, condition = torch.randn(1, 20, 4), torch.randn(1, 20, 32)
+    speech = torch.randn(1, 20, 6, requires_grad=True)
+    model.decoder(frames, condition, speech)[0, 10].square().sum().backward()
+    heard = speech.grad[0].abs().sum(1).nonzero()[:, 0].tolist()
+    # Two decoder layers: the past frames that frame 10 reads in the second have heard their own windows in the first.
+    assert max(heard) == 12
+    single = tiny(decoder_layers=1)
+    speech.grad = None
+    single.decoder(frames, condition, speech)[0, 10].square().sum().backward()
+    assert speech.grad[0].abs().sum(1).nonzero()[:, 0].tolist() == [8, 9, 10, 11, 12]
+
+
+def test_padding_changes_nothing():
+    model = tiny()
+    expression, speech = torch.randn(1, 12, 4), torch.randn(1, 12, 6)
+    mask = torch.arange(16)[None] < 12
+    longer = [torch.cat([x, torch.full((1, 4, x.shape[2]), 7.0)], dim=1) for x in (expression, speech)]
+    condition = torch.zeros(1, 1, 32)
+    with torch.no_grad():
+        short, padded = model.posterior(expression, speech), model.posterior(*longer, mask)
+        torch.testing.assert_close(padded.z_mean, short.z_mean, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(padded.w_log_variance, short.w_log_variance, atol=1e-5, rtol=1e-4)
+        frames = model.decoder(longer[0], condition, longer[1], mask)[:, :12]
+        torch.testing.assert_close(frames, model.decoder(expression, condition, speech))
+
+
+def test_one_emotion_alone_is_its_component():
+    model = tiny()
+    w = torch.randn(1, 3, generator=torch.Generator().manual_seed(5))
+    means, _ = model.components(w)
+    for index, emotion in enumerate(EMOTIONS):
+        z = model.latent(rows(emotion, 2), seed=5, temperature=0.0)
+        torch.testing.assert_close(z, means[:, index].expand(2, -1))
+
+
+def test_latent_is_continuous_in_the_weights_and_fixed_by_the_seed():
+    model = tiny()
+    share = torch.linspace(0, 1, 101)[:, None]
+    z = model.latent(rows("neutral", 101) * (1 - share) + rows("happy", 101) * share, seed=3)
+    steps = z.diff(dim=0).norm(dim=1)
+    assert steps.max() < 0.05 * (z[-1] - z[0]).norm() + 1e-3
+    torch.testing.assert_close(z[:1], model.latent(rows("neutral", 1), seed=3))
+    assert not torch.allclose(z[:1], model.latent(rows("neutral", 1), seed=4))
+
+
+def test_seed_gives_the_same_face_and_memory_is_left_alone():
+    model, speech = tiny(), torch.randn(30, 6)
+    torch.manual_seed(1)
+    first = model.generate(speech, model.latent(rows("sad", 30), seed=2))
+    torch.manual_seed(2)
+    second = model.generate(speech, model.latent(rows("sad", 30), seed=2))
+    torch.testing.assert_close(first, second, atol=0, rtol=0)
+    assert model.generate(speech[:0], torch.zeros(0, 6)).shape == (0, 4)
+    with pytest.raises(ValueError, match="30 frames and z 29"):
+        model.generate(speech, torch.zeros(29, 6))
+
+
+def test_emotion_posterior_is_bayes_rule():
+    model = tiny()
+    z, w = torch.randn(5, 6), torch.randn(5, 3)
+    means, log_variances = model.components(w)
+    densities = torch.distributions.Normal(means, (0.5 * log_variances).exp()).log_prob(z[:, None]).sum(-1).exp()
+    torch.testing.assert_close(model.emotion_posterior(z, w), densities / densities.sum(1, keepdim=True))
+
+
+def test_silent_clips_ignore_their_speech():
+    model = tiny()
+    expression, mask = torch.randn(2, 10, 4), torch.tensor([False, False])
+    losses = []
+    for _ in range(2):
+        batch = batch_of(expression, torch.randn(2, 10, 6), speech_mask=mask, lip_basis=torch.randn(4, 6))
+        torch.manual_seed(0)
+        losses.append(model.loss(batch))
+    torch.testing.assert_close(losses[0]["total"], losses[1]["total"])
+    assert losses[0]["lips"].item() == 0 < losses[0]["reconstruction"].item()
+
+
+def toy(clips, frames, generator):
+    """The mouth (columns 0, 1) follows the speech, the rest of the face (columns 2, 3) the emotion."""
+    walk = torch.randn(clips, frames + 8, 6, generator=generator).unfold(1, 5, 1).mean(-1)[:, :frames] * 2.2
+    emotion = torch.randint(0, 3, (clips,), generator=generator)
+    face = torch.tensor([[-1.5, 0.0], [1.5, 1.0], [0.0, -2.0]])[emotion][:, None].expand(-1, frames, -1)
+    return torch.cat([walk[..., :2], face], dim=-1), walk, emotion
+
+
+@pytest.fixture(scope="module")
+def trained():
+    model = tiny(window=16, z_size=8).train()
+    generator = torch.Generator().manual_seed(1)
+    optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
+    losses = []
+    for _ in range(400):
+        expression, speech, emotion = toy(16, 24, generator)
+        batch = batch_of(expression, speech, emotion, labelled=torch.arange(16) < 12, lip_basis=torch.eye(4)[:, :2])
+        optimizer.zero_grad()
+        total = model.loss(batch)["total"]
+        total.backward()
+        optimizer.step()
+        losses.append(total.item())
+    return model.eval(), losses
+
+
+def test_loss_falls(trained):
+    losses = trained[1]
+    assert sum(losses[-20:]) < 0.4 * sum(losses[:20])
+
+
+def test_free_running_generation_follows_the_speech_without_lag(trained):
+    model, _ = trained
+    expression, speech, _ = toy(1, 400, torch.Generator().manual_seed(9))
+    made = model.generate(speech[0], model.latent(rows("neutral", 400), seed=0))[:, :2]
+    truth = expression[0, :, :2]
+
+    def correlation(shift):
+        one, other = (x - x.mean(0) for x in (made[5 + shift : 395 + shift], truth[5:395]))
+        return float((one * other).sum() / (one.norm() * other.norm()))
+
+    assert correlation(0) > 0.9
+    assert correlation(0) == max(correlation(shift) for shift in range(-3, 4))
+    assert made.std() > 0.8 * truth.std()
+
+
+def test_asked_emotion_shows_and_the_posterior_names_it(trained):
+    model, _ = trained
+    generator = torch.Generator().manual_seed(4)
+    expression, speech, emotion = toy(24, 24, generator)
+    with torch.no_grad():
+        posterior = model.posterior(expression, speech)
+        named = model.emotion_posterior(posterior.z_mean, posterior.w_mean)[:, :3].argmax(1)
+    assert (named == emotion).float().mean() > 0.9
+    for index, wanted in enumerate([[-1.5, 0.0], [1.5, 1.0], [0.0, -2.0]]):
+        made = model.generate(speech[0], model.latent(rows(EMOTIONS[index], 24), seed=1, temperature=0.3))[:, 2:].mean(0)
+        torch.testing.assert_close(made, torch.tensor(wanted), atol=0.6, rtol=0)
