@@ -1,0 +1,304 @@
+"""python -m personalize: from a person's clips to an avatar, on the command line."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+from gmtalker.errors import UnusableInput
+from personalize import jobs
+from personalize.consent import CONSENT_WORDS, Consent
+
+DONE, UNUSABLE, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; returns the exit code: 0 done, 1 the input can't be used, 2 wrong usage."""
+    options = _parser().parse_args(arguments)
+    try:
+        return options.run(options)
+    except UnusableInput as error:
+        return _fail(options, str(error), UNUSABLE)
+    except ValueError as error:
+        if getattr(options, "training", False):  # past the arguments: our own mistake, not the caller's
+            return _fail_unexpectedly(options, error)
+        return _fail(options, f"{str(error).rstrip('.')}.", WRONG_USAGE)
+    except KeyboardInterrupt:
+        return _fail(options, jobs.STOPPED, INTERRUPTED)
+    except Exception as error:  # the last line of defence: a person gets a sentence, the log gets the rest
+        return _fail_unexpectedly(options, error)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m personalize", description="Make avatars out of a person's video clips.")
+    commands = parser.add_subparsers(required=True, metavar="command")
+
+    check = commands.add_parser("check", help="say what is good and what to fix in clips")
+    check.add_argument("clips", nargs="+", type=Path, metavar="F")
+    check.add_argument("--json", nargs="?", const="-", metavar="F", help="the reports as JSON, into F or printed")
+    check.set_defaults(run=_check)
+
+    train = commands.add_parser("train", help="make an avatar out of clips of one person")
+    train.add_argument("clips", nargs="+", type=Path, metavar="F")
+    train.add_argument("--name", required=True, help="the avatar's name")
+    train.add_argument("--i-have-consent", action="store_true", help=CONSENT_WORDS)
+    train.add_argument("--preset", choices=jobs.PRESETS, default="standard")
+    train.add_argument("--minutes", type=float, metavar="M", help="train so long instead of as long as the preset does")
+    train.add_argument("--emotion", action="append", default=[], metavar="F=happy", help="the emotion a clip shows")
+    train.add_argument("--job", help=argparse.SUPPRESS)  # the row of a job that the page has put in the queue
+    train.add_argument("--json", action="store_true", help="progress as one JSON object a line")
+    train.set_defaults(run=_train)
+
+    for name, run, text in (
+        ("status", _status, "say how far a training is"),
+        ("stop", _stop, "stop a training; it can be resumed"),
+        ("resume", _resume, "go on with a stopped or failed training"),
+        ("export", _export, "pack an avatar into one file"),
+        ("delete", _delete, "delete an avatar or an unfinished training"),
+    ):
+        command = commands.add_parser(name, help=text)
+        command.add_argument("name", metavar="N")
+        command.add_argument("--json", action="store_true")
+        command.set_defaults(run=run)
+        if name == "export":
+            command.add_argument("--output", type=Path, metavar="F.zip", help="default: N.gmtalker.zip")
+        if name == "delete":
+            command.add_argument("--yes", action="store_true", help="don't ask")
+
+    listing = commands.add_parser("list", help="show the avatars and the trainings")
+    listing.add_argument("--json", action="store_true")
+    listing.set_defaults(run=_list)
+    return parser
+
+
+def _check(options: argparse.Namespace) -> int:
+    results = []
+    for clip in options.clips:
+        results.append(_check_one(clip))
+        if options.json != "-":
+            _print_report(clip, results[-1])
+    if options.json == "-":
+        _print_json({"clips": results})
+    elif options.json:
+        Path(options.json).write_text(json.dumps({"clips": results}, ensure_ascii=False, indent=2), encoding="utf-8")
+    return UNUSABLE if any(result["failed"] for result in results) else DONE
+
+
+def _check_one(clip: Path) -> dict:
+    from personalize.check import check_clip
+
+    try:
+        report = check_clip(clip)
+    except UnusableInput as error:
+        return {"clip": str(clip), "failed": True, "error": str(error), "lines": []}
+    return {"clip": str(clip), "failed": report.failed, "lines": [asdict(line) for line in report.lines]}
+
+
+def _print_report(clip: Path, result: Mapping) -> None:
+    print(f"{clip}: {'not usable' if result['failed'] else 'usable'}")
+    for line in result["lines"]:
+        advice = f": {line['advice']}" if line["advice"] else ""
+        print(f"  {line['status']:4}  {line['name']}  {line['value']}{advice}")
+    if "error" in result:
+        print(f"  fail  {result['error']}")
+
+
+def _train(options: argparse.Namespace) -> int:
+    if not options.i_have_consent:
+        reason = f"Nobody is made into an avatar without consent; add --i-have-consent if this is true: {CONSENT_WORDS}"
+        return _fail(options, reason, WRONG_USAGE)
+    if options.job:
+        return _work(options, jobs.get(options.job))
+    emotions = dict(_labelled(text) for text in options.emotion)
+    consent = Consent.given_now(options.name)
+    return _work(options, jobs.create(options.name, options.clips, consent, options.preset, options.minutes, emotions, here=True))
+
+
+def _labelled(text: str) -> tuple[Path, str]:
+    from gmtalker.tracks import EMOTIONS
+
+    clip, separator, label = text.rpartition("=")
+    if not separator or label not in EMOTIONS:
+        raise ValueError(f"--emotion takes CLIP=EMOTION with one of {', '.join(EMOTIONS)}, not {text!r}")
+    return Path(clip), label
+
+
+def _work(options: argparse.Namespace, job: jobs.Job) -> int:
+    """Check the clips and train, in this process."""
+    options.training = True
+    clips = [Path(clip) for clip in job.clips]
+    emotions = {Path(clip): label for clip, label in job.emotions.items()}
+    try:
+        with jobs.reporting(job) as to_row, _shown(options) as to_person:
+
+            def report(values: Mapping) -> None:
+                to_row(values)
+                to_person(values)
+
+            report({"stage": "checking the clips", "percent": 0.0})
+            for clip in clips:
+                _refuse_unusable(clip)
+            from personalize.training import train_avatar  # late: torch, diffusers and accelerate take seconds
+
+            folder = train_avatar(
+                clips, job.name, Consent(**job.consent), preset=job.preset, minutes=job.minutes, emotions=emotions, report=report
+            )
+    except UnusableInput:
+        if not options.job and job.percent == 0:  # the page shows why it failed; here the sentence is all that should stay
+            jobs.forget(jobs.get(job.id))
+        raise
+    finally:
+        jobs.refresh()  # the next in the queue need not wait until somebody looks
+    if options.json:
+        _print_json({"status": "done", "avatar": str(folder)})
+    else:
+        print(f"The avatar {job.name} is ready: {folder}")
+    return DONE
+
+
+def _refuse_unusable(clip: Path) -> None:
+    result = _check_one(clip)
+    if "error" in result:
+        raise UnusableInput(result["error"])
+    for line in result["lines"]:
+        if line["status"] == "fail":
+            raise UnusableInput(line["advice"] or f"{clip.name} can't be used: {line['name']} {line['value']}.")
+
+
+@contextmanager
+def _shown(options: argparse.Namespace):
+    """Yields what shows a report: JSON lines, a progress bar on a terminal, or a line a stage where there is none."""
+    if options.json:
+        yield _print_json
+    elif sys.stderr.isatty():
+        from tqdm import tqdm
+
+        with tqdm(total=100, unit="%", bar_format="{desc}: {percentage:3.0f}% |{bar}| {elapsed}{postfix}") as bar:
+            yield lambda values: _advance(bar, values)
+    else:
+        yield _stage_printer()
+
+
+def _advance(bar, values: Mapping) -> None:
+    bar.set_description_str(str(values.get("stage", bar.desc or "")), refresh=False)
+    speed = f"{values['its']:.1f} it/s" if values.get("its") else ""
+    left = jobs.time_left(values["seconds_left"]) if values.get("seconds_left") is not None else ""
+    bar.set_postfix_str(" · ".join(part for part in (left, speed) if part), refresh=False)
+    bar.n = min(100.0, float(values.get("percent", bar.n)))
+    bar.refresh()
+
+
+def _stage_printer() -> Callable[[Mapping], None]:
+    shown: list[str] = []
+
+    def show(values: Mapping) -> None:
+        stage = values.get("stage")
+        if stage and stage not in shown[-1:]:
+            shown.append(stage)
+            print(f"{stage} ({values.get('percent', 0):.0f} %)", flush=True)
+
+    return show
+
+
+def _status(options: argparse.Namespace) -> int:
+    jobs.refresh()
+    job = jobs.find(options.name)
+    if options.json:
+        _print_json(asdict(job))
+    else:
+        print(f"{job.name}: {job.summary()}")
+    return DONE
+
+
+def _stop(options: argparse.Namespace) -> int:
+    job = jobs.find(options.name)
+    if job.status not in jobs.OPEN:
+        raise UnusableInput(f"The training {job.name} is {job.status}; there is nothing to stop.")
+    return _say(options, jobs.stop(job))
+
+
+def _resume(options: argparse.Namespace) -> int:
+    options.job = None
+    jobs.refresh()
+    job = jobs.find(options.name)
+    if job.status not in ("stopped", "failed"):
+        raise UnusableInput(f"The training {job.name} is {job.status}; only a stopped or failed one can be resumed.")
+    return _work(options, job)
+
+
+def _export(options: argparse.Namespace) -> int:
+    from gmtalker.avatar import export_avatar, slug
+
+    output = export_avatar(options.name, options.output or Path(f"{slug(options.name)}.gmtalker.zip"))
+    if options.json:
+        _print_json({"avatar": options.name, "file": str(output)})
+    else:
+        print(f"Packed {options.name} into {output}")
+    return DONE
+
+
+def _delete(options: argparse.Namespace) -> int:
+    if not options.yes:
+        if not sys.stdin.isatty():
+            raise ValueError("Deleting can't be undone; add --yes")
+        if input(f"Delete {options.name} and everything made on the way to it? [y/N] ").strip().lower() not in ("y", "yes"):
+            return _fail(options, "Nothing was deleted.", UNUSABLE)
+    jobs.refresh()
+    jobs.delete(options.name)
+    if options.json:
+        _print_json({"deleted": options.name})
+    else:
+        print(f"Deleted {options.name}")
+    return DONE
+
+
+def _list(options: argparse.Namespace) -> int:
+    from gmtalker.avatar import list_avatars
+
+    jobs.refresh()
+    avatars, trainings = list_avatars(), [job for job in jobs.jobs() if job.status != "done"]
+    if options.json:
+        shown = [asdict(entry) | {"folder": str(entry.folder)} for entry in avatars]
+        _print_json({"avatars": shown, "trainings": [asdict(job) for job in trainings]})
+        return DONE
+    for entry in avatars:
+        print(f"{entry.name}{'  (bundled)' if entry.bundled else ''}  {entry.folder}")
+    for job in trainings:
+        print(f"{job.name}  in training: {job.summary()}")
+    return DONE
+
+
+def _say(options: argparse.Namespace, job: jobs.Job) -> int:
+    if options.json:
+        _print_json(asdict(job))
+    else:
+        print(f"{job.name}: {job.summary()}")
+    return DONE
+
+
+def _print_json(values: Mapping) -> None:
+    print(json.dumps(values, ensure_ascii=False), flush=True)
+
+
+def _fail(options: argparse.Namespace, sentence: str, code: int) -> int:
+    if options.json:
+        _print_json({"status": "failed", "error": sentence})
+    print(sentence, file=sys.stderr)
+    return code
+
+
+def _fail_unexpectedly(options: argparse.Namespace, error: Exception) -> int:
+    if getattr(options, "job", None):
+        traceback.print_exc()  # into the job's log, which no person reads first
+    sentence = f"Something went wrong inside the program ({type(error).__name__}: {error}); please report it."
+    return _fail(options, sentence, UNUSABLE)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
