@@ -38,7 +38,8 @@ def main(arguments: list[str] | None = None) -> int:
     except Exception as error:  # noqa: BLE001 - the last line of defence: nobody is shown a traceback
         if os.environ.get("GMTALKER_DEBUG"):
             traceback.print_exc()
-        return _said(f"Something went wrong in this program ({type(error).__name__}: {error}); GMTALKER_DEBUG=1 shows where.", UNUSABLE)
+        what = f"{type(error).__name__}: {error}".rstrip(".")
+        return _said(f"Something went wrong inside this program ({what}); GMTALKER_DEBUG=1 shows where.", UNUSABLE)
     return 0
 
 
@@ -211,7 +212,8 @@ def _pretrain(options: argparse.Namespace) -> None:
 
 
 def _pipeline(options: argparse.Namespace) -> GMTalkerPipeline:
-    from gmtalker.pipeline import GMTalkerPipeline, choose_device
+    from gmtalker.device import choose_device
+    from gmtalker.pipeline import GMTalkerPipeline
 
     try:
         device = choose_device(options.device)

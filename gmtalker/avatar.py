@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
 from gmtalker.errors import UnusableAvatar
 from gmtalker.face_model import PersonFace
@@ -30,7 +30,6 @@ MEGABYTE = 2**20
 LARGEST_FILE = {".json": MEGABYTE, ".md": MEGABYTE, ".safetensors": 400 * MEGABYTE, ".mp4": 100 * MEGABYTE, ".jpg": 20 * MEGABYTE}
 LARGEST_AVATAR = 1000 * MEGABYTE
 MOST_FILES = 64
-LARGEST_SIDE = 8192  # of any tensor in face.safetensors
 LONGEST_NAME = 80
 # Formats whose readers run code from the file: an avatar that holds one was not made by this project.
 CODE_SUFFIXES = frozenset(".bin .pt .pth .pkl .pickle .ckpt .joblib .npy .npz .h5 .py .pyc .so .dll .exe .sh .bat".split())
@@ -158,7 +157,6 @@ def load_avatar(name_or_folder: str | Path | None = None) -> Avatar:
     _check_files(folder)
     name = card["name"]
     try:
-        _check_tensor_sizes(folder / "face.safetensors")
         face = PersonFace.load(folder / "face.safetensors")
         head_generator = load_strict(HeadGenerator, folder / "head_generator")
         emotion_mapping = load_strict(EmotionMapping, folder / "emotion_mapping")
@@ -212,14 +210,6 @@ def _check_files(folder: Path) -> None:
     for name in REQUIRED:
         if not (folder / name).is_file():
             raise UnusableAvatar(f"The avatar in {folder.name} is incomplete: {name} is missing.")
-
-
-def _check_tensor_sizes(path: Path) -> None:
-    with safe_open(str(path), framework="pt") as tensors:
-        for name in tensors.keys():
-            shape = tensors.get_slice(name).get_shape()
-            if len(shape) > 4 or any(side > LARGEST_SIDE for side in shape):
-                raise ValueError(f"{name} in {path.name} has the shape {tuple(shape)}")
 
 
 def _first_line(error: Exception) -> str:

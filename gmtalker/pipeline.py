@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import math
 import re
@@ -20,13 +19,15 @@ from torch import Tensor
 
 from gmtalker.audio import SAMPLES_PER_FRAME, read_speech, speech_to_mel
 from gmtalker.avatar import Avatar, find_avatar, load_avatar
-from gmtalker.errors import UnusableAvatar, UnusableInput
-from gmtalker.face_model import FaceModel
+from gmtalker.device import choose_device, is_half_fast
+from gmtalker.errors import UnusableInput
+from gmtalker.face_model import FaceModel, PersonFace
 from gmtalker.models.expression_generator import ExpressionGenerator
 from gmtalker.models.loading import load_strict
 from gmtalker.models.motion_generator import MotionGenerator
 from gmtalker.models.speech_encoder import SpeechEncoder
 from gmtalker.renderer import Renderer
+from gmtalker.speaking_style import with_speaking_style
 from gmtalker.tracks import EmotionWeights, ExpressionTrack, FaceTrack, MotionTrack
 from gmtalker.video import VideoWriter
 
@@ -90,6 +91,19 @@ class SpeakRequest:
         if self.timeline:
             return EmotionWeights.from_timeline(self.timeline, frames, self.intensity)
         return EmotionWeights.from_mapping(self.emotion, self.intensity)
+
+
+@dataclass(frozen=True, eq=False)
+class _Cast:
+    """An avatar that is ready to act."""
+
+    avatar: Avatar
+    renderer: Renderer
+    expression_generator: ExpressionGenerator
+
+
+# An avatar as every stage takes it: loaded, by name or folder (find_avatar), or None for the bundled one.
+Who = Avatar | _Cast | str | Path | None
 
 
 class Performance:
@@ -160,7 +174,7 @@ class GMTalkerPipeline:
         self,
         features: Tensor,
         weights: EmotionWeights,
-        avatar: Avatar | str | Path | None,
+        avatar: Who,
         seed: int = 0,
         watch: Callable[[int], None] | None = None,
     ) -> ExpressionTrack:
@@ -178,7 +192,7 @@ class GMTalkerPipeline:
     def motion(
         self,
         features: Tensor,
-        avatar: Avatar | str | Path | None,
+        avatar: Who,
         seed: int = 0,
         head: float = 1.0,
         blink: float = 1.0,
@@ -187,7 +201,7 @@ class GMTalkerPipeline:
         """How the head, the eyelids and the eyes move: around the person's mean, times the amounts."""
         face = self._ready(avatar).avatar.face
         normalised = self.motion_generator.generate(features, seed=seed, temperature=TEMPERATURE).float().cpu()
-        return _moved(face.motion_mean, face.motion_scale, normalised, head, blink, gaze)
+        return _moved(face, normalised, head, blink, gaze)
 
     @torch.no_grad()
     def recognise(self, track: FaceTrack, features: Tensor | None = None) -> EmotionWeights:
@@ -209,7 +223,7 @@ class GMTalkerPipeline:
         blended = np.stack([np.interp(np.arange(frames) + 0.5, middles, column) for column in np.transpose(rows)], axis=-1)
         return EmotionWeights(torch.from_numpy(blended / blended.sum(-1, keepdims=True)).float())
 
-    def render(self, track: FaceTrack, avatar: Avatar | str | Path | None, first: int = 0, frames: int | None = None) -> np.ndarray:
+    def render(self, track: FaceTrack, avatar: Who, first: int = 0, frames: int | None = None) -> np.ndarray:
         """The drawn face of frames first, first + 1, ... of a track: (frames, height, width, channels) uint8."""
         renderer = self._ready(avatar).renderer
         rows = slice(first, None if frames is None else first + frames)
@@ -217,7 +231,7 @@ class GMTalkerPipeline:
         motion = track.motion.stacked()[rows].numpy()
         return np.stack([renderer.render(*row) for row in zip(coefficients, motion)])
 
-    def draw(self, track: FaceTrack, avatar: Avatar | str | Path | None, weights: EmotionWeights) -> Iterator[np.ndarray]:
+    def draw(self, track: FaceTrack, avatar: Who, weights: EmotionWeights) -> Iterator[np.ndarray]:
         """Frames (height, width, 3) uint8 RGB of a track. The face is rendered in a thread, ahead of the network."""
         ready = self._ready(avatar)
         omega = weights.at(len(track))
@@ -234,7 +248,7 @@ class GMTalkerPipeline:
             renderers.shutdown(wait=True, cancel_futures=True)
 
     @torch.inference_mode()
-    def paint(self, avatar: Avatar | _Cast | str | Path | None, rendering: np.ndarray, omega: Tensor) -> np.ndarray:
+    def paint(self, avatar: Who, rendering: np.ndarray, omega: Tensor) -> np.ndarray:
         """What the head generator makes of renderings (batch, height, width, channels) uint8 and weights (batch, 8).
 
         Returns (batch, height, width, 3) uint8.
@@ -253,7 +267,7 @@ class GMTalkerPipeline:
     def __call__(
         self,
         speech: Path | str | np.ndarray,
-        avatar: Avatar | str | Path | None = None,
+        avatar: Who = None,
         emotion: Mapping[str, float] | None = None,
         timeline: Sequence[Mapping] | None = None,
         intensity: float = 1.0,
@@ -315,7 +329,7 @@ class GMTalkerPipeline:
     def reenact(
         self,
         driver: FaceTrack,
-        avatar: Avatar | str | Path | None = None,
+        avatar: Who = None,
         speech: np.ndarray | None = None,
         weights: EmotionWeights | None = None,
         absolute: bool = False,
@@ -359,21 +373,19 @@ class GMTalkerPipeline:
             frames.close()
         return output
 
-    def still(
-        self, avatar: Avatar | str | Path | None = None, emotion: Mapping[str, float] | None = None, seed: int = 0
-    ) -> np.ndarray:
+    def still(self, avatar: Who = None, emotion: Mapping[str, float] | None = None, seed: int = 0) -> np.ndarray:
         """One frame (height, width, 3) uint8: the avatar at rest in its mean pose, in an emotion. For the sliders' preview."""
         ready = self._ready(avatar)
         weights = EmotionWeights.from_mapping(emotion)
         features = self.encode(np.zeros(STILL_FRAMES * SAMPLES_PER_FRAME, np.float32))
         expression = self.expression(features, weights, ready.avatar, seed)
-        motion = _moved(ready.avatar.face.motion_mean, ready.avatar.face.motion_scale, torch.zeros(1, 10), 0.0, 0.0, 0.0)
+        motion = _moved(ready.avatar.face, torch.zeros(1, 10), 0.0, 0.0, 0.0)
         settled = ExpressionTrack(expression.coefficients[-1:])
         return next(self.draw(FaceTrack(settled, motion, torch.ones(1, dtype=torch.bool)), ready.avatar, weights))
 
     # --- Avatars in memory -----------------------------------------------------------------------------------------------------
 
-    def _ready(self, avatar: Avatar | _Cast | str | Path | None) -> _Cast:
+    def _ready(self, avatar: Who) -> _Cast:
         """The avatar with what drawing it needs: loaded, on the device, its speaking style in a generator of its own."""
         if isinstance(avatar, _Cast):
             return avatar
@@ -401,15 +413,6 @@ class GMTalkerPipeline:
         return _Cast(avatar, Renderer(self.face_model, avatar.face, size_of(avatar)), generator)
 
 
-@dataclass(frozen=True, eq=False)
-class _Cast:
-    """An avatar that is ready to act."""
-
-    avatar: Avatar
-    renderer: Renderer
-    expression_generator: ExpressionGenerator
-
-
 class _Watcher:
     """Tells how far the work is, and ends it when asked to."""
 
@@ -427,29 +430,11 @@ class _Watcher:
         self.progress(Progress(stage, done, total, left))
 
 
-def with_speaking_style(generator: ExpressionGenerator, folder: Path) -> ExpressionGenerator:
-    """A copy of the generator with a person's LoRA (as save_lora_adapter writes it) merged into its weights.
-
-    A copy, so that avatars used at the same time don't change each other; merged, so that it is as fast as without.
-    Errors: UnusableAvatar when the LoRA does not belong to this generator.
-    """
-    generator = copy.deepcopy(generator)
-    try:
-        generator.load_lora_adapter(str(folder), prefix=None, use_safetensors=True, local_files_only=True)
-        if not getattr(generator, "peft_config", None):
-            raise ValueError("it holds no LoRA")
-        generator.fuse_lora()
-        generator.unload_lora()
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        raise UnusableAvatar(f"The speaking style in {folder.parent.name} does not fit these generic stages.") from error
-    return generator.eval()
-
-
 def retarget(driver: FaceTrack, avatar: Avatar) -> FaceTrack:
     """A driver's track in the avatar's framing: head and gaze move from the avatar's mean as the driver's do from theirs."""
     seen = driver.found if driver.found.any() else torch.ones_like(driver.found)
     values = driver.motion.stacked()
-    moved = values - values[seen].mean(0) + avatar.face.motion_mean
+    moved = values - values[seen].mean(0) + torch.as_tensor(avatar.face.motion_mean).float()
     moved[:, 6:8] = values[:, 6:8]  # eyelids: 0 open and 1 closed mean the same for everyone
     return FaceTrack(driver.expression, MotionTrack.unstacked(moved), driver.found)
 
@@ -464,27 +449,6 @@ def size_of(avatar: Avatar) -> int:
     return avatar.head_generator.config.size
 
 
-def choose_device(device: str | torch.device | None) -> torch.device:
-    """The device asked for, or the best at hand. Errors: ValueError when it is not there."""
-    if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-    except RuntimeError as error:
-        raise ValueError(f"There is no device {device!r}; choose cpu or cuda") from error
-    if chosen.type not in ("cpu", "cuda") or (chosen.type == "cuda" and not torch.cuda.is_available()):
-        raise ValueError(f"The device {device!r} is not on this machine; choose cpu")
-    return chosen
-
-
-def is_half_fast(device: torch.device) -> bool:
-    """Whether bfloat16 is faster than float32 here: CPUs without the instructions emulate it, many times slower."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    checks = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
-    return any(check is not None and check() for check in checks)
-
-
 def _check_amounts(seed: int, head: float, blink: float, gaze: float) -> None:
     if not isinstance(seed, int) or not 0 <= seed < 2**63:
         raise ValueError(f"seed must be a whole number >= 0, not {seed!r}")
@@ -493,9 +457,10 @@ def _check_amounts(seed: int, head: float, blink: float, gaze: float) -> None:
             raise ValueError(f"{name} must be between 0 and {LARGEST_AMOUNT:g}, not {amount!r}")
 
 
-def _moved(mean: Tensor, scale: Tensor, normalised: Tensor, head: float, blink: float, gaze: float) -> MotionTrack:
+def _moved(face: PersonFace, normalised: Tensor, head: float, blink: float, gaze: float) -> MotionTrack:
+    """Normalised motion (frames, 10) around the person's mean, as widely as the person moves, times the amounts."""
     amounts = torch.tensor([head] * 6 + [blink] * 2 + [gaze] * 2)
-    values = mean + amounts * scale * normalised
+    values = torch.as_tensor(face.motion_mean).float() + amounts * torch.as_tensor(face.motion_scale).float() * normalised
     values[:, 6:8] = normalised[:, 6:8].clamp(0, 1) * blink  # eyelids have no mean to move around
     return MotionTrack.unstacked(values)
 

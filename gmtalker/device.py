@@ -1,0 +1,26 @@
+"""Where the networks run, and in which numbers."""
+
+from __future__ import annotations
+
+import torch
+
+
+def choose_device(device: str | torch.device | None) -> torch.device:
+    """The device asked for, or the best at hand. Errors: ValueError when it is not there."""
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"There is no device {device!r}; choose cpu or cuda") from error
+    if chosen.type not in ("cpu", "cuda") or (chosen.type == "cuda" and not torch.cuda.is_available()):
+        raise ValueError(f"The device {device!r} is not on this machine; choose cpu")
+    return chosen
+
+
+def is_half_fast(device: torch.device) -> bool:
+    """Whether bfloat16 is faster than float32 here: CPUs without the instructions emulate it, many times slower."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    checks = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+    return any(check is not None and check() for check in checks)

@@ -1,0 +1,54 @@
+"""A person's way of speaking: a LoRA of the expression generator, kept apart from its weights."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from gmtalker.errors import UnusableAvatar
+from gmtalker.models.expression_generator import ExpressionGenerator
+
+WEIGHTS_FILE = "pytorch_lora_weights.safetensors"  # the name diffusers' load_lora_adapter looks for
+LARGEST_RANK = 128
+
+
+def save_speaking_style(generator: ExpressionGenerator, folder: Path) -> None:
+    """Save the LoRA attached to a generator, and nothing of the generator itself, into folder (made when missing)."""
+    generator.save_lora_adapter(str(folder), weight_name=WEIGHTS_FILE)
+
+
+def with_speaking_style(generator: ExpressionGenerator, folder: Path) -> ExpressionGenerator:
+    """A copy of the generator with a person's LoRA merged into its weights, in eval mode.
+
+    A copy, so that avatars used at the same time don't change each other; merged, so that it is as fast as without.
+    Errors: UnusableAvatar when the LoRA does not fit this generator to the last weight.
+    """
+    folder, generator = Path(folder), copy.deepcopy(generator)
+    try:
+        with safe_open(str(folder / WEIGHTS_FILE), framework="pt") as file:
+            _check_fit({name: file.get_slice(name).get_shape() for name in file.keys()}, generator)
+        generator.load_lora_adapter(
+            str(folder), prefix=None, weight_name=WEIGHTS_FILE, use_safetensors=True, adapter_name="style"
+        )
+        generator.fuse_lora(adapter_names=["style"])
+        generator.unload_lora()
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        raise UnusableAvatar(f"The speaking style of {folder.parent.name} does not fit these generic stages.") from error
+    return generator.eval().requires_grad_(False)
+
+
+def _check_fit(shapes: dict[str, list[int]], generator: ExpressionGenerator) -> None:
+    """Errors: ValueError unless every weight is one half of a LoRA of a linear layer of this generator."""
+    layers = {name: layer for name, layer in generator.named_modules() if isinstance(layer, nn.Linear)}
+    if not shapes:
+        raise ValueError("it is empty")
+    for name in shapes:
+        owner, _, half = name.rpartition(".lora_")
+        down, up = (shapes.get(f"{owner}.lora_{side}.weight", [0, 0]) for side in "AB")
+        layer = layers.get(owner)
+        fits = layer is not None and half in ("A.weight", "B.weight") and 1 <= down[0] == up[1] <= LARGEST_RANK
+        if not fits or (down[1], up[0]) != (layer.in_features, layer.out_features):
+            raise ValueError(f"{name} fits no layer")
