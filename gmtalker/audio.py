@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
-from typing import Iterator
+from typing import Iterable, Iterator
 
 import av
 import numpy as np
@@ -109,43 +110,45 @@ def stream_sound(path: Path, unusable: type[UnusableInput] = UnusableSpeech, rat
 
 
 def _aligned(container: InputContainer, path: Path, unusable: type[UnusableInput], rate: int) -> Iterator[np.ndarray]:
-    """All samples in order of time, holes in the clock filled with silence, from the moment of the first picture."""
+    """The samples from the moment of the first picture on, or all of them in a file without pictures."""
     stream = container.streams.audio[0]
-    start = clock = None  # seconds of the file's clock: of the first sample, and up to where samples were collected
+    frames = _frames(container, stream)
+    first = next(frames, None)
+    if first is None:
+        return
+    start = first.time or 0.0
+    origin = _first_picture_time(path) if picture_stream(container) else None
+    late = 0.0 if origin is None else min(start - origin, LARGEST_GAP)
+    yield np.zeros(round(max(late, 0.0) * rate), np.float32)
     declared = float(stream.duration * stream.time_base) if stream.duration else 0.0
     # The last AAC packet is filled up to its full length; mp4 says where the sound in it ends.
-    end = round(declared * rate) if declared and container.format.name.startswith("mov") else None
-    resampler, kind, skip, given = None, None, 0, 0
-    for frame in _frames(container, stream):
-        time = frame.time if frame.time is not None else clock or 0.0
-        if start is None:
-            start = clock = time
-            origin = _first_picture_time(path) if picture_stream(container) else None
-            late = 0.0 if origin is None else min(start - origin, LARGEST_GAP)
-            skip = round(max(-late, 0.0) * rate)  # samples from before the first picture
-            yield np.zeros(round(max(late, 0.0) * rate), np.float32)
-        gap = time - clock if 1 / FPS < time - clock < LARGEST_GAP else 0.0
+    exact = declared and container.format.name.startswith("mov")
+    begin, end, given = round(max(-late, 0.0) * rate), round(declared * rate) if exact else LONGEST_HOURS * 3600 * rate, 0
+    for piece in _steady(chain([first], frames), start, rate):
+        yield piece[max(begin - given, 0) : max(end - given, 0)]
+        given += len(piece)
+        if given > LONGEST_HOURS * 3600 * rate:
+            raise unusable(f"{path.name} is longer than {LONGEST_HOURS} hours. Please cut it into parts.")
+    if container.format.name not in FORMATS_WITH_GUESSED_LENGTH and given / rate < 0.95 * declared - 0.5:
+        heard = f"{given / rate:.1f} of {declared:.1f} seconds"
+        raise unusable(f"The sound of {path.name} breaks off after {heard}. Please save or upload it again.")
+
+
+def _steady(frames: Iterable[av.AudioFrame], clock: float, rate: int) -> Iterator[np.ndarray]:
+    """Decoded audio as mono pieces (n,) float32 at one rate, with silence where the file's clock leaves a hole."""
+    resampler, kind = None, None
+    for frame in frames:
+        gap = frame.time - clock if frame.time is not None else 0.0
+        gap = gap if 1 / FPS < gap < LARGEST_GAP else 0.0
         if gap or kind != (frame.format.name, frame.layout.name, frame.sample_rate):
-            pieces = [*_resampled(resampler, None), np.zeros(round(gap * rate), np.float32)]
+            yield from _resampled(resampler, None)
+            yield np.zeros(round(gap * rate), np.float32)
             kind = (frame.format.name, frame.layout.name, frame.sample_rate)
             resampler = av.AudioResampler(format="fltp", rate=rate)
-        else:
-            pieces = []
         clock += gap + frame.samples / frame.sample_rate
-        if clock - start > LONGEST_HOURS * 3600:
-            raise unusable(f"{path.name} is longer than {LONGEST_HOURS} hours. Please cut it into parts.")
         frame.pts = None  # the resampler would otherwise mend the clock its own way
-        for piece in pieces + _resampled(resampler, frame):
-            yield piece[max(skip - given, 0) : end and max(end - given, 0)]
-            given += len(piece)
-    for piece in _resampled(resampler, None):
-        yield piece[: end and max(end - given, 0)]
-        given += len(piece)
-    if start is None:
-        return
-    if container.format.name not in FORMATS_WITH_GUESSED_LENGTH and clock - start < 0.95 * declared - 0.5:
-        heard = f"{clock - start:.1f} of {declared:.1f} seconds"
-        raise unusable(f"The sound of {path.name} breaks off after {heard}. Please save or upload it again.")
+        yield from _resampled(resampler, frame)
+    yield from _resampled(resampler, None)
 
 
 def _frames(container: InputContainer, stream: av.AudioStream) -> Iterator[av.AudioFrame]:
@@ -157,11 +160,10 @@ def _frames(container: InputContainer, stream: av.AudioStream) -> Iterator[av.Au
             continue
 
 
-def _resampled(resampler: av.AudioResampler | None, frame: av.AudioFrame | None) -> list[np.ndarray]:
+def _resampled(resampler: av.AudioResampler | None, frame: av.AudioFrame | None) -> Iterator[np.ndarray]:
     # The mean of the channels: the resampler's own way down to mono raises two equal channels by 3 dB and clips.
-    if resampler is None:
-        return []
-    return [np.nan_to_num(out.to_ndarray().mean(axis=0), posinf=0.0, neginf=0.0) for out in resampler.resample(frame)]
+    for out in resampler.resample(frame) if resampler else ():
+        yield np.nan_to_num(out.to_ndarray().mean(axis=0), posinf=0.0, neginf=0.0)
 
 
 def _first_picture_time(path: Path) -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -203,12 +204,14 @@ class VideoWriter:
             raise self._unwritable(error.strerror) from error
         try:
             self._sound = self._write_sound()
-            self._log = open(self._folder / "pictures.log", "wb")
+            self._log = tempfile.TemporaryFile()  # not beside the output: when that disk is full, this has to say so
             self._process = subprocess.Popen(
                 self._picture_command(), stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=self._log, cwd=self._folder
             )
-        except BaseException:
+        except BaseException as error:
             shutil.rmtree(self._folder, ignore_errors=True)
+            if isinstance(error, OSError):
+                raise self._unwritable(error.strerror) from error
             raise
         return self
 
@@ -239,7 +242,7 @@ class VideoWriter:
             if self._sound:
                 joined = subprocess.run(self._sound_command(), stdin=subprocess.DEVNULL, capture_output=True, cwd=self._folder)
                 if joined.returncode != 0:
-                    raise self._unwritable(_last_line(joined.stderr))
+                    raise self._unwritable(_first_line(joined.stderr))
             os.replace(self._folder / ("video.mp4" if self._sound else "pictures.mp4"), self.path)
         except OSError as error:
             raise self._unwritable(error.strerror) from error
@@ -257,7 +260,8 @@ class VideoWriter:
 
     def _said(self) -> str:
         self._process.wait()
-        return _last_line((self._folder / "pictures.log").read_bytes())
+        self._log.seek(0)
+        return _first_line(self._log.read())
 
     def _unwritable(self, reason: str | None) -> UnusableInput:
         return UnusableInput(f"{self.path.name} can't be written to {self.path.parent}: {reason or 'no reason given'}.")
@@ -302,6 +306,7 @@ class VideoWriter:
         return [*command, "-movflags", "+faststart", "-f", "mp4", "video.mp4"]
 
 
-def _last_line(said: bytes) -> str:
-    lines = said.decode(errors="replace").strip().splitlines()
-    return lines[-1].rstrip(".") if lines else ""
+def _first_line(said: bytes) -> str:
+    """What ffmpeg complained of first, without the "[part @ address]" before it; the rest follows from it."""
+    lines = said.decode(errors="replace").strip().splitlines() or [""]
+    return re.sub(r"^(\[[^]]*\]\s*)+", "", lines[0]).rstrip(".")

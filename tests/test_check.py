@@ -1,0 +1,153 @@
+"""The report card: each fault of a clip is named with what to do about it, and good clips pass."""
+
+import json
+
+import numpy as np
+import pytest
+from media import babble, ffmpeg, real_clip, write_clip
+
+from gmtalker.errors import UnusableVideo
+from personalize.check import check_clip, check_clips
+
+
+def face(height, left=0.0):
+    """Points of a made-up face, 80 wide for 100 high."""
+    return np.array([(left, 10.0), (left + 0.8 * height, 10.0), (left, 10.0 + height)])
+
+
+def squares(seconds, size=(256, 256), rate=5):
+    """Pictures of sharp squares: the made-up detector finds the faces, the sharpness is measured on these."""
+    cells = np.random.default_rng(0).integers(0, 255, (32, 32, 1), dtype=np.uint8).repeat(3, axis=2)
+    picture = cells.repeat(16, axis=0).repeat(16, axis=1)[: size[1], : size[0]]
+    return (picture for _ in range(round(seconds * rate)))
+
+
+def make(path, seconds=24, size=(256, 256), sound=True):
+    return write_clip(path, squares(seconds, size), rate=5, speech=babble(seconds) if sound else None, keyframes=500)
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    return make(tmp_path_factory.mktemp("clips") / "good clip.mp4")
+
+
+def statuses(report):
+    return {line.name: line.status for line in report.lines}
+
+
+def advice(report, name):
+    return next(line.advice for line in report.lines if line.name == name)
+
+
+class Sequence:
+    """A detector that gives a list of faces for each picture in turn, the last one again and again."""
+
+    def __init__(self, *faces):
+        self.faces, self.calls = faces, 0
+
+    def __call__(self, frame):
+        self.calls += 1
+        return self.faces[min(self.calls, len(self.faces)) - 1]
+
+
+def test_a_good_clip_passes_every_line(clip):
+    report = check_clip(clip, Sequence([face(160)]))
+    assert set(statuses(report).values()) == {"pass"} and not report.failed
+    assert list(statuses(report)) == ["readable", "length", "size", "face found", "one person", "face size", "sharpness", "sound"]
+    assert all(not line.advice for line in report.lines)
+    read = json.loads(json.dumps(report.to_json()))
+    assert read["clip"] == "good clip.mp4" and read["failed"] is False
+    assert set(read["lines"][0]) == {"name", "status", "value", "advice"}
+
+
+@pytest.mark.parametrize("seconds,status", [(1, "fail"), (2.8, "fail"), (3.2, "warn"), (18, "warn"), (21, "pass")])
+def test_length(tmp_path, seconds, status):
+    report = check_clip(make(tmp_path / "clip.mp4", seconds, (64, 64)), Sequence([face(160)]))
+    assert statuses(report)["length"] == status and bool(advice(report, "length")) == (status != "pass")
+
+
+@pytest.mark.parametrize("size,status", [((400, 100), "fail"), ((240, 400), "warn"), ((256, 300), "pass")])
+def test_size_is_that_of_the_shorter_side(tmp_path, size, status):
+    report = check_clip(make(tmp_path / "clip.mp4", 1, size, sound=False), Sequence([face(60)]))
+    assert statuses(report)["size"] == status
+
+
+@pytest.mark.parametrize("missing,status", [(0, "pass"), (4, "pass"), (10, "warn"), (30, "fail"), (48, "fail")])
+def test_pictures_without_a_face(clip, missing, status):
+    detector = Sequence(*[[]] * missing, [face(160)])
+    report = check_clip(clip, detector)
+    assert detector.calls == 48
+    assert statuses(report)["face found"] == status
+    if missing == 10:
+        assert "Second 0 shows no face" in advice(report, "face found")
+    if missing == 48:
+        assert "one person" not in statuses(report)
+
+
+def test_two_people_fail_and_the_second_is_named(clip):
+    alone, together = [face(160)], [face(80, 170), face(160)]
+    report = check_clip(clip, Sequence(*[alone] * 24, together))
+    assert report.failed and statuses(report)["one person"] == "fail"
+    assert advice(report, "one person") == "Second 12 shows 2 faces. Please film exactly one person."
+    assert statuses(check_clip(clip, Sequence(*[together] * 4, alone)))["one person"] == "pass"  # someone passing by
+    assert statuses(check_clip(clip, Sequence(alone + [face(60, 170)])))["one person"] == "pass"  # a poster on the wall
+
+
+@pytest.mark.parametrize("height,status", [(50, "fail"), (80, "warn"), (120, "pass")])
+def test_face_size(clip, height, status):
+    assert statuses(check_clip(clip, Sequence([face(height)])))["face size"] == status
+
+
+def test_a_silent_clip_is_warned_about_not_refused(tmp_path):
+    report = check_clip(make(tmp_path / "mute.mp4", sound=False), Sequence([face(160)]))
+    assert statuses(report)["sound"] == "warn" and not report.failed
+    assert advice(report, "sound") == "Silent clip: the picture will be trained, not the speaking style."
+
+
+def test_a_blurred_face_is_warned_about(clip, tmp_path):
+    ffmpeg("-i", clip, "-vf", "gblur=sigma=6", "-c:a", "copy", tmp_path / "blurred.mp4")
+    report = check_clip(tmp_path / "blurred.mp4", Sequence([face(160)]))
+    assert statuses(report)["sharpness"] == "warn" and not report.failed
+
+
+@pytest.mark.parametrize("left", [-100, 200, -500, 500])
+def test_a_face_that_reaches_out_of_the_picture_is_measured_inside_it(clip, left):
+    assert "sharpness" in statuses(check_clip(clip, Sequence([face(240, left)])))
+
+
+def test_a_long_clip_is_looked_at_sixty_times(tmp_path):
+    detector = Sequence([face(160)])
+    check_clip(write_clip(tmp_path / "long.mp4", squares(200, (64, 64), 1), rate=1, keyframes=500), detector)
+    assert detector.calls == 60
+
+
+def test_a_clip_cut_short_is_unusable(clip, tmp_path):
+    ffmpeg("-i", clip, "-c", "copy", "-movflags", "+faststart", tmp_path / "in.mp4")
+    data = (tmp_path / "in.mp4").read_bytes()
+    (tmp_path / "cut.mp4").write_bytes(data[: len(data) // 2])
+    with pytest.raises(UnusableVideo, match="cut.mp4"):
+        check_clip(tmp_path / "cut.mp4", Sequence([face(160)]))
+
+
+def test_no_face_is_found_where_there_is_none(clip):
+    report = check_clip(clip)
+    assert report.failed and statuses(report)["face found"] == "fail"
+
+
+def test_real_clips_pass():
+    clips = [real_clip(name) for name in ("av/andrew1.mp4", "av/wda60.mp4", "grid_s1/bbaf2n.mp4")]
+    for report in check_clips(clips):
+        assert not report.failed
+        assert {line.name for line in report.lines if line.status != "pass"} <= {"length"}
+
+
+def test_two_real_people_side_by_side_fail(tmp_path):
+    left, right = real_clip("av/andrew1.mp4"), real_clip("av/wda60.mp4")
+    ffmpeg("-i", left, "-i", right, "-filter_complex", "hstack", "-t", 8, tmp_path / "two.mp4")
+    report = check_clip(tmp_path / "two.mp4")
+    assert "Second 0 shows 2 faces" in advice(report, "one person") and report.failed
+
+
+def test_a_real_clip_put_out_of_focus_is_warned_about(tmp_path):
+    ffmpeg("-i", real_clip("av/andrew1.mp4"), "-vf", "gblur=sigma=3", "-t", 5, "-c:a", "copy", tmp_path / "blurred.mp4")
+    assert statuses(check_clip(tmp_path / "blurred.mp4"))["sharpness"] == "warn"
