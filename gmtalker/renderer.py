@@ -1,0 +1,149 @@
+"""Draw the posed face as the picture that the head generator reads: CPU only, one thread, no OpenGL, a few milliseconds.
+
+Channels, uint8: 0-2 the person's own look (reference picture carried along by the head, face drawn by its triangles),
+3-5 canonical coordinates, 6 eyes (iris 255, rest of the eye 128), 7 inside of the mouth.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from numba import njit
+
+from gmtalker.face_model import EYES, INNER_LIP_RING, LEFT_EYE_RING, RIGHT_EYE_RING, FaceModel, PersonFace
+
+CHANNELS = 8
+FACE, EYE, MOUTH = 0, 1, 2
+HEAD_RADIUS = 0.95  # face heights around the middle of the face that move with the head...
+STILL_RADIUS = 1.9  # ...and from where on nothing does
+
+
+@njit(cache=True, nogil=True)
+def _rasterise(triangles, kinds, points, sources, colours, source_map, picture, depth):
+    """Fill every triangle: z-buffered, barycentric. points (n, 3) px, sources (n, 2) px, colours (n, 3), picture (h, w, 5)."""
+    height, width = depth.shape
+    for index in range(len(triangles)):
+        a, b, c = triangles[index]
+        ax, ay, bx, by, cx, cy = points[a, 0], points[a, 1], points[b, 0], points[b, 1], points[c, 0], points[c, 1]
+        area = (bx - ax) * (cy - ay) - (by - ay) * (cx - ax)
+        if abs(area) < 1e-6:
+            continue
+        left = max(int(np.ceil(min(ax, bx, cx))), 0)
+        right = min(int(np.floor(max(ax, bx, cx))), width - 1)
+        top = max(int(np.ceil(min(ay, by, cy))), 0)
+        bottom = min(int(np.floor(max(ay, by, cy))), height - 1)
+        kind = kinds[index]
+        for y in range(top, bottom + 1):
+            for x in range(left, right + 1):
+                wa = ((bx - x) * (cy - y) - (by - y) * (cx - x)) / area
+                wb = ((cx - x) * (ay - y) - (cy - y) * (ax - x)) / area
+                wc = 1.0 - wa - wb
+                if wa < -1e-4 or wb < -1e-4 or wc < -1e-4:
+                    continue
+                z = wa * points[a, 2] + wb * points[b, 2] + wc * points[c, 2]
+                if z >= depth[y, x]:
+                    continue
+                depth[y, x] = z
+                source_map[y, x, 0] = wa * sources[a, 0] + wb * sources[b, 0] + wc * sources[c, 0]
+                source_map[y, x, 1] = wa * sources[a, 1] + wb * sources[b, 1] + wc * sources[c, 1]
+                for channel in range(3):
+                    picture[y, x, channel] = wa * colours[a, channel] + wb * colours[b, channel] + wc * colours[c, channel]
+                picture[y, x, 3] = 128 if kind == 1 else 0
+                picture[y, x, 4] = 255 if kind == 2 else 0
+
+
+@njit(cache=True, nogil=True)
+def _irises(picture, discs):
+    """Paint the iris where an eye is open: discs (eyes, 3) middle x, y and radius in px."""
+    height, width = picture.shape[:2]
+    for x0, y0, radius in discs:
+        for y in range(max(int(y0 - radius), 0), min(int(y0 + radius) + 2, height)):
+            for x in range(max(int(x0 - radius), 0), min(int(x0 + radius) + 2, width)):
+                if picture[y, x, 3] == 128 and (x - x0) ** 2 + (y - y0) ** 2 <= radius**2:
+                    picture[y, x, 3] = 255
+
+
+@njit(cache=True, nogil=True)
+def _carry(source_map, still, weight, matrix):
+    """Where each pixel of the background comes from: its own place, blended with the head's affine motion by weight."""
+    height, width = weight.shape
+    for y in range(height):
+        for x in range(width):
+            w = weight[y, x]
+            sx = matrix[0, 0] * x + matrix[0, 1] * y + matrix[0, 2]
+            sy = matrix[1, 0] * x + matrix[1, 1] * y + matrix[1, 2]
+            source_map[y, x, 0] = w * sx + (1 - w) * still[y, x, 0]
+            source_map[y, x, 1] = w * sy + (1 - w) * still[y, x, 1]
+
+
+class Renderer:
+    """Draws one person's face at `size` pixels. `render` holds no state, so several threads may share one renderer."""
+
+    def __init__(self, face_model: FaceModel, face: PersonFace, size: int = 256):
+        self.model, self.face, self.size = face_model, face, size
+        reference = face.reference
+        if len(reference) != size:
+            reference = cv2.resize(reference, (size, size), interpolation=cv2.INTER_AREA if len(reference) > size else cv2.INTER_CUBIC)
+        self.reference = np.ascontiguousarray(reference)
+        # A lid or lip ring has no triangles inside: fans around a middle point close it.
+        fans, kinds, self.rings = [], [], (LEFT_EYE_RING, RIGHT_EYE_RING, INNER_LIP_RING)
+        for number, ring in enumerate(self.rings):
+            middle = 478 + number
+            fans += [(ring[i], ring[(i + 1) % len(ring)], middle) for i in range(len(ring))]
+            kinds += [MOUTH if ring is INNER_LIP_RING else EYE] * len(ring)
+        self.triangles = np.concatenate([face_model.triangles, np.array(fans, np.int32)])
+        self.kinds = np.array([FACE] * len(face_model.triangles) + kinds, np.uint8)
+        self.sources = self._closed(face.reference_points.astype(np.float64) * size)[:, :2].copy() - 0.5
+        low, high = face_model.mean_shape.min(0), face_model.mean_shape.max(0)
+        self.colours = (self._closed(face_model.mean_shape) - low) / (high - low) * 215 + 40  # 0 stays "no face here"
+        self.outline = face_model.rigid
+        self.still = np.stack(np.meshgrid(np.arange(size), np.arange(size)), axis=-1).astype(np.float32)
+
+    def _closed(self, points: np.ndarray) -> np.ndarray:
+        """Points (478, 3) with the middle of each ring appended: (481, 3)."""
+        return np.concatenate([points, [points[list(ring)].mean(0) for ring in self.rings]])
+
+    def points(self, coefficients: np.ndarray, motion: np.ndarray) -> np.ndarray:
+        """(478, 3) where the face's points are in the picture, in pixels; coefficients (n,), motion (10,)."""
+        return self.model.project(self.model.shape(self.face, coefficients, motion[6:8], motion[8:10]), motion, self.size)
+
+    def render(self, coefficients: np.ndarray, motion: np.ndarray) -> np.ndarray:
+        """(size, size, 8) uint8 for one frame: coefficients (n,), motion (10,) as MotionTrack.stacked()."""
+        size = self.size
+        motion = np.asarray(motion, np.float64)
+        points = self._closed(self.points(np.asarray(coefficients, np.float64), motion)) - 0.5
+        source_map = np.empty((size, size, 2), np.float32)
+        _carry(source_map, self.still, self._head_weight(motion), self._head_motion(points))
+        picture = np.zeros((size, size, 5), np.uint8)
+        depth = np.full((size, size), np.inf, np.float32)
+        _rasterise(self.triangles, self.kinds, points, self.sources, self.colours, source_map, picture, depth)
+        discs = np.array([[*points[eye["iris"], :2], self._iris_radius(points, eye)] for eye in EYES])
+        _irises(picture, discs)
+        look = cv2.remap(self.reference, source_map, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        look[picture[..., 4] > 0] = (40, 18, 18)  # the reference keeps its lips closed: nothing to show inside
+        return np.concatenate([look, picture], axis=-1)
+
+    @staticmethod
+    def _iris_radius(points: np.ndarray, eye: dict) -> float:
+        return float(np.linalg.norm(points[list(eye["ring"]), :2] - points[eye["iris"], :2], axis=-1).mean())
+
+    def _head_motion(self, points: np.ndarray) -> np.ndarray:
+        """(2, 3) affine map from this frame's picture to the reference, fitted to the points that speech does not move."""
+        here = np.concatenate([points[self.outline, :2], np.ones((len(self.outline), 1))], axis=1)
+        there = self.sources[self.outline]
+        affine = np.linalg.lstsq(here, there, rcond=None)[0].T
+        # Far from the face an affine fit's shear runs away: keep its similarity part.
+        a, b = (affine[0, 0] + affine[1, 1]) / 2, (affine[1, 0] - affine[0, 1]) / 2
+        turn = np.array([[a, -b], [b, a]])
+        middle = here[:, :2].mean(0)
+        return np.concatenate([turn, (there.mean(0) - turn @ middle)[:, None]], axis=1)
+
+    def _head_weight(self, motion: np.ndarray) -> np.ndarray:
+        """(size, size) 1 where the picture moves with the head, falling smoothly to 0 where it stands still."""
+        scale = np.exp(motion[5]) * self.size
+        middle = motion[3:5] * scale + self.size / 2
+        away = (np.arange(self.size)[None] - middle[0]) / scale, (np.arange(self.size)[:, None] - middle[1]) / scale
+        down = np.where(away[1] > 0, away[1] * 1.5, away[1])  # shoulders begin sooner than hair ends
+        distance = np.sqrt(away[0] ** 2 + down**2)
+        part = np.clip((STILL_RADIUS - distance) / (STILL_RADIUS - HEAD_RADIUS), 0, 1).astype(np.float32)
+        return part * part * (3 - 2 * part)

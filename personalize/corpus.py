@@ -1,0 +1,167 @@
+"""The training rows of a folder described by a MANIFEST.csv: which clips, whose face, which sound; test rows never."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Iterable
+
+import numpy as np
+import torch
+from safetensors.numpy import load_file, save_file
+from tqdm import tqdm
+
+from gmtalker.audio import MEL_PER_FRAME, read_sound_or_none, speech_to_mel
+from gmtalker.face_model import LIPS, FaceModel, PersonFace
+from gmtalker.tracks import FPS
+from gmtalker.video import read_frames
+from personalize.tracking import choose_crop, detect_landmarks, fill_and_smooth, in_crop, measure_eyes, measure_neutral
+
+VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the manifest that may be trained on."""
+
+    path: Path
+    file: str
+    kind: str
+    person: str
+    train_seconds: float
+    speech: bool
+    emotion: str | None
+    sync: str
+
+    @property
+    def is_video(self) -> bool:
+        return self.path.suffix.lower() in VIDEO_SUFFIXES
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One tracked training clip of `frames` frames on the 25 fps clock.
+
+    expression (frames, n), motion (frames, 10), motion_mean (10,) of the person, lips (frames, lips * 3) displacement from
+    neutral in face heights, mel (4 * frames, 80) or None, points (frames, 478, 3) in crop widths, crop (3,) in pixels.
+    """
+
+    row: Row
+    person: str
+    emotion: str | None
+    sync_ok: bool
+    has_speech: bool
+    expression: np.ndarray
+    motion: np.ndarray
+    motion_mean: np.ndarray
+    mel: np.ndarray | None
+    lips: np.ndarray
+    points: np.ndarray
+    found: np.ndarray
+    crop: np.ndarray
+    face: PersonFace
+
+    @property
+    def file(self) -> str:
+        return self.row.file
+
+    @property
+    def frames(self) -> int:
+        return len(self.expression)
+
+
+def read_manifest(data: Path) -> list[Row]:
+    """The rows of `data`/MANIFEST.csv with split train and some seconds to train on. Errors: ValueError without a manifest."""
+    manifest = Path(data) / "MANIFEST.csv"
+    if not manifest.is_file():
+        raise ValueError(f"{data} holds no MANIFEST.csv; it needs at least the columns file, split, person, seconds")
+    rows = []
+    with manifest.open(newline="", encoding="utf-8") as lines:
+        for line in csv.DictReader(lines):
+            seconds = float(line.get("train_seconds") or line.get("seconds") or 0)
+            if line["split"] == "train" and seconds > 0:
+                rows.append(Row(Path(data) / line["file"], line["file"], line.get("kind", ""), line["person"], seconds,
+                                line.get("speech", "yes") == "yes", line.get("emotion") or None, line.get("sync", "ok")))  # fmt: skip
+    return rows
+
+
+def load_points(row: Row, cache: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Smoothed points (frames, 478, 3) in pixels, found (frames,), picture size (2,) of the row's training seconds, cached."""
+    path = Path(cache) / "points" / (row.file.replace("/", "_") + ".safetensors")
+    if not path.exists():
+        size = np.zeros(2)
+
+        def frames():
+            for index, frame in enumerate(read_frames(row.path)):
+                if index >= int(row.train_seconds * FPS):
+                    return
+                size[:] = frame.shape[1], frame.shape[0]
+                yield frame
+
+        points, found = detect_landmarks(frames())
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file({"points": points, "found": found.astype(np.uint8), "size": size}, str(path))
+    stored = load_file(str(path))
+    found = stored["found"].astype(bool)
+    if not found.any():
+        return stored["points"], found, stored["size"]
+    return fill_and_smooth(stored["points"], found), found, stored["size"]
+
+
+def tracked_rows(data: Path, cache: Path) -> Iterable[tuple[Row, np.ndarray, np.ndarray, np.ndarray]]:
+    """Every training video with a face in at least nine tenths of its frames: row, points, found, picture size."""
+    for row in tqdm([row for row in read_manifest(data) if row.is_video], desc="tracking", unit="clip"):
+        points, found, size = load_points(row, cache)
+        if found.mean() >= 0.9 and len(points) >= FPS:
+            yield row, points, found, size
+
+
+def load_corpus(data: Path, cache: Path, model: FaceModel) -> list[Clip]:
+    """All training videos as clips. A person's neutral face and eyes are measured over all their clips of one picture size."""
+    tracked = list(tracked_rows(data, cache))
+    people: dict[tuple, list] = {}
+    for row, points, found, size in tracked:
+        people.setdefault((row.person, tuple(size)), []).append((row, points, found, size))
+    clips = []
+    for (person, size), videos in tqdm(people.items(), desc="people", unit="person"):
+        size = (int(size[0]), int(size[1]))
+        every = np.concatenate([points for _, points, _, _ in videos])
+        crop = choose_crop(every, *size)
+        calm = np.concatenate([np.full(len(points), row.emotion == "neutral") for row, points, _, _ in videos])
+        crop_points = in_crop(every, crop)
+        neutral = measure_neutral(model, crop_points, calm)
+        canonical = model.unpose(crop_points, model.pose(crop_points, neutral))
+        eye_open, eye_closed = measure_eyes(canonical)
+        face = PersonFace(neutral.astype(np.float32), np.zeros((64, 64, 3), np.uint8), crop_points[0].astype(np.float32),
+                          eye_open.astype(np.float32), eye_closed.astype(np.float32), np.zeros(10, np.float32),
+                          np.ones(10, np.float32), crop, np.array(size, np.float32))  # fmt: skip
+        tracks = [model.track(in_crop(points, crop), face, 1.0, found) for _, points, found, _ in videos]
+        motions = [track.motion.stacked().numpy() for track in tracks]
+        mean = np.median(np.concatenate(motions), axis=0)
+        for (row, points, found, _), track, motion in zip(videos, tracks, motions):
+            expression = track.expression.coefficients.numpy()
+            lips = np.tensordot(expression, model.expression_basis[:, list(LIPS)], 1).reshape(len(expression), -1)
+            clips.append(Clip(row, person, row.emotion, row.sync == "ok", row.speech, expression, motion, mean, _mel(row, len(points), cache),
+                              lips.astype(np.float32), in_crop(points, crop).astype(np.float32), found, crop, face))  # fmt: skip
+    return clips
+
+
+def _mel(row: Row, frames: int, cache: Path) -> np.ndarray | None:
+    """(4 * frames, 80) log-mel of the clip's sound, padded with its quietest row where the sound is shorter; cached."""
+    if not row.speech:
+        return None
+    path = Path(cache) / "mel" / (row.file.replace("/", "_") + ".safetensors")
+    if path.exists():
+        stored = load_file(str(path))["mel"]
+        return stored if len(stored) else None
+    sound = read_sound_or_none(row.path)
+    mel = np.zeros((0, 80), np.float32)
+    if sound is not None:
+        mel = speech_to_mel(torch.from_numpy(sound)).numpy()[: MEL_PER_FRAME * frames]
+        short = MEL_PER_FRAME * frames - len(mel)
+        if short > 0:
+            mel = np.concatenate([mel, np.repeat(mel.min(0, keepdims=True), short, axis=0)])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file({"mel": np.ascontiguousarray(mel)}, str(path))
+    return mel if len(mel) else None
