@@ -132,9 +132,10 @@ def find_avatar(name_or_folder: str | Path | None) -> Path:
     wanted = str(name_or_folder)
     if isinstance(name_or_folder, str):
         own_first = sorted(entries, key=lambda entry: entry.bundled)
-        for entry in own_first:
-            if wanted == entry.folder.name or " ".join(unicodedata.normalize("NFC", wanted).split()) == entry.name:
-                return entry.folder
+        known = {entry.folder.name: entry.folder for entry in reversed(own_first)}
+        known |= {entry.name: entry.folder for entry in reversed(own_first)}  # a name counts before another avatar's folder
+        if same := known.get(" ".join(unicodedata.normalize("NFC", wanted).split())):
+            return same
     folder = Path(name_or_folder).expanduser()
     if folder.is_dir():
         return folder

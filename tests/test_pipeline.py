@@ -1,0 +1,218 @@
+"""Speech + emotion + avatar -> frames and a video, with tiny networks."""
+
+import copy
+import json
+
+import av
+import numpy as np
+import pytest
+import torch
+from conftest import SIZE, write_speech
+
+from gmtalker.audio import frames_for, read_speech
+from gmtalker.avatar import load_avatar
+from gmtalker.errors import UnusableAvatar, UnusableInput, UnusableSpeech
+from gmtalker.face_model import PersonFace
+from gmtalker.pipeline import GMTalkerPipeline, Performance, Progress, SpeakRequest, Stopped, retarget
+from gmtalker.speaking_style import save_speaking_style
+from gmtalker.tracks import EMOTIONS, EmotionWeights, ExpressionTrack, FaceTrack, MotionTrack
+
+
+@pytest.fixture
+def speech(tmp_path):
+    return write_speech(tmp_path / "spéech's \"1\".wav", seconds=1.03)
+
+
+def frames_of(performance: Performance) -> np.ndarray:
+    return np.stack(list(performance))
+
+
+def test_a_performance_has_a_frame_for_every_40_ms_begun(tiny_pipeline, tiny_avatar, speech):
+    performance = tiny_pipeline(speech, tiny_avatar)
+    frames = frames_of(performance)
+    assert len(performance) == len(frames) == len(performance.track) == frames_for(len(read_speech(speech))) == 26
+    assert frames.shape[1:] == (SIZE, SIZE, 3) and frames.dtype == np.uint8
+
+
+def test_the_same_request_gives_the_same_frames_and_another_seed_others(tiny_pipeline, tiny_generic, tiny_avatar, speech):
+    first = tiny_pipeline(speech, tiny_avatar, emotion={"happy": 0.5}, seed=7)
+    again = GMTalkerPipeline.from_pretrained(tiny_generic, device="cpu")(speech, tiny_avatar, emotion={"happy": 0.5}, seed=7)
+    drawn = frames_of(first)
+    assert np.array_equal(drawn, frames_of(again)) and np.array_equal(drawn, frames_of(first))
+    other = tiny_pipeline(speech, tiny_avatar, emotion={"happy": 0.5}, seed=8)
+    assert not torch.equal(first.track.expression.coefficients, other.track.expression.coefficients)
+    assert not torch.equal(first.track.motion.stacked(), other.track.motion.stacked())
+    assert not np.array_equal(drawn, frames_of(other))
+
+
+def test_other_avatars_in_between_change_nothing(tiny_pipeline, tiny_avatar, avatar_folder, speech):
+    before = frames_of(tiny_pipeline(speech, tiny_avatar))
+    frames_of(tiny_pipeline(speech, avatar_folder, emotion={"sad": 1.0}))
+    assert np.array_equal(before, frames_of(tiny_pipeline(speech, tiny_avatar)))
+
+
+def test_every_emotion_changes_the_picture_and_the_expression_but_not_the_motion(tiny_pipeline, tiny_avatar, speech):
+    takes = {emotion: tiny_pipeline(speech, tiny_avatar, emotion={emotion: 1.0}) for emotion in EMOTIONS}
+    drawn = {emotion: frames_of(take) for emotion, take in takes.items()}
+    for emotion in EMOTIONS[1:]:
+        assert not torch.equal(takes[emotion].track.expression.coefficients, takes["neutral"].track.expression.coefficients)
+        assert torch.equal(takes[emotion].track.motion.stacked(), takes["neutral"].track.motion.stacked())
+        assert not np.array_equal(drawn[emotion], drawn["neutral"])
+    none = frames_of(tiny_pipeline(speech, tiny_avatar, emotion={"happy": 1.0}, intensity=0.0))
+    assert np.array_equal(none, drawn["neutral"])
+
+
+def test_the_style_alone_changes_the_picture(tiny_pipeline, tiny_avatar, speech):
+    track = tiny_pipeline(speech, tiny_avatar).track
+    moods = [EmotionWeights.from_mapping({name: 1.0}) for name in ("neutral", "happy")]
+    calm, happy = (np.stack(list(tiny_pipeline.draw(track, tiny_avatar, mood))) for mood in moods)
+    assert not np.array_equal(calm, happy)
+
+
+def test_a_timeline_begins_as_its_first_key_and_ends_as_its_last(tiny_pipeline, tiny_avatar, speech):
+    keys = [{"time": 0.3, "emotion": {"happy": 1.0}}, {"time": 0.7, "emotion": {"sad": 1.0}}]
+    performance = tiny_pipeline(speech, tiny_avatar, timeline=keys)
+    weights = performance.weights.at(len(performance))
+    happy, sad = (weights[:, EMOTIONS.index(name)] for name in ("happy", "sad"))
+    assert happy[0] == 1 and sad[-1] == 1 and 0.3 < happy[12] < 0.7
+    early = tiny_pipeline(speech, tiny_avatar, emotion={"happy": 1.0}).track.expression.coefficients[:5]
+    assert torch.allclose(performance.track.expression.coefficients[:5], early)
+
+
+def test_amounts_scale_each_movement_around_the_persons_mean(tiny_pipeline, tiny_avatar, speech):
+    mean = torch.tensor(tiny_pipeline(speech, tiny_avatar).avatar.face.motion_mean)
+    full = tiny_pipeline(speech, tiny_avatar).track.motion.stacked()
+    still = tiny_pipeline(speech, tiny_avatar, head=0.0, blink=0.0, gaze=0.0).track.motion.stacked()
+    assert torch.allclose(still, mean.expand_as(still))
+    half = tiny_pipeline(speech, tiny_avatar, head=0.5, gaze=2.0).track.motion.stacked()
+    assert torch.allclose(half[:, :6] - mean[:6], 0.5 * (full[:, :6] - mean[:6]), atol=1e-6)
+    assert torch.allclose(half[:, 8:] - mean[8:], 2 * (full[:, 8:] - mean[8:]), atol=1e-6)
+    assert torch.equal(half[:, 6:8], full[:, 6:8])
+
+
+def test_the_video_is_h264_and_aac_of_the_speechs_length(tiny_pipeline, tiny_avatar, speech, tmp_path):
+    seen: list[Progress] = []
+    output = tmp_path / "ein „Video“ 1.mp4"
+    tracks = tmp_path / "tracks.safetensors"
+    tiny_pipeline.speak(SpeakRequest(speech, tiny_avatar), output, progress=seen.append, tracks=tracks)
+    with av.open(str(output)) as container:
+        video, audio = container.streams.video[0], container.streams.audio[0]
+        assert (video.codec_context.name, audio.codec_context.name) == ("h264", "aac")
+        assert video.average_rate == 25 and sum(1 for _ in container.decode(video)) == 26
+    assert len(FaceTrack.load(tracks)) == 26
+    assert [stage for stage in dict.fromkeys(progress.stage for progress in seen)] == ["listening", "expression", "drawing"]
+    assert (seen[-1].done, seen[-1].total) == (26, 26)
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(".")) == []
+
+
+def test_stopping_leaves_nothing(tiny_pipeline, tiny_avatar, speech, tmp_path):
+    output, seen = tmp_path / "stopped.mp4", []
+    with pytest.raises(Stopped):
+        tiny_pipeline.speak(
+            SpeakRequest(speech, tiny_avatar), output, seen.append, stop=lambda: bool(seen) and seen[-1].stage == "drawing"
+        )
+    assert seen[-1].stage == "drawing" and [path.name for path in tmp_path.iterdir() if path.suffix != ".wav"] == ["work space"]
+
+
+def test_silence_is_refused_and_leaves_nothing(tiny_pipeline, tiny_avatar, tmp_path):
+    with pytest.raises(UnusableSpeech):
+        tiny_pipeline.speak(SpeakRequest(write_speech(tmp_path / "s.wav", loudness=0.0), tiny_avatar), tmp_path / "v.mp4")
+    assert not (tmp_path / "v.mp4").exists()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"emotion": {"joy": 1.0}},
+        {"emotion": {"happy": -0.1}},
+        {"emotion": {"happy": float("nan")}},
+        {"emotion": {"happy": 0.5}, "timeline": [{"time": 0, "emotion": {}}]},
+        {"timeline": [{"time": "soon", "emotion": {}}]},
+        {"timeline": "happy"},
+        {"intensity": 1.5},
+        {"seed": -1},
+        {"seed": 0.5},
+        {"head": -1.0},
+        {"gaze": float("inf")},
+    ],
+)
+def test_a_wrong_request_is_a_value_error_before_any_work(wrong, tmp_path):
+    with pytest.raises(ValueError):
+        SpeakRequest(tmp_path / "none.wav", **wrong)
+
+
+def test_a_still_follows_the_emotion_and_repeats(tiny_pipeline, tiny_avatar):
+    calm, happy = (tiny_pipeline.still(tiny_avatar, {"happy": weight}) for weight in (0.0, 0.8))
+    assert calm.shape == (SIZE, SIZE, 3) and not np.array_equal(calm, happy)
+    assert np.array_equal(happy, tiny_pipeline.still(tiny_avatar, {"happy": 0.8}))
+
+
+def test_a_retrained_avatar_is_loaded_again(tiny_pipeline, tiny_avatar, home):
+    before = tiny_pipeline.still(tiny_avatar)
+    folder = home / "avatars" / "tiny"
+    face = PersonFace.load(folder / "face.safetensors")
+    face.reference[:] = 255 - face.reference
+    face.save(folder / "face.safetensors")
+    card = folder / "avatar.json"
+    card.write_text(json.dumps(json.loads(card.read_text()) | {"measures": {"psnr": 1.0}}))
+    assert not np.array_equal(before, tiny_pipeline.still(tiny_avatar))
+
+
+def walking(frames: int, coefficients: int) -> FaceTrack:
+    clock = torch.linspace(0, 3, frames)
+    rotation = torch.stack([clock.sin(), clock.cos(), 0 * clock], -1) * 0.1 + 0.3
+    blink = torch.rand(frames, 2, generator=torch.Generator().manual_seed(0))
+    motion = MotionTrack(rotation, rotation * 0.2, blink, rotation[:, :2])
+    return FaceTrack(ExpressionTrack(torch.zeros(frames, coefficients)), motion, torch.ones(frames, dtype=torch.bool))
+
+
+def test_reenacting_moves_around_the_avatars_mean(tiny_pipeline, tiny_avatar, speech):
+    driver = walking(60, tiny_pipeline.face_model.coefficients)
+    performance = tiny_pipeline.reenact(driver, tiny_avatar, speech=read_speech(speech))
+    moved, given = performance.track.motion.stacked(), driver.motion.stacked()
+    keep = [0, 1, 2, 3, 4, 5, 8, 9]
+    mean = torch.tensor(performance.avatar.face.motion_mean)
+    assert torch.allclose(moved[:, keep].mean(0), mean[keep], atol=1e-5)
+    assert torch.allclose(moved[:, keep].diff(dim=0), given[:, keep].diff(dim=0), atol=1e-6)
+    assert torch.equal(moved[:, 6:8], given[:, 6:8])
+    assert performance.weights.weights.shape == (60, 8)
+    assert len(frames_of(performance)) == 60
+    same = tiny_pipeline.reenact(driver, tiny_avatar, absolute=True)
+    assert torch.equal(same.track.motion.stacked(), given)
+
+
+def test_frames_without_a_face_do_not_move_the_drivers_mean(tiny_pipeline, tiny_avatar):
+    driver = walking(40, tiny_pipeline.face_model.coefficients)
+    found = torch.arange(40) < 20
+    moved = retarget(FaceTrack(driver.expression, driver.motion, found), load_avatar(tiny_avatar))
+    assert torch.allclose(moved.motion.rotation[:20].mean(0), torch.zeros(3), atol=1e-5)
+
+
+def test_a_speaking_style_changes_its_avatar_only(tiny_pipeline, tiny_avatar, avatar_folder, home, speech):
+    from peft import LoraConfig  # late: it takes seconds to import
+
+    plain = tiny_pipeline(speech, tiny_avatar).track.expression.coefficients
+    person = copy.deepcopy(tiny_pipeline.expression_generator)
+    person.add_adapter(LoraConfig(r=2, target_modules=["query", "key", "value"], init_lora_weights=False))
+    save_speaking_style(person, home / "avatars" / "tiny" / "speaking_style")
+    (home / "avatars" / "tiny" / "avatar.json").touch()
+    styled = tiny_pipeline(speech, tiny_avatar).track.expression.coefficients
+    assert not torch.allclose(styled, plain, atol=1e-3)
+    features = tiny_pipeline.encode(read_speech(speech))
+    latent = person.latent(EmotionWeights.from_mapping(None).at(len(features)), seed=0, temperature=1.0)
+    assert torch.allclose(styled, person.eval().generate(features, latent), atol=1e-4)
+    assert torch.equal(tiny_pipeline(speech, avatar_folder).track.expression.coefficients, plain)
+    (home / "avatars" / "tiny" / "speaking_style" / "pytorch_lora_weights.safetensors").write_bytes(b"broken")
+    (home / "avatars" / "tiny" / "avatar.json").touch()
+    with pytest.raises(UnusableAvatar, match="speaking style"):
+        tiny_pipeline(speech, tiny_avatar)
+
+
+def test_generic_stages_that_are_not_there_are_one_sentence(tmp_path, tiny_generic):
+    with pytest.raises(UnusableInput, match="model_index.json"):
+        GMTalkerPipeline.from_pretrained(tmp_path)
+    (tmp_path / "model_index.json").write_text("{}")
+    with pytest.raises(UnusableInput, match="speech_encoder"):
+        GMTalkerPipeline.from_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="choose"):
+        GMTalkerPipeline.from_pretrained(tiny_generic, device="toaster")
