@@ -32,7 +32,8 @@ def test_every_kind_of_file_gives_16_khz_mono(tmp_path, suffix):
         ffmpeg("-i", source, *codec, path)
     read, want = read_speech(path), babble(2.0)
     assert read.dtype == np.float32 and read.ndim == 1
-    assert abs(len(read) - len(want)) <= 0.06 * SAMPLE_RATE
+    exact = suffix in ("wav", "flac", "m4a", "mov")  # the others end with a whole packet
+    assert abs(len(read) - len(want)) <= (2 if exact else 0.06 * SAMPLE_RATE)
     # The best shift is that of the codec's padding, and at it the sound is the same: same pitch, same loudness.
     spectrum = np.fft.rfft(read[:30_000], 65_536) * np.conj(np.fft.rfft(want[:30_000], 65_536))
     assert np.fft.irfft(spectrum).max() / np.square(want[:30_000]).sum() == pytest.approx(1, abs=0.1)

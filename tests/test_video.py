@@ -214,7 +214,7 @@ def test_a_video_damaged_in_the_middle(tmp_path):
 
 def test_sound_longer_than_the_picture_is_not_a_cut(tmp_path):
     source = write_clip(tmp_path / "in.mp4", counted(50), speech=babble(9.0))
-    for suffix in ("mp4", "mkv", "mov"):
+    for suffix in ("mp4", "mkv", "mov", "flv"):  # flv tells only the length of the whole
         path = tmp_path / f"clip.{suffix}"
         ffmpeg("-i", source, "-c", "copy", path)
         assert len(numbers(path)) == 50
