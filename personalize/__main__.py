@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import traceback
 from collections.abc import Callable, Mapping
@@ -15,7 +16,11 @@ from gmtalker.errors import UnusableInput
 from personalize import jobs
 from personalize.consent import CONSENT_WORDS, Consent
 
-DONE, UNUSABLE, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
+DONE, UNUSABLE, WRONG_USAGE = 0, 1, 2
+
+
+class WrongUsage(Exception):
+    """The command line asks for what can't be; the message says what can."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -25,14 +30,15 @@ def main(arguments: list[str] | None = None) -> int:
         return options.run(options)
     except UnusableInput as error:
         return _fail(options, str(error), UNUSABLE)
-    except ValueError as error:
-        if getattr(options, "training", False):  # past the arguments: our own mistake, not the caller's
-            return _fail_unexpectedly(options, error)
-        return _fail(options, f"{str(error).rstrip('.')}.", WRONG_USAGE)
+    except WrongUsage as error:
+        return _fail(options, str(error), WRONG_USAGE)
     except KeyboardInterrupt:
-        return _fail(options, jobs.STOPPED, INTERRUPTED)
-    except Exception as error:  # the last line of defence: a person gets a sentence, the log gets the rest
-        return _fail_unexpectedly(options, error)
+        return _fail(options, jobs.STOPPED, UNUSABLE)
+    except Exception as error:  # the last line of defence: a person gets a sentence, a job's log gets the rest
+        if getattr(options, "job", None) or os.environ.get("GMTALKER_DEBUG"):
+            traceback.print_exc()
+        what = f"{type(error).__name__}: {error}".rstrip(".")
+        return _fail(options, f"Something went wrong inside this program ({what}); GMTALKER_DEBUG=1 shows where.", UNUSABLE)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -116,8 +122,12 @@ def _train(options: argparse.Namespace) -> int:
     if options.job:
         return _work(options, jobs.get(options.job))
     emotions = dict(_labelled(text) for text in options.emotion)
-    consent = Consent.given_now(options.name)
-    return _work(options, jobs.create(options.name, options.clips, consent, options.preset, options.minutes, emotions, here=True))
+    try:
+        consent = Consent.given_now(options.name)
+        job = jobs.create(options.name, options.clips, consent, options.preset, options.minutes, emotions, here=True)
+    except ValueError as error:
+        raise WrongUsage(f"{str(error).rstrip('.')}.") from error
+    return _work(options, job)
 
 
 def _labelled(text: str) -> tuple[Path, str]:
@@ -125,13 +135,12 @@ def _labelled(text: str) -> tuple[Path, str]:
 
     clip, separator, label = text.rpartition("=")
     if not separator or label not in EMOTIONS:
-        raise ValueError(f"--emotion takes CLIP=EMOTION with one of {', '.join(EMOTIONS)}, not {text!r}")
+        raise WrongUsage(f"--emotion takes CLIP=EMOTION with one of {', '.join(EMOTIONS)}, not {text!r}.")
     return Path(clip), label
 
 
 def _work(options: argparse.Namespace, job: jobs.Job) -> int:
     """Check the clips and train, in this process."""
-    options.training = True
     clips = [Path(clip) for clip in job.clips]
     emotions = {Path(clip): label for clip, label in job.emotions.items()}
     try:
@@ -142,8 +151,7 @@ def _work(options: argparse.Namespace, job: jobs.Job) -> int:
                 to_person(values)
 
             report({"stage": "checking the clips", "percent": 0.0})
-            for clip in clips:
-                _refuse_unusable(clip)
+            report({"message": " ".join(dict.fromkeys(advice for clip in clips for advice in _warnings(clip)))})
             from personalize.training import train_avatar  # late: torch, diffusers and accelerate take seconds
 
             folder = train_avatar(
@@ -162,13 +170,15 @@ def _work(options: argparse.Namespace, job: jobs.Job) -> int:
     return DONE
 
 
-def _refuse_unusable(clip: Path) -> None:
+def _warnings(clip: Path) -> list[str]:
+    """What the check advises on a usable clip. Errors: UnusableInput with what stands against an unusable one."""
     result = _check_one(clip)
     if "error" in result:
         raise UnusableInput(result["error"])
     for line in result["lines"]:
         if line["status"] == "fail":
-            raise UnusableInput(line["advice"] or f"{clip.name} can't be used: {line['name']} {line['value']}.")
+            raise UnusableInput(f"{clip.name} can't be used ({line['name']}: {line['value']}): {line['advice']}")
+    return [line["advice"] for line in result["lines"] if line["status"] == "warn"]
 
 
 @contextmanager
@@ -186,6 +196,8 @@ def _shown(options: argparse.Namespace):
 
 
 def _advance(bar, values: Mapping) -> None:
+    if values.get("message"):
+        bar.write(values["message"])
     bar.set_description_str(str(values.get("stage", bar.desc or "")), refresh=False)
     speed = f"{values['its']:.1f} it/s" if values.get("its") else ""
     left = jobs.time_left(values["seconds_left"]) if values.get("seconds_left") is not None else ""
@@ -198,6 +210,8 @@ def _stage_printer() -> Callable[[Mapping], None]:
     shown: list[str] = []
 
     def show(values: Mapping) -> None:
+        if values.get("message"):
+            print(values["message"], flush=True)
         stage = values.get("stage")
         if stage and stage not in shown[-1:]:
             shown.append(stage)
@@ -246,7 +260,7 @@ def _export(options: argparse.Namespace) -> int:
 def _delete(options: argparse.Namespace) -> int:
     if not options.yes:
         if not sys.stdin.isatty():
-            raise ValueError("Deleting can't be undone; add --yes")
+            raise WrongUsage("Deleting can't be undone; add --yes if that is meant.")
         if input(f"Delete {options.name} and everything made on the way to it? [y/N] ").strip().lower() not in ("y", "yes"):
             return _fail(options, "Nothing was deleted.", UNUSABLE)
     jobs.refresh()
@@ -291,13 +305,6 @@ def _fail(options: argparse.Namespace, sentence: str, code: int) -> int:
         _print_json({"status": "failed", "error": sentence})
     print(sentence, file=sys.stderr)
     return code
-
-
-def _fail_unexpectedly(options: argparse.Namespace, error: Exception) -> int:
-    if getattr(options, "job", None):
-        traceback.print_exc()  # into the job's log, which no person reads first
-    sentence = f"Something went wrong inside the program ({type(error).__name__}: {error}); please report it."
-    return _fail(options, sentence, UNUSABLE)
 
 
 if __name__ == "__main__":

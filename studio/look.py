@@ -1,0 +1,61 @@
+"""What the page looks like: theme, styles and the few pieces of HTML that its tabs share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+
+import gradio as gr
+
+# Fonts of the person's own machine: nothing is fetched from another host.
+THEME = gr.themes.Soft(
+    primary_hue="teal",
+    secondary_hue="teal",
+    neutral_hue="slate",
+    font=("system-ui", "sans-serif"),
+    font_mono=("ui-monospace", "monospace"),
+)
+
+CSS = """
+.gradio-container { max-width: 1240px !important; margin: auto; }
+.card { background: var(--block-background-fill); border: 1px solid var(--border-color-primary); border-radius: 12px;
+        padding: 0.9rem 1rem 1rem; gap: 0.6rem; margin-bottom: 0.4rem; }
+.card h3 { margin: 0 0 0.2rem; }
+.card .block { box-shadow: none; border-width: 0; padding-left: 0; padding-right: 0; }
+.card .form { box-shadow: none; border-width: 0; background: none; gap: 0.6rem; }
+#heading h1 { margin: 0.4rem 0 0; }
+#heading p { margin: 0.1rem 0 0.4rem; color: var(--body-text-color-subdued); }
+.stage { position: sticky; top: 0.5rem; align-self: flex-start; }
+.progress-text { margin: 0 0 0.35rem; min-height: 1.5em; }
+.progress { height: 0.6rem; border-radius: 0.3rem; background: var(--border-color-primary); overflow: hidden; }
+.progress > div { height: 100%; background: var(--primary-500); transition: width 0.4s; }
+.note { color: var(--body-text-color-subdued); }
+table.report { width: 100%; border-collapse: collapse; }
+table.report td, table.report th { padding: 0.35rem 0.6rem; text-align: left; }
+table.report tr { border-bottom: 1px solid var(--border-color-primary); }
+table.report td.pass { color: #15803d; } table.report td.warn { color: #b45309; } table.report td.fail { color: #b91c1c; }
+table.report td.pass, table.report td.warn, table.report td.fail { font-weight: 600; white-space: nowrap; }
+"""
+
+WORDS = {"pass": "✓ good", "warn": "! could be better", "fail": "✗ to fix"}
+
+
+def progress_bar(text: str, percent: float | None = None) -> str:
+    """A line of text over a bar; no bar with no percent."""
+    bar = "" if percent is None else f'<div class="progress"><div style="width:{min(max(percent, 0), 100):.1f}%"></div></div>'
+    return f'<p class="progress-text">{escape(text)}</p>{bar}'
+
+
+def note(text: str) -> str:
+    return f'<p class="note">{escape(text)}</p>'
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table; a cell that is a status of the check is coloured and put into words."""
+    cells = "".join(f"<th>{escape(title)}</th>" for title in head)
+    body = "".join(f"<tr>{''.join(_cell(value) for value in row)}</tr>" for row in rows)
+    return f'<table class="report"><thead><tr>{cells}</tr></thead><tbody>{body}</tbody></table>'
+
+
+def _cell(value: str) -> str:
+    return f'<td class="{value}">{WORDS[value]}</td>' if value in WORDS else f"<td>{escape(value)}</td>"
