@@ -1,0 +1,127 @@
+"""Pretraining of the expression generator: `pretrain expression`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gmtalker.face_model import FaceModel
+from gmtalker.models.expression_generator import ExpressionBatch, ExpressionGenerator
+from gmtalker.tracks import EMOTIONS
+from personalize.fitting import FitOptions, fit
+from personalize.material import (
+    BATCH,
+    HEARINGS,
+    Sampler,
+    TrackedSpeech,
+    finish,
+    hear,
+    hold_out,
+    random_times,
+    read_corpus,
+    read_levels,
+    read_speech_encoder,
+    shares_of,
+)
+
+FRAMES = 75  # of a training crop: what a GRID clip has
+SPEECH_SHARE = 9 / 16  # of a batch; the rest is drawn by emotion
+
+
+def pretrain_expression(
+    data: Path,
+    output: Path,
+    minutes: float | None = None,
+    seed: int = 0,
+    device: str | None = None,
+    report: Callable[[dict], None] | None = None,
+) -> Path:
+    """Trains the expression generator on the tracked clips; clips without usable speech teach emotion alone."""
+    minutes = minutes or 40.0
+    output = Path(output)
+    face_model = FaceModel.load(output / "face_model")
+    tracked = hear(read_corpus(data, output), read_speech_encoder(output), read_levels(data), seed)
+    kept, held_out = hold_out(tracked, lambda item: item.features is not None, lambda item: item.person)
+    torch.manual_seed(seed)
+    people = len({item.person for item in tracked})
+    model = ExpressionGenerator(coefficients=face_model.coefficients, speakers=people)
+    # Speech teaches the lips, labels teach the mixture; by emotion, or the neutral corpora would drown the others.
+    groups = {"speech": Sampler([item for item in kept if item.features is not None])}
+    for index, emotion in enumerate(EMOTIONS):
+        groups[emotion] = Sampler([item for item in kept if item.emotion is not None and int(item.emotion.argmax()) == index])
+    groups = {name: sampler for name, sampler in groups.items() if sampler.items}
+    shares = shares_of([SPEECH_SHARE if name == "speech" else (1 - SPEECH_SHARE) / len(EMOTIONS) for name in groups])
+    lip_basis = face_model.lip_basis()
+
+    def batch(number: int) -> ExpressionBatch:
+        draw = np.random.default_rng([seed, number])
+        names = draw.choice(list(groups), BATCH, p=shares)
+        return _expression_batch([groups[name].draw(draw) for name in names], draw, lip_basis, model.config.features)
+
+    def evaluate(network: ExpressionGenerator) -> dict[str, float]:
+        return _follows_speech(network, held_out, face_model) | _emotions_named(network, tracked)
+
+    options = FitOptions("expression", minutes=minutes, learning_rate=7e-4, seed=seed, device=device)
+    state = fit(model, batch, output / "checkpoints" / "expression", options, report, evaluate)
+    return finish(model, "expression", output, data, state, minutes, evaluate(model))
+
+
+def _expression_batch(
+    items: Sequence[TrackedSpeech], draw: np.random.Generator, lip_basis: Tensor, features: int
+) -> ExpressionBatch:
+    frames = FRAMES
+    names = ("expression", "speech", "speech_mask", "mask", "emotion", "labelled", "speaker")
+    rows: dict[str, list] = {name: [] for name in names}
+    for item in items:
+        times = random_times(len(item), frames, 1.0, draw).round().astype(int)
+        known, times = times < len(item), np.minimum(times, len(item) - 1)
+        rows["expression"].append(torch.from_numpy(item.clip.expression[times]).float())
+        heard = item.features is not None
+        # Half of the time as recorded, else as one of the other hearings.
+        way = draw.integers(1, HEARINGS) if draw.random() < 0.5 else 0
+        rows["speech"].append(item.features[way][times].float() if heard else torch.zeros(frames, features))
+        rows["speech_mask"].append(torch.tensor(heard))
+        rows["mask"].append(torch.from_numpy(known))
+        rows["emotion"].append(torch.zeros(len(EMOTIONS)) if item.emotion is None else item.emotion)
+        rows["labelled"].append(torch.tensor(item.emotion is not None))
+        rows["speaker"].append(torch.tensor(item.speaker))
+    return ExpressionBatch(**{name: torch.stack(values) for name, values in rows.items()}, lip_basis=lip_basis)
+
+
+def _follows_speech(model: ExpressionGenerator, items: Sequence[TrackedSpeech], face_model: FaceModel) -> dict[str, float]:
+    """Free-running generation on held-out clips: correlation of lip opening, and its spread beside the real one."""
+    correlations, spreads = [], []
+    device = model.no_speech.device
+    for item in items[:16]:
+        speech = item.features[0].float().to(device)
+        weights = torch.eye(len(EMOTIONS), device=device)[0] if item.emotion is None else item.emotion.to(device)
+        made = model.generate(speech, model.latent(weights.expand(len(speech), -1), seed=0), speaker=item.speaker)
+        real, made = (face_model.lip_opening(x) for x in (item.clip.expression, made.cpu().numpy()))
+        correlations.append(np.corrcoef(real, made)[0, 1])
+        spreads.append(made.std() / max(real.std(), 1e-6))
+    if not correlations:
+        return {}
+    return {"lip_correlation": round(float(np.mean(correlations)), 3), "lip_spread": round(float(np.mean(spreads)), 3)}
+
+
+def _emotions_named(model: ExpressionGenerator, items: Sequence[TrackedSpeech]) -> dict[str, float]:
+    """Share of labelled training clips whose own emotion the posterior names, every emotion counted alike."""
+    right: dict[int, list[bool]] = {}
+    device = model.no_speech.device
+    for item in items:
+        if item.emotion is None or (item.emotion[0] == 1 and len(right.get(0, [])) >= 20):
+            continue
+        expression = torch.from_numpy(item.clip.expression[: 2 * FRAMES])[None].float().to(device)
+        heard, frames = item.features is not None, expression.shape[1]
+        speech = item.features[:1, :frames].float() if heard else torch.zeros(1, frames, model.config.features)
+        with torch.no_grad():
+            posterior = model.posterior(expression, speech.to(device), speech_mask=torch.tensor([heard], device=device))
+            named = int(model.emotion_posterior(posterior.z_mean, posterior.w_mean).argmax())
+        right.setdefault(int(item.emotion.argmax()), []).append(named == int(item.emotion.argmax()))
+    return {"emotions_named": round(float(np.mean([np.mean(values) for values in right.values()])), 3)} if right else {}
+
+

@@ -1,0 +1,266 @@
+"""The one training loop of the generic stages: a model that owns its loss, batches by number, a time to be done by."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Callable
+
+import torch
+from accelerate import Accelerator
+from diffusers.training_utils import EMAModel
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from tqdm import tqdm
+
+REPORT_SECONDS = 2.0
+MOST_SKIPPED = 50  # steps in a row without a finite gradient before training is given up
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """How long and how hard to train.
+
+    minutes: training time, over all the runs that it takes; steps: the same as a number of steps (then resuming is exact to the
+    bit). precision: "no" or "bf16". device: "cpu", or None for the best at hand.
+    """
+
+    stage: str
+    minutes: float | None = None
+    steps: int | None = None
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.02
+    warm_up: int = 200
+    largest_gradient: float = 1.0
+    average: float = 0.999
+    precision: str = "no"
+    checkpoint_seconds: float = 60.0
+    seed: int = 0
+    device: str | None = None
+
+    def __post_init__(self) -> None:
+        if (self.minutes is None) == (self.steps is None):
+            raise ValueError("give either minutes or steps")
+
+
+@dataclass
+class FitState:
+    """Where training stands: optimizer steps taken, seconds spent on them."""
+
+    step: int = 0
+    seconds: float = 0.0
+
+
+class Objective(nn.Module):
+    """Calls the model's loss from forward, where accelerate hooks in its processes."""
+
+    def __init__(self, model: nn.Module, precision: str) -> None:
+        super().__init__()
+        self.model, self.precision = model, precision
+
+    def forward(self, batch: Any) -> dict[str, Tensor]:
+        # Here and not in the Accelerator, which has one precision for the whole process: the stages differ.
+        with torch.autocast(next(self.model.parameters()).device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            return self.model.loss(batch)
+
+
+def fit(
+    model: nn.Module,
+    batches: Callable[[int], Any],
+    folder: Path,
+    options: FitOptions,
+    report: Callable[[dict], None] | None = None,
+    evaluate: Callable[[nn.Module], dict[str, float]] | None = None,
+) -> FitState:
+    """Trains model in place, and leaves the average of its weights in it.
+
+    batches: step number to a dataclass of tensors, the same for the same number. folder: holds the checkpoint; the same call goes
+    on from it. report: gets {"stage", "step", "percent", "seconds_left", "its", and the losses' means}. evaluate: measures the
+    averaged model at every checkpoint.
+    Errors: FloatingPointError when the loss stays infinite, ValueError for a checkpoint of another model.
+    """
+    accelerator = Accelerator(cpu=options.device == "cpu")
+    objective = Objective(model, options.precision)
+    optimizer = torch.optim.AdamW(_parameter_groups(model, options.weight_decay), options.learning_rate, betas=(0.9, 0.98))
+    objective, optimizer = accelerator.prepare(objective, optimizer)
+    average = EMAModel(model.parameters(), decay=options.average, use_ema_warmup=True)
+    average.to(accelerator.device)
+    checkpoint = Path(folder) / "checkpoint.safetensors"
+    state = _load_checkpoint(checkpoint, model, optimizer, average) if checkpoint.exists() else FitState()
+    progress = _Progress(options, state, report if accelerator.is_main_process else None)
+
+    def save() -> None:
+        if accelerator.is_main_process:
+            _save_checkpoint(checkpoint, model, optimizer, average, state)
+            if evaluate is not None:
+                progress.note(_evaluate(model, average, evaluate, accelerator.device))
+
+    with progress:
+        saved, skipped = time.monotonic(), 0
+        while progress.share < 1:
+            began = time.monotonic()
+            losses, norm = _step(accelerator, objective, optimizer, batches, options, state, progress.share)
+            if math.isfinite(norm):
+                average.step(model.parameters())
+            skipped = 0 if math.isfinite(norm) else skipped + 1
+            if skipped > MOST_SKIPPED:
+                raise FloatingPointError(f"{options.stage}: {skipped} steps in a row had no finite gradient")
+            state.step += 1
+            state.seconds += time.monotonic() - began
+            progress.update(losses)
+            if time.monotonic() - saved > options.checkpoint_seconds:
+                save()
+                saved = time.monotonic()
+        save()
+    average.copy_to(model.parameters())
+    model.eval()
+    return state
+
+
+def _step(accelerator, objective, optimizer, batches, options: FitOptions, state: FitState, share: float) -> tuple[dict, float]:
+    """One optimizer step: the losses' parts and the gradient's norm. Without a finite gradient the weights stay."""
+    number = state.step * accelerator.num_processes + accelerator.process_index
+    torch.manual_seed(options.seed * 1_000_003 + number)  # dropout and sampling too are the step's own, so resuming is exact
+    objective.train()
+    batch = _on_device(batches(number), accelerator.device)
+    for group in optimizer.param_groups:
+        group["lr"] = options.learning_rate * _schedule(state.step, share, options.warm_up)
+    parts = objective(batch)
+    accelerator.backward(parts["total"])
+    norm = accelerator.clip_grad_norm_(objective.parameters(), options.largest_gradient).item()
+    if math.isfinite(norm):
+        optimizer.step()
+    optimizer.zero_grad()
+    return {name: part.item() for name, part in parts.items()}, norm
+
+
+def _schedule(step: int, share: float, warm_up: int) -> float:
+    """Linear warm-up by steps, then a cosine over the share of training that is done, down to a fiftieth."""
+    return min(1.0, (step + 1) / warm_up) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(share, 1.0))))
+
+
+def _parameter_groups(model: nn.Module, decay: float) -> list[dict]:
+    """Biases, norms and tables are not decayed."""
+    matrices = [weight for weight in model.parameters() if weight.dim() > 1]
+    others = [weight for weight in model.parameters() if weight.dim() <= 1]
+    return [{"params": matrices, "weight_decay": decay}, {"params": others, "weight_decay": 0.0}]
+
+
+def _on_device(batch: Any, device: torch.device) -> Any:
+    moved = {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}
+    return dataclasses.replace(batch, **{name: x.to(device) if isinstance(x, Tensor) else x for name, x in moved.items()})
+
+
+def _evaluate(model: nn.Module, average: EMAModel, evaluate: Callable, device: torch.device) -> dict[str, float]:
+    """Measures of the averaged weights; the trained ones are put back afterwards."""
+    average.store(model.parameters())
+    average.copy_to(model.parameters())
+    model.eval()
+    try:
+        with torch.no_grad():
+            return evaluate(model)
+    finally:
+        average.restore(model.parameters())
+        model.train()
+
+
+class _Progress:
+    """A bar on a terminal, a report for machines, and how much of the training is done."""
+
+    def __init__(self, options: FitOptions, state: FitState, report: Callable[[dict], None] | None) -> None:
+        self.options, self.state, self.report = options, state, report
+        self.sums: dict[str, float] = {}
+        self.count, self.told, self.measures = 0, time.monotonic(), {}
+
+    def __enter__(self) -> "_Progress":
+        # disable=None: no bar where nobody looks
+        self.bar = tqdm(total=100, desc=self.options.stage, disable=None, bar_format="{desc} {percentage:3.0f}%|{bar}| {postfix}")
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._tell()
+        self.bar.close()
+
+    @property
+    def share(self) -> float:
+        if self.options.steps is not None:
+            return self.state.step / self.options.steps
+        return self.state.seconds / (60 * self.options.minutes)
+
+    def note(self, measures: dict[str, float]) -> None:
+        self.measures = measures
+
+    def update(self, losses: dict[str, float]) -> None:
+        for name, value in losses.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+        self.count += 1
+        if time.monotonic() - self.told > REPORT_SECONDS:
+            self._tell()
+
+    def _tell(self) -> None:
+        if not self.count:
+            return
+        its = self.state.step / max(self.state.seconds, 1e-9)
+        left = self.state.seconds * (1 / max(self.share, 1e-9) - 1)
+        means = {name: round(value / self.count, 5) for name, value in self.sums.items()}
+        self.bar.n = min(100.0, 100 * self.share)
+        self.bar.set_postfix_str(f"step {self.state.step}, {its:.1f} it/s, loss {means['total']:.4f}, {left / 60:.1f} min left")
+        if self.report is not None:
+            values = {"stage": self.options.stage, "step": self.state.step, "percent": round(min(100.0, 100 * self.share), 1)}
+            self.report(values | {"seconds_left": round(max(left, 0)), "its": round(its, 2)} | means | self.measures)
+        self.sums, self.count, self.told = {}, 0, time.monotonic()
+
+
+def _save_checkpoint(path: Path, model: nn.Module, optimizer: Any, average: EMAModel, state: FitState) -> None:
+    """Weights, their average and the optimizer's moments as safetensors; whole or not at all."""
+    tensors = {f"weights.{name}": tensor for name, tensor in model.state_dict().items()}
+    tensors |= {f"average.{index}": tensor for index, tensor in enumerate(average.shadow_params)}
+    tensors |= moments_of("optimizer", optimizer)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(".part")
+    metadata = {"step": str(state.step), "seconds": repr(state.seconds), "average_step": str(average.optimization_step)}
+    save_file({name: x.detach().cpu().contiguous().clone() for name, x in tensors.items()}, str(unfinished), metadata=metadata)
+    os.replace(unfinished, path)
+
+
+def _load_checkpoint(path: Path, model: nn.Module, optimizer: Any, average: EMAModel) -> FitState:
+    with safe_open(str(path), framework="pt") as file:
+        metadata = file.metadata()
+    tensors = load_file(str(path))
+    with _named(path):
+        model.load_state_dict({name.removeprefix("weights."): x for name, x in tensors.items() if name.startswith("weights.")})
+        for index, shadow in enumerate(average.shadow_params):
+            shadow.copy_(tensors[f"average.{index}"])
+        load_moments("optimizer", optimizer, tensors)
+        average.optimization_step = int(metadata["average_step"])
+        return FitState(int(metadata["step"]), float(metadata["seconds"]))
+
+
+def moments_of(prefix: str, optimizer: Any) -> dict[str, Tensor]:
+    """The optimizer's state as tensors named prefix.index.part, for a safetensors file."""
+    moments = optimizer.state_dict()["state"]
+    return {f"{prefix}.{index}.{name}": torch.as_tensor(value) for index, part in moments.items() for name, value in part.items()}
+
+
+def load_moments(prefix: str, optimizer: Any, tensors: dict[str, Tensor]) -> None:
+    """The inverse of moments_of."""
+    moments: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        if name.startswith(f"{prefix}."):
+            _, index, part = name.split(".")
+            moments.setdefault(int(index), {})[part] = tensor
+    optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+@contextlib.contextmanager
+def _named(path: Path):
+    try:
+        yield
+    except (KeyError, RuntimeError, ValueError) as error:
+        raise ValueError(f"{path} is the checkpoint of another model; move it away to start afresh") from error

@@ -1,0 +1,154 @@
+"""What the pretraining stages share: their clips, how they are drawn, and how a finished stage is saved."""
+
+from __future__ import annotations
+
+import csv
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from gmtalker.errors import UnusableInput
+from gmtalker.face_model import FaceModel
+from gmtalker.models.loading import load_strict, save_half
+from gmtalker.models.speech_encoder import IGNORED, SpeechEncoder, augment
+from gmtalker.tracks import EMOTIONS
+from personalize.corpus import Clip, load_corpus, read_manifest
+from personalize.fitting import FitState
+from personalize.model_card import write_section
+
+BATCH = 16
+HEARINGS = 4  # ways each clip is heard: as it is, and as other voices in other rooms
+PERSON_POWER = 0.5  # a person with four times the material is seen twice as often
+LEVELS = {"1": 0.6, "2": 0.8, "3": 1.0}  # MEAD's level of an emotion as its weight; the rest is neutral
+FOLDERS = {"speech": "speech_encoder", "expression": "expression_generator", "motion": "motion_generator"}
+
+
+@dataclass(frozen=True)
+class TrackedSpeech:
+    """A tracked clip with its speech as heard in several ways: features (HEARINGS,T,d), or None without usable speech."""
+
+    clip: Clip
+    features: Tensor | None
+    emotion: Tensor | None
+    speaker: int
+
+    @property
+    def person(self) -> str:
+        return self.clip.person
+
+    def __len__(self) -> int:
+        return self.clip.frames
+
+
+def hear(clips: Sequence[Clip], encoder: SpeechEncoder, levels: dict[str, float], seed: int) -> list[TrackedSpeech]:
+    """Each clip with its speech features, its soft emotion label and the row of its person in the speaker table."""
+    people = sorted({clip.person for clip in clips})
+    tracked = []
+    torch.manual_seed(seed)
+    for clip in tqdm(clips, desc="hearing", unit="clip", disable=None):
+        features = None
+        if clip.mel is not None and clip.sync_ok and clip.has_speech:
+            mel = torch.from_numpy(clip.mel)[None].float()
+            features = torch.cat([encoder(mel if index == 0 else augment(mel)) for index in range(HEARINGS)]).half()
+        tracked.append(TrackedSpeech(clip, features, _emotion_row(clip, levels), people.index(clip.person)))
+    return tracked
+
+
+def _emotion_row(clip: Clip, levels: dict[str, float]) -> Tensor | None:
+    if clip.emotion not in EMOTIONS:
+        return None
+    row, weight = torch.zeros(len(EMOTIONS)), levels.get(clip.file, 1.0)
+    row[0] = 1 - weight
+    row[EMOTIONS.index(clip.emotion)] += weight
+    return row
+
+
+def read_levels(data: Path) -> dict[str, float]:
+    with (Path(data) / "MANIFEST.csv").open(newline="", encoding="utf-8") as lines:
+        return {line["file"]: LEVELS.get(line.get("level") or "", 1.0) for line in csv.DictReader(lines)}
+
+
+class Sampler:
+    """Draws clips: people by the root of their material, a person's clips by their length."""
+
+    def __init__(self, items: Sequence) -> None:
+        self.items = list(items)
+        lengths = np.array([len(item) for item in self.items], float)
+        totals: dict[str, float] = {}
+        for item, length in zip(self.items, lengths):
+            totals[item.person] = totals.get(item.person, 0.0) + length
+        weights = [length * totals[item.person] ** (PERSON_POWER - 1) for item, length in zip(self.items, lengths)]
+        self.shares = shares_of(weights)
+
+    def draw(self, draw: np.random.Generator):
+        return self.items[draw.choice(len(self.items), p=self.shares)]
+
+
+def read_corpus(data: Path, output: Path) -> list[Clip]:
+    try:
+        model = FaceModel.load(output / "face_model")
+    except OSError as error:
+        raise UnusableInput(f"{output} holds no face_model yet: run `pretrain face` first.") from error
+    clips = load_corpus(data, output / "corpus", model)
+    if not clips:
+        raise UnusableInput(f"{data} holds no training video with a face.")
+    return clips
+
+
+def read_speech_encoder(output: Path) -> SpeechEncoder:
+    if not (output / "speech_encoder").is_dir():
+        raise UnusableInput(f"{output} holds no speech_encoder yet: run `pretrain speech` first.")
+    return load_strict(SpeechEncoder, output / "speech_encoder").requires_grad_(False)
+
+
+def hold_out(items: Sequence, usable: Callable, person: Callable) -> tuple[list, list]:
+    """Every twentieth usable clip, by the checksum of its place, of people with ten clips or more: watched, never trained on."""
+    counts: dict[str, int] = {}
+    for item in items:
+        counts[person(item)] = counts.get(person(item), 0) + usable(item)
+
+    def held(index: int, item) -> bool:
+        return usable(item) and counts[person(item)] >= 10 and zlib.crc32(f"{person(item)} {index}".encode()) % 20 == 0
+
+    kept = [item for index, item in enumerate(items) if not held(index, item)]
+    return kept, [item for index, item in enumerate(items) if held(index, item)]
+
+
+def random_times(length: int, frames: int, speed: float, draw: np.random.Generator) -> np.ndarray:
+    """(frames,) moments of a clip of that many frames, from a random start; a short clip starts at its start and runs out."""
+    slack = length - 1 - (frames - 1) * speed
+    return max(0.0, draw.uniform(0, max(slack, 0.0))) + np.arange(frames) * speed
+
+
+def interpolated(track: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """track (T,c) at fractional times (n,) -> (n,c) float32; behind the end its last row."""
+    times = np.clip(times, 0, len(track) - 1)
+    left = np.minimum(times.astype(int), max(len(track) - 2, 0))
+    right = np.minimum(left + 1, len(track) - 1)
+    share = (times - left)[:, None]
+    return (track[left] * (1 - share) + track[right] * share).astype(np.float32)
+
+
+def unknown(frames: int) -> np.ndarray:
+    return np.full(frames, IGNORED, np.int64)
+
+
+def shares_of(weights: Sequence[float]) -> np.ndarray:
+    weights = np.asarray(weights, float)
+    return weights / weights.sum() if len(weights) else weights
+
+
+def finish(model: nn.Module, stage: str, output: Path, data: Path, state: FitState, minutes: float, figures: dict) -> Path:
+    """Saves the stage's weights and its section of the card; returns the folder of the weights."""
+    folder = output / FOLDERS[stage]
+    save_half(model.to("cpu"), folder)
+    rows = [row for row in read_manifest(data) if row.is_video or stage == "speech"]
+    command = f"python -m gmtalker pretrain {stage} --data DIR --output DIR --minutes {minutes:g}"
+    write_section(output / "README.md", FOLDERS[stage], command, state, rows, figures, sum(x.numel() for x in model.parameters()))
+    return folder

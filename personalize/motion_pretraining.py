@@ -1,0 +1,129 @@
+"""Pretraining of the motion generator: `pretrain motion`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Callable, Iterable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gmtalker.models.motion_generator import BLINK, MotionBatch, MotionGenerator
+from gmtalker.tracks import FPS
+from personalize.fitting import FitOptions, fit
+from personalize.material import (
+    BATCH,
+    HEARINGS,
+    Sampler,
+    TrackedSpeech,
+    finish,
+    hear,
+    random_times,
+    read_corpus,
+    read_speech_encoder,
+)
+
+FRAMES = 96  # of a training crop
+
+
+def pretrain_motion(
+    data: Path,
+    output: Path,
+    minutes: float | None = None,
+    seed: int = 0,
+    device: str | None = None,
+    report: Callable[[dict], None] | None = None,
+) -> Path:
+    """Trains the motion generator on the head motion, blinks and gaze of the tracked clips."""
+    minutes = minutes or 25.0
+    output = Path(output)
+    tracked = hear(read_corpus(data, output), read_speech_encoder(output), {}, seed)
+    torch.manual_seed(seed)
+    model = MotionGenerator()
+    motions = [torch.from_numpy(_smoothed(item.clip.motion)).float() for item in tracked]
+    model.fit_scale(motions)
+    scales = _person_scales(tracked, motions, model.scale)
+    normalised = {id(item): _normalised(motion, scales[item.person]) for item, motion in zip(tracked, motions)}
+    sampler = Sampler(tracked)
+
+    def batch(number: int) -> MotionBatch:
+        draw = np.random.default_rng([seed, number])
+        return _motion_batch([sampler.draw(draw) for _ in range(BATCH)], normalised, draw, model.config.features)
+
+    def evaluate(network: MotionGenerator) -> dict[str, float]:
+        return _moves_like(network, tracked, normalised)
+
+    options = FitOptions("motion", minutes=minutes, learning_rate=7e-4, seed=seed, device=device)
+    state = fit(model, batch, output / "checkpoints" / "motion", options, report, evaluate)
+    return finish(model, "motion", output, data, state, minutes, evaluate(model))
+
+
+def _smoothed(motion: np.ndarray) -> np.ndarray:
+    """motion (T,10) with the tracker's tremble taken out of pose and gaze; eyelids move too fast to be smoothed."""
+    kernel = np.array([1, 4, 6, 4, 1]) / 16
+    padded = np.pad(motion, ((2, 2), (0, 0)), mode="edge")
+    smooth = np.stack([np.convolve(column, kernel, mode="valid") for column in padded.T], axis=1)
+    smooth[:, BLINK] = motion[:, BLINK]
+    return smooth.astype(np.float32)
+
+
+def _person_scales(tracked: Sequence[TrackedSpeech], motions: Sequence[Tensor], typical: Tensor) -> dict[str, Tensor]:
+    """Each person's own spread, at least half the typical one: below that it is mostly the tracker's tremble."""
+    scales = {}
+    for person in {item.person for item in tracked}:
+        own = torch.cat([motion - motion.mean(0) for item, motion in zip(tracked, motions) if item.person == person])
+        scales[person] = torch.maximum(own.std(0), 0.5 * typical)
+        scales[person][BLINK] = 1
+    return scales
+
+
+def _normalised(motion: Tensor, scale: Tensor) -> Tensor:
+    """Around the clip's own mean: where somebody happened to sit that day is not motion."""
+    mean = motion.mean(0)
+    mean[BLINK] = 0
+    return ((motion - mean) / scale).clamp(-6, 6)
+
+
+def _motion_batch(
+    items: Sequence[TrackedSpeech], normalised: dict[int, Tensor], draw: np.random.Generator, features: int
+) -> MotionBatch:
+    rows: dict[str, list] = {name: [] for name in ("motion", "speech", "speech_mask", "mask")}
+    for item in items:
+        times = random_times(len(item), FRAMES, 1.0, draw).round().astype(int)
+        known, times = times < len(item), np.minimum(times, len(item) - 1)
+        motion = normalised[id(item)][times]
+        rows["motion"].append(_mirrored(motion) if draw.random() < 0.5 else motion)
+        heard = item.features is not None
+        way = draw.integers(HEARINGS)
+        rows["speech"].append(item.features[way][times].float() if heard else torch.zeros(FRAMES, features))
+        rows["speech_mask"].append(torch.tensor(heard))
+        rows["mask"].append(torch.from_numpy(known))
+    return MotionBatch(**{name: torch.stack(values) for name, values in rows.items()})
+
+
+def _mirrored(motion: Tensor) -> Tensor:
+    """The same motion seen in a mirror: yaw, roll, x and gaze's yaw change sign, the eyes change places."""
+    sign = torch.tensor([-1.0, 1, -1, -1, 1, 1, 1, 1, -1, 1])
+    return (motion * sign)[:, [0, 1, 2, 3, 4, 5, 7, 6, 8, 9]]
+
+
+def _moves_like(model: MotionGenerator, tracked: Sequence[TrackedSpeech], normalised: dict[int, Tensor]) -> dict[str, float]:
+    """Spread, speed and blinks a minute of generated motion, each beside the data's."""
+    heard = [item for item in tracked if item.features is not None][:: max(1, len(tracked) // 12)][:12]
+    if not heard:
+        return {}
+    real = [normalised[id(item)] for item in heard]
+    device = model.no_speech.device
+    made = [model.generate(item.features[0].float().to(device), seed=seed).cpu() for seed, item in enumerate(heard)]
+    measures = {}
+    for name, motions in (("real", real), ("made", made)):
+        measures[f"{name}_spread"] = _mean(motion[:, :6].std(0).mean() for motion in motions)
+        measures[f"{name}_speed"] = _mean(motion.diff(dim=0)[:, :6].abs().mean() for motion in motions)
+        shut = sum(int(((motion[:, BLINK].mean(1) > 0.5).int().diff() == 1).sum()) for motion in motions)
+        measures[f"{name}_blinks"] = round(60 * FPS * shut / sum(map(len, motions)), 1)
+    return measures
+
+
+def _mean(values: Iterable[Tensor]) -> float:
+    return round(float(torch.stack(list(values)).mean()), 3)

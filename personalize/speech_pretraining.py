@@ -1,0 +1,180 @@
+"""Pretraining of the speech encoder: `pretrain speech`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Callable, Sequence
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from tqdm import tqdm
+
+from gmtalker.audio import MEL_PER_FRAME, SAMPLE_RATE, read_sound_or_none, speech_to_mel
+from gmtalker.errors import UnusableInput
+from gmtalker.models.speech_encoder import IGNORED, SpeechBatch, SpeechEncoder
+from gmtalker.tracks import FPS
+from personalize.corpus import Clip, read_manifest
+from personalize.fitting import FitOptions, fit
+from personalize.material import BATCH, Sampler, finish, hold_out, interpolated, random_times, read_corpus, shares_of, unknown
+from personalize.speech_labels import GRID_WORDS, PHONES, phone_classes, sentence_phones, word_classes
+
+FRAMES = 75  # of a training crop: what a GRID clip has
+LIP_NUMBERS = 8
+LONGEST_SENTENCE = 20
+SHARES = {"lips": 8, "sentences": 4, "phones": 4}  # of a batch
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A training recording: mel (4T,80), and what is known about each of its T frames (see SpeechBatch)."""
+
+    group: str
+    person: str
+    mel: np.ndarray
+    phones: np.ndarray
+    words: np.ndarray
+    transcript: np.ndarray
+    lips: np.ndarray
+    lips_known: bool
+
+    def __len__(self) -> int:
+        return len(self.mel) // MEL_PER_FRAME
+
+
+def pretrain_speech(
+    data: Path,
+    output: Path,
+    minutes: float | None = None,
+    seed: int = 0,
+    device: str | None = None,
+    report: Callable[[dict], None] | None = None,
+) -> Path:
+    """Trains the speech encoder: lips of tracked clips, phones of EmoDB, words of GRID, sentences of RAVDESS."""
+    minutes = minutes or 40.0
+    output = Path(output)
+    clips = [clip for clip in read_corpus(data, output) if clip.has_speech and clip.sync_ok and clip.mel is not None]
+    recordings = _lip_recordings(clips, Path(data)) + _heard_recordings(data, output / "corpus")
+    if not recordings:
+        raise UnusableInput(f"{data} holds no speech to train on.")
+    kept, held_out = hold_out(recordings, lambda recording: recording.group == "lips", lambda recording: recording.person)
+    torch.manual_seed(seed)
+    model = SpeechEncoder(phones=len(PHONES), words=len(GRID_WORDS), lips=LIP_NUMBERS)
+    groups = {group: Sampler([x for x in kept if x.group == group]) for group in SHARES}
+    groups = {group: sampler for group, sampler in groups.items() if sampler.items}
+    shares = shares_of([SHARES[group] for group in groups])
+
+    def batch(number: int) -> SpeechBatch:
+        draw = np.random.default_rng([seed, number])
+        names = draw.choice(list(groups), BATCH, p=shares)
+        return _speech_batch([groups[name].draw(draw) for name in names], draw)
+
+    options = FitOptions("speech", minutes=minutes, learning_rate=1e-3, precision="bf16", seed=seed, device=device)
+    state = fit(model, batch, output / "checkpoints" / "speech", options, report, lambda m: _lip_correlation(m, held_out))
+    figures = {"lip correlation, held-out clips of seen people": _lip_correlation(model, held_out).get("lip_correlation")}
+    return finish(model, "speech", output, data, state, minutes, figures)
+
+
+def _lip_recordings(clips: Sequence[Clip], data: Path) -> list[Recording]:
+    """Lips as a few numbers: principal components over all people, with mean 0 and deviation 1 over each clip."""
+    if not clips:
+        return []
+    centred = [clip.lips - clip.lips.mean(0) for clip in clips]
+    covariance = sum(lips.T @ lips / len(lips) for lips in centred)
+    components = np.linalg.eigh(covariance)[1][:, ::-1][:, :LIP_NUMBERS]
+    shapes = [lips @ components for lips in centred]
+    floor = 0.3 * np.median([shape.std(0) for shape in shapes], axis=0)  # a still clip must not become a loud one
+    recordings = []
+    for clip, shape in zip(clips, shapes):
+        alignment = data / Path(clip.file).parent / "align" / (Path(clip.file).stem + ".align")
+        words = word_classes(alignment, clip.frames) if alignment.is_file() else unknown(clip.frames)
+        lips = (shape / np.maximum(shape.std(0), floor)).astype(np.float32)
+        recordings.append(Recording("lips", clip.person, clip.mel, unknown(clip.frames), words, unknown(0), lips, True))
+    return recordings
+
+
+def _heard_recordings(data: Path, cache: Path) -> list[Recording]:
+    """Recordings without a picture whose phones or sentence are known."""
+    recordings = []
+    mels = _read_mels(data, cache)
+    for row in read_manifest(data):
+        if row.file not in mels:
+            continue
+        mel = mels[row.file].float().numpy()
+        frames = len(mel) // MEL_PER_FRAME
+        labels = Path(data) / Path(row.file).parts[0] / "phones" / (row.path.stem + "xx.lablaut")
+        phones = phone_classes(labels, frames) if labels.is_file() else None
+        sentence = sentence_phones(row.file)
+        group = "phones" if phones is not None else "sentences" if sentence is not None else None
+        if group is not None:
+            phones = unknown(frames) if phones is None else phones
+            sentence = unknown(0) if sentence is None else sentence
+            lips = np.zeros((frames, LIP_NUMBERS), np.float32)
+            recordings.append(Recording(group, row.person, mel, phones, unknown(frames), sentence, lips, False))
+    return recordings
+
+
+def _read_mels(data: Path, cache: Path) -> dict[str, Tensor]:
+    """float16 log-mel (4T,80) of every training recording without a picture, quiet ends cut off; cached."""
+    path = cache / "recordings.safetensors"
+    if path.is_file():
+        return load_file(str(path))
+    mels = {}
+    for row in tqdm([row for row in read_manifest(data) if not row.is_video], desc="listening", unit="file", disable=None):
+        sound = read_sound_or_none(row.path)
+        if sound is not None and (row.speech or row.kind):
+            mel = speech_to_mel(torch.from_numpy(sound)[: int(row.train_seconds * SAMPLE_RATE)])
+            # EmoDB's labels count from the start of the file, so its ends stay as they are.
+            mels[row.file] = (_without_quiet_ends(mel) if sentence_phones(row.file) is not None else mel).half().contiguous()
+    cache.mkdir(parents=True, exist_ok=True)
+    save_file(mels, str(path))
+    return mels
+
+
+def _without_quiet_ends(mel: Tensor) -> Tensor:
+    """The stretch of mel (4T,80) in which somebody speaks, with a fifth of a second around it, in whole frames."""
+    level = mel.mean(1)
+    loud = (level > level.quantile(0.05) + 0.3 * (level.quantile(0.98) - level.quantile(0.05))).nonzero()[:, 0]
+    first, last = max(0, int(loud[0]) // 4 - 5), min(len(mel) // 4, int(loud[-1]) // 4 + 6)
+    return mel[4 * first : 4 * last]
+
+
+def _speech_batch(recordings: Sequence[Recording], draw: np.random.Generator) -> SpeechBatch:
+    frames = FRAMES
+    rows: dict[str, list] = {name: [] for name in ("mel", "mask", "phones", "words", "transcript", "lips", "lips_mask")}
+    for recording in recordings:
+        whole = bool(len(recording.transcript))
+        fits = len(recording) / frames
+        speed = max(draw.uniform(0.88, 1.12), fits if whole and fits <= 1.3 else 0.0)  # a sentence is only known as a whole
+        times = random_times(len(recording), frames, speed, draw)
+        known = times <= len(recording) - 1
+        nearest = np.minimum(times.round().astype(int), len(recording) - 1)
+        mel_times = (np.repeat(times, MEL_PER_FRAME) * MEL_PER_FRAME) + np.tile(np.arange(MEL_PER_FRAME), frames) * speed
+        rows["mel"].append(interpolated(recording.mel, mel_times))
+        rows["mask"].append(known)
+        rows["phones"].append(np.where(known, recording.phones[nearest], IGNORED))
+        rows["words"].append(np.where(known, recording.words[nearest], IGNORED))
+        sentence = recording.transcript if whole and times[-1] >= len(recording) - 2 else unknown(0)
+        rows["transcript"].append(np.pad(sentence, (0, LONGEST_SENTENCE - len(sentence)), constant_values=IGNORED))
+        rows["lips"].append(interpolated(recording.lips, times))
+        rows["lips_mask"].append(known & recording.lips_known)
+    return SpeechBatch(**{name: torch.from_numpy(np.stack(values)) for name, values in rows.items()})
+
+
+def _lip_correlation(model: SpeechEncoder, recordings: Sequence[Recording]) -> dict[str, float]:
+    """Mean correlation of the strongest lip component with its prediction."""
+    values = []
+    model.eval()
+    for recording in recordings[:40]:
+        if len(recording) < FPS:
+            continue
+        with torch.no_grad():
+            device = model.norm.weight.device
+            heard = model(torch.from_numpy(recording.mel[None]).float().to(device))
+            predicted = model.lip_head(heard)[0, :, 0].cpu().numpy()
+        values.append(np.corrcoef(predicted, recording.lips[:, 0])[0, 1])
+    return {"lip_correlation": round(float(np.mean(values)), 3)} if values else {}
+
+

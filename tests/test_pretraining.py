@@ -1,0 +1,145 @@
+"""The pretraining stages on a made-up corpus of a few invented people: each runs, saves loadable weights and its card."""
+
+import csv
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+
+from gmtalker.errors import UnusableInput
+from gmtalker.models.expression_generator import ExpressionGenerator
+from gmtalker.models.loading import load_strict
+from gmtalker.models.motion_generator import MotionGenerator
+from gmtalker.models.speech_encoder import IGNORED, SpeechEncoder
+from personalize import expression_pretraining, material, pretraining
+from personalize.material import Sampler, hold_out, interpolated, random_times
+from personalize.speech_labels import GRID_WORDS, PHONES, phone_classes, sentence_phones, word_classes
+
+
+@dataclass(frozen=True)
+class MadeUpClip:
+    file: str
+    person: str
+    emotion: str | None
+    sync_ok: bool
+    has_speech: bool
+    expression: np.ndarray
+    motion: np.ndarray
+    mel: np.ndarray | None
+    lips: np.ndarray
+
+    @property
+    def frames(self):
+        return len(self.expression)
+
+    def __len__(self):
+        return self.frames
+
+
+class MadeUpFaceModel:
+    coefficients = 5
+
+    @classmethod
+    def load(cls, folder):
+        if not folder.is_dir():
+            raise FileNotFoundError(folder)
+        return cls()
+
+    def lip_basis(self):
+        return torch.eye(5)[:, :3]
+
+    def lip_opening(self, coefficients):
+        return coefficients[:, 0]
+
+
+def made_up(index, emotion, speech):
+    random = np.random.default_rng(index)
+    frames = int(random.integers(20, 110))
+    expression = random.standard_normal((frames, 5)).astype(np.float32)
+    mel = random.standard_normal((4 * frames, 80)).astype(np.float32) if speech else None
+    return MadeUpClip(
+        f"set/{index}.mp4", f"person {index % 3}", emotion, True, speech, expression,
+        random.random((frames, 10)).astype(np.float32), mel, expression @ random.standard_normal((5, 30)).astype(np.float32),
+    )  # fmt: skip
+
+
+@pytest.fixture
+def folders(tmp_path, monkeypatch):
+    data, output = tmp_path / "data", tmp_path / "output"
+    (output / "face_model").mkdir(parents=True)
+    data.mkdir()
+    clips = [made_up(index, [None, "happy", "sad"][index % 3], index % 4 != 1) for index in range(40)]
+    with (data / "MANIFEST.csv").open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["file", "kind", "split", "person", "seconds", "train_seconds", "speech", "emotion", "level", "sync"])
+        for clip in clips:
+            table.writerow([clip.file, "speech", "train", clip.person, 3, 3, "yes", clip.emotion or "", "2", "ok"])
+    monkeypatch.setattr(material, "load_corpus", lambda data, cache, model: clips)
+    for module in (material, expression_pretraining):
+        monkeypatch.setattr(module, "FaceModel", MadeUpFaceModel)
+    return data, output
+
+
+def test_stages_in_their_order(folders):
+    data, output = folders
+    with pytest.raises(UnusableInput, match="pretrain speech"):
+        pretraining.pretrain_motion(data, output, minutes=0.001)
+    reports = []
+    for stage, kind in (("speech", SpeechEncoder), ("expression", ExpressionGenerator), ("motion", MotionGenerator)):
+        train = getattr(pretraining, f"pretrain_{stage}")
+        folder = train(data, output, minutes=0.005, device="cpu", report=reports.append)
+        load_strict(kind, folder)
+        assert reports[-1]["stage"] == stage and np.isfinite(reports[-1]["total"])
+    card = (output / "README.md").read_text()
+    assert [line for line in card.splitlines() if line.startswith("## ")] == [
+        "## speech_encoder", "## expression_generator", "## motion_generator",
+    ]  # fmt: skip
+    assert "not for commercial use" in card and str(data) not in card
+    pretraining.pretrain_speech(data, output, minutes=0.005, device="cpu")
+    assert (output / "README.md").read_text().count("## speech_encoder") == 1
+
+
+def test_face_model_comes_first(tmp_path):
+    with pytest.raises(UnusableInput, match="pretrain face"):
+        pretraining.pretrain_speech(tmp_path, tmp_path / "output", minutes=0.001)
+
+
+def test_phones_words_and_sentences_on_the_clock(tmp_path):
+    labels = tmp_path / "a.lablaut"
+    lines = ("_d\t-sth", "\t-sth", "dasp", "aI\t\t2", "Q")
+    ends = (0.08, 0.12, 0.16, 0.24, 0.28)
+    labels.write_text("signal a\n#\n" + "".join(f"    {end}   -1 {line}\n" for end, line in zip(ends, lines)))
+    names = [PHONES[index] if index >= 0 else "?" for index in phone_classes(labels, 8)]
+    assert names == ["d", "d", "d", "d", "aI", "aI", "?", "?"]
+    alignment = tmp_path / "a.align"
+    alignment.write_text("0 2000 sil\n2000 4000 bin\n4000 5000 sp\n")
+    names = [GRID_WORDS[index] if index >= 0 else "?" for index in word_classes(alignment, 6)]
+    assert names == ["sil", "sil", "bin", "bin", "sil", "?"]
+    assert len(sentence_phones("Actor_01/03-01-05-01-02-01-01.ogg")) == 18
+    assert sentence_phones("03a01Fa.ogg") is None and IGNORED not in sentence_phones("03-01-05-01-01-01-01.ogg")
+
+
+def test_people_with_much_material_do_not_drown_the_others():
+    clips = [made_up(index, None, True) for index in range(3)]
+    many = [made_up(3 * index, None, True) for index in range(1, 60)]
+    sampler, random = Sampler([*clips, *many]), np.random.default_rng(0)
+    drawn = [sampler.draw(random).person for _ in range(600)]
+    assert 0.05 < drawn.count("person 1") / 600 < 0.3  # one clip in 62
+
+
+def test_held_out_clips_are_never_trained_on():
+    items = [("a", index) for index in range(200)] + [("b", index) for index in range(3)]
+    kept, held = hold_out(items, lambda item: True, lambda item: item[0])
+    assert not set(kept) & set(held) and len(kept) + len(held) == 203
+    assert 3 <= len(held) <= 25 and all(person == "a" for person, _ in held)
+
+
+def test_times_stay_in_the_clip_where_it_is_long_enough():
+    random = np.random.default_rng(0)
+    for _ in range(50):
+        times = random_times(100, 75, 1.1, random)
+        assert 0 <= times[0] and times[-1] <= 99
+    assert random_times(20, 75, 1.0, random)[0] == 0
+    track = np.arange(10.0)[:, None]
+    np.testing.assert_allclose(interpolated(track, np.array([0.5, 3.25, 20.0]))[:, 0], [0.5, 3.25, 9.0])
