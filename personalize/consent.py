@@ -7,7 +7,7 @@ from datetime import datetime, timezone
 
 CONSENT_WORDS = (
     "I am the person in these clips, or I have that person's permission. I agree that an avatar of this person is made, "
-    "which can be made to say anything, and that its videos are marked as made by AI."
+    "which can be made to say anything."
 )
 
 

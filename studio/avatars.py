@@ -10,7 +10,7 @@ from PIL import Image, UnidentifiedImageError
 from gmtalker.avatar import AvatarEntry, list_avatars
 from gmtalker.errors import UnusableInput
 from personalize import jobs
-from studio.look import note, table
+from studio.look import note, refusal, table
 
 NOBODY = note("Click an avatar to see what it was made from and how good it is.")
 
@@ -34,7 +34,7 @@ def names() -> list[str]:
 
 def portraits() -> list[tuple[Image.Image, str]]:
     """Poster and name of each avatar, in the order of `names`."""
-    return [(_poster(entry), f"{entry.name} (bundled)" if entry.bundled else entry.name) for entry in entries()]
+    return [(_poster(entry), entry.name) for entry in entries()]
 
 
 def _poster(entry: AvatarEntry) -> Image.Image:
@@ -85,7 +85,7 @@ def avatars_tab() -> AvatarsTab:
         try:
             jobs.delete(name)
         except UnusableInput as error:
-            raise gr.Error(str(error), title="Not deleted") from error
+            raise refusal(str(error)) from error
         return portraits(), None, NOBODY, gr.Button(visible=False), gr.Group(visible=False)
 
     gallery.select(show, None, [chosen, details, delete, confirm], show_progress="hidden", **private)
@@ -102,7 +102,12 @@ def _plain(name: str) -> str:
 
 def _details(entry: AvatarEntry) -> str:
     card, consent = entry.card, entry.card["consent"]
-    rows = [("name", entry.name), ("consent of", consent["who"]), ("given", consent["when"]), ("words", consent["words"])]
+    rows = [
+        ("name", f"{entry.name} (bundled)" if entry.bundled else entry.name),
+        ("consent of", consent["who"]),
+        ("given", consent["when"]),
+        ("words", consent["words"]),
+    ]
     for part in ("source", "measures"):
         rows += [
             (key.replace("_", " "), _value(value)) for key, value in card.get(part, {}).items() if not isinstance(value, dict)

@@ -20,7 +20,7 @@ from gmtalker.pipeline import GMTalkerPipeline, Progress, SpeakRequest, Stopped
 from gmtalker.tracks import EMOTIONS, over_full
 from personalize.jobs import time_left
 from studio.avatars import names, portraits
-from studio.look import note, progress_bar
+from studio.look import note, progress_bar, refusal
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "assets" / "speech"
 SHOWN = {
@@ -111,7 +111,7 @@ def create_tab(pipeline: GMTalkerPipeline) -> CreateTab:
     ) -> Iterator[tuple[str, object]]:
         """The avatar says a speech, in a mixture of emotions: progress as HTML, and in the end the video."""
         if not speech:
-            raise gr.Error("Choose a speech first: upload one, record one, or take an example.", title="No speech")
+            raise refusal("Choose a speech first: upload one, record one, or take an example.")
         emotion = dict(zip(SHOWN, (angry, contempt, disgusted, fear, happy, sad, surprised), strict=True))
         wish = _or_sentence(SpeakRequest, Path(speech), avatar, emotion, seed=int(seed), head=head, blink=blink, gaze=gaze)
         session = request.session_hash or ""
@@ -148,7 +148,8 @@ def create_tab(pipeline: GMTalkerPipeline) -> CreateTab:
         concurrency_limit=1,
         concurrency_id="heavy",
     )
-    made.then(lambda: (gr.Button(interactive=True), gr.Button(visible=False)), None, [create, stop], queue=False, **private)
+    for over in (made.then, made.failure):  # an error does not reach `then`
+        over(lambda: (gr.Button(interactive=True), gr.Button(visible=False)), None, [create, stop], queue=False, **private)
     stop.click(end, None, None, queue=False, **private)
     return tab
 
@@ -214,14 +215,16 @@ def _controls() -> tuple:
         gr.Markdown("### 4 · Movement")
         with gr.Row():
             motion = [
-                gr.Slider(0, 2, 1, step=0.1, label=name, info=info, elem_id=f"amount-{name}")
+                gr.Slider(0, 2, 1, step=0.1, label=name, info=info, min_width=120, elem_id=f"amount-{name}")
                 for name, info in (
                     ("head", "How much the head moves."),
                     ("blink", "How far the eyelids close."),
                     ("gaze", "How much the eyes wander."),
                 )
             ]
-            seed = gr.Number(0, precision=0, minimum=0, label="seed", info="Another number, another take.", elem_id="seed")
+            seed = gr.Number(
+                0, precision=0, minimum=0, label="seed", info="Another number, another take.", min_width=120, elem_id="seed"
+            )
             motion.append(seed)
     return CreateTab(gallery, avatar), speech, emotions, neutral, mixture, motion
 
@@ -246,7 +249,7 @@ def _performed(pipeline: GMTalkerPipeline, wish: SpeakRequest, stopping: threadi
                 return
             except (UnusableInput, ValueError) as error:
                 yield progress_bar(str(error)), gr.skip()
-                raise gr.Error(str(error), title="This can't be used") from error
+                raise refusal(str(error)) from error
             yield progress_bar(f"Done in {time.monotonic() - began:.0f} s.", 100), made
         finally:
             stopping.set()  # also when the person closes the page in the middle
@@ -272,7 +275,7 @@ def _or_sentence(call, *arguments, **options):
     try:
         return call(*arguments, **options)
     except (UnusableInput, ValueError) as error:
-        raise gr.Error(str(error), title="This can't be used") from error
+        raise refusal(str(error)) from error
 
 
 def _in_twos(items: tuple[str, ...]) -> list[tuple[str, ...]]:

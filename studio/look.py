@@ -14,6 +14,21 @@ THEME = gr.themes.Soft(
     neutral_hue="slate",
     font=("system-ui", "sans-serif"),
     font_mono=("ui-monospace", "monospace"),
+).set(
+    block_title_background_fill="transparent",
+    block_title_padding="0",
+    block_title_text_color="*body_text_color",
+    block_label_background_fill="transparent",
+    block_label_text_color="*body_text_color_subdued",
+    input_border_width="1px",
+    input_border_color="*border_color_primary",
+    input_shadow="none",
+    checkbox_border_width="1px",
+    checkbox_border_color="*neutral_400",
+    checkbox_label_border_width="1px",
+    checkbox_label_shadow="none",
+    button_secondary_border_color="*border_color_primary",
+    button_border_width="1px",
 )
 
 CSS = """
@@ -44,6 +59,11 @@ def progress_bar(text: str, percent: float | None = None) -> str:
     """A line of text over a bar; no bar with no percent."""
     bar = "" if percent is None else f'<div class="progress"><div style="width:{min(max(percent, 0), 100):.1f}%"></div></div>'
     return f'<p class="progress-text">{escape(text)}</p>{bar}'
+
+
+def refusal(sentence: str) -> gr.Error:
+    """What a handler raises to tell the person why not; no traceback of it in the server's log."""
+    return gr.Error(sentence, print_exception=False)
 
 
 def note(text: str) -> str:

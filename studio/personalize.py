@@ -12,7 +12,7 @@ from gmtalker.errors import UnusableInput
 from personalize import jobs
 from personalize.check import check_clip
 from personalize.consent import CONSENT_WORDS, Consent
-from studio.look import note, progress_bar, table
+from studio.look import note, progress_bar, refusal, table
 
 GUIDE = """### 1 · Film yourself, and agree
 * One to three minutes of talking, one person, head and shoulders, looking at the camera.
@@ -82,16 +82,14 @@ def personalize_tab() -> PersonalizeTab:
 
     def begin(files: list[str] | None, passed: list[str], agreed: bool, who: str, name: str, preset: str, minutes: float | None):
         if not agreed or not who.strip():
-            raise gr.Error(
-                "Write whose face it is and tick the box: nobody is made into an avatar without consent.", title="Consent"
-            )
+            raise refusal("Write whose face it is and tick the box: nobody is made into an avatar without consent.")
         if not files or files != passed:
-            raise gr.Error("Check the clips first.", title="Not checked")
+            raise refusal("Check the clips first.")
         try:
             consent = Consent.given_now(who)
             jobs.start(name, [Path(clip) for clip in passed], consent, preset, minutes or None, keep_clips=True)
         except (UnusableInput, ValueError) as error:
-            raise gr.Error(str(error), title="Not started") from error
+            raise refusal(str(error)) from error
 
     gr.on([clips.change], lambda: ([], gr.Button(interactive=False), ""), None, [checked, train, report], queue=False, **private)
     check.click(_check, [clips, agreed, who], [report, checked, train], concurrency_id="heavy", concurrency_limit=1, **private)
@@ -106,9 +104,9 @@ def personalize_tab() -> PersonalizeTab:
 def _check(files: list[str] | None, agreed: bool, who: str):
     """The report card as HTML, the clips that passed, and whether training may begin."""
     if not agreed or not who.strip():
-        raise gr.Error("Write whose face it is and tick the box first.", title="Consent")
+        raise refusal("Write whose face it is and tick the box first.")
     if not files:
-        raise gr.Error("Upload a clip first.", title="No clip")
+        raise refusal("Upload a clip first.")
     rows, usable = [], True
     for clip in map(Path, files):
         try:
@@ -169,6 +167,6 @@ def _told(action: Callable[[jobs.Job], jobs.Job]) -> Callable[[str], None]:
         try:
             action(jobs.get(identifier))
         except UnusableInput as error:
-            raise gr.Error(str(error)) from error
+            raise refusal(str(error)) from error
 
     return act

@@ -45,7 +45,7 @@ def clip(tmp_path, monkeypatch) -> Path:
     pretender = tmp_path / "pretender.py"
     pretender.write_text(PRETENDER)
     monkeypatch.setattr(jobs, "command", lambda job: [sys.executable, str(pretender), job.id])
-    clip = tmp_path / "my \"best\" clip's.mp4"
+    clip = tmp_path / 'my "best" clip\'s.mp4'
     clip.write_bytes(b"film")
     yield clip
     for job in jobs.jobs():

@@ -1,0 +1,297 @@
+"""The page, used as a newcomer does: in a real browser, with a real speech, a real clip and a real training.
+
+SCREENSHOTS=1 keeps pictures of the walk in docs/screenshots (only of people whose licence allows it).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from shutil import which
+
+import av
+import numpy as np
+import pytest
+import soundfile
+from media import REAL, ffmpeg, real_clip
+
+from gmtalker.avatar import workspace
+from personalize import jobs
+
+PROJECT = Path(__file__).resolve().parent.parent
+SCREENSHOTS = PROJECT / "docs" / "screenshots"
+BROWSER = next(filter(None, map(which, ("chromium", "chromium-browser", "google-chrome"))), None)
+# No look-ups of other hosts: the test holds that the page makes none, and the browser's own would only fail slowly.
+QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
+QUIET += ["--disable-component-update", "--disable-sync", "--mute-audio"]
+SECOND, MINUTE = 1000, 60_000  # milliseconds
+TRAINED_MINUTES = "0.5"
+
+playwright = pytest.importorskip(
+    "playwright.sync_api", reason="the browser tests need Playwright: pip install -r requirements-dev.txt"
+)
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.xdist_group("browser"),
+    pytest.mark.skipif(BROWSER is None, reason="the browser tests need Chromium: apt-get install chromium"),
+]
+
+
+@pytest.fixture(scope="module")
+def home() -> Iterator[Path]:
+    """A workspace of its own; a training that still runs at the end is stopped."""
+    with tempfile.TemporaryDirectory(prefix="gmtalker home ") as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GMTALKER_HOME", folder)
+        yield Path(folder)
+        for job in jobs.jobs():
+            if job.status in jobs.OPEN:
+                jobs.stop(job)
+
+
+class Server:
+    """`python app.py` in a process, that can be ended and started again."""
+
+    def __init__(self, home: Path) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.log = home / "server.log"
+        self.process: subprocess.Popen | None = None
+
+    def start(self) -> None:
+        with open(self.log, "ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "app.py", "--port", str(self.port)], cwd=PROJECT, stdout=log, stderr=subprocess.STDOUT
+            )
+        end = time.time() + 120
+        while time.time() < end:
+            assert self.process.poll() is None, self.log.read_text()
+            try:
+                urllib.request.urlopen(self.url, timeout=5).close()
+                return
+            except OSError:
+                time.sleep(0.3)
+        raise AssertionError(f"the page did not start: {self.log.read_text()}")
+
+    def stop(self) -> None:
+        self.process.send_signal(signal.SIGINT)
+        try:
+            self.process.wait(20)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+@pytest.fixture(scope="module")
+def server(home: Path) -> Iterator[Server]:
+    server = Server(home)
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with playwright.sync_playwright() as driver:
+        chromium = driver.chromium.launch(executable_path=BROWSER, args=QUIET)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def page(browser, server: Server):
+    """The page, freshly opened; at the end, no request may have gone to another host and no script may have failed."""
+    tab = browser.new_page(viewport={"width": 1280, "height": 900})
+    foreign, broken = [], []
+    tab.on("request", lambda request: foreign.append(request.url) if not _is_own(request.url, server.url) else None)
+    tab.on("pageerror", lambda error: broken.append(str(error)))
+    tab.goto(server.url)
+    tab.wait_for_selector("#create")
+    yield tab
+    tab.close()
+    assert (foreign, broken) == ([], [])
+
+
+def _is_own(url: str, own: str) -> bool:
+    return url.startswith((own, "data:", "blob:", own.replace("http", "ws")))
+
+
+@pytest.fixture(scope="module")
+def speech(home: Path) -> Path:
+    """The first two seconds of an example, under an awkward name."""
+    samples, rate = soundfile.read(PROJECT / "assets" / "speech" / "english.flac")
+    path = home / 'what I\'d "say".wav'
+    soundfile.write(path, samples[: 2 * rate], rate)
+    return path
+
+
+@pytest.fixture(scope="module")
+def clip(home: Path) -> Path:
+    """20 seconds of a real person: GRID's speaker s1 where pictures are kept (CC BY 4.0), a stranger otherwise."""
+    path = home / "me, 20 seconds.mp4"
+    if "SCREENSHOTS" in os.environ:
+        real_clip("grid_s1/bbaf2n.mp4")
+        sources = sorted((REAL / "grid_s1").glob("*.mp4"))[:7]
+    else:
+        sources = [real_clip("av/andrew1.mp4")]
+    inputs = [part for source in sources for part in ("-i", source)]
+    streams = "".join(f"[{number}:v][{number}:a]" for number in range(len(sources)))
+    joined = f"{streams}concat=n={len(sources)}:v=1:a=1[v][a]"
+    ffmpeg(*inputs, "-filter_complex", joined, "-map", "[v]", "-map", "[a]", "-t", 20, path)
+    return path
+
+
+def seen(page, name: str) -> None:
+    """Keep a picture of the page, when asked for."""
+    if "SCREENSHOTS" in os.environ:
+        SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+        time.sleep(1)  # transitions end
+        page.screenshot(path=SCREENSHOTS / f"{name}.png", full_page=True)
+
+
+def open_tab(page, name: str) -> None:
+    page.get_by_role("tab", name=name).click()
+
+
+def set_slider(page, elem_id: str, value: float) -> None:
+    field = page.locator(f"#{elem_id} input[type=number]")
+    field.fill(str(value))
+    field.press("Enter")
+
+
+def preview_changes(page, act) -> bytes:
+    """Do something and return the preview's picture as soon as it is another one."""
+    picture = page.locator("#still img")
+    picture.wait_for(timeout=MINUTE)
+    before = picture.get_attribute("src")
+    act()
+    page.wait_for_function(
+        "before => document.querySelector('#still img') && document.querySelector('#still img').src !== before",
+        arg=page.evaluate("path => new URL(path, document.baseURI).href", before),
+        timeout=MINUTE,
+    )
+    return page.request.get(picture.get_attribute("src")).body()
+
+
+def created_video(page, folder: Path, minutes: float = 5) -> tuple[int, float]:
+    """Press Create, wait for the video, and return its number of frames and its seconds of sound."""
+    page.locator("#create").click()
+    page.locator("#video video").wait_for(state="visible", timeout=minutes * MINUTE)
+    answer = page.request.get(page.locator("#video video").get_attribute("src"))
+    assert answer.ok and answer.headers["content-type"] == "video/mp4"
+    path = folder / "from the page.mp4"
+    path.write_bytes(answer.body())
+    with av.open(str(path)) as container:
+        frames = sum(1 for _ in container.decode(video=0))
+    with av.open(str(path)) as container:
+        sound = sum(frame.samples / frame.sample_rate for frame in container.decode(audio=0))
+    return frames, sound
+
+
+def test_a_newcomer_gets_a_happy_video(page, speech: Path, tmp_path: Path):
+    seen(page, "create")
+    calm = page.request.get(page.locator("#still img").get_attribute("src")).body()
+    happy = preview_changes(page, lambda: set_slider(page, "emotion-happy", 0.8))
+    assert happy != calm
+    page.wait_for_function("Math.abs(document.querySelector('#emotion-neutral input[type=number]').value - 0.2) < 1e-6")
+    page.locator("#speech input[type=file]").set_input_files(speech)
+    page.locator("#speech audio, #speech .waveform-container, #speech #waveform").first.wait_for(state="attached", timeout=MINUTE)
+    frames, sound = created_video(page, tmp_path)
+    assert frames == 50 and abs(sound - 2) < 0.1
+    page.wait_for_selector("#progress :text('Done')")
+    seen(page, "created")
+
+
+def test_what_can_not_be_used_is_said_in_a_sentence(page, tmp_path: Path):
+    page.locator("#create").click()
+    page.get_by_text("Choose a speech first").wait_for(timeout=MINUTE)
+    silence = tmp_path / "silence.wav"
+    soundfile.write(silence, np.zeros(16000), 16000)
+    page.locator("#speech input[type=file]").set_input_files(silence)
+    page.locator("#speech audio, #speech .waveform-container, #speech #waveform").first.wait_for(state="attached", timeout=MINUTE)
+    page.locator("#create").click()
+    page.locator("#progress").get_by_text(re.compile("sound|silen", re.IGNORECASE)).wait_for(timeout=MINUTE)
+    assert "Traceback" not in page.locator("body").inner_text()
+
+
+def test_nobody_is_trained_without_consent(page, home: Path):
+    open_tab(page, "Personalize")
+    page.locator("#check").click()
+    page.get_by_text("tick the box first").wait_for(timeout=MINUTE)
+    assert page.locator("#train").is_disabled() and jobs.jobs() == []
+
+
+def test_a_newcomer_makes_an_avatar_and_speaks_with_it(
+    page, server: Server, home: Path, speech: Path, clip: Path, tmp_path: Path
+):
+    open_tab(page, "Personalize")
+    page.locator("#who input, #who textarea").fill("A newcomer")
+    page.locator("#consent input").check()
+    page.locator("#clips input[type=file]").set_input_files(clip)
+    page.locator("#clips").get_by_text(re.compile("KB|MB")).first.wait_for(timeout=MINUTE)
+    page.locator("#check").click()
+    page.locator("#report table").wait_for(timeout=2 * MINUTE)
+    page.locator("#report").get_by_text("Ready to train").wait_for()
+    seen(page, "checked")
+
+    page.locator("#avatar-name input, #avatar-name textarea").fill("New <b>one</b>")
+    page.locator("#preset input[value=draft]").check()
+    page.locator("#minutes input").fill(TRAINED_MINUTES)
+    page.locator("#train").click()
+    page.locator("#training").get_by_text(re.compile(r"New <b>one</b>: .*\d+ %")).wait_for(timeout=MINUTE)
+
+    server.stop()  # the training outlives its server ...
+    assert jobs.find("New <b>one</b>").status == "running"
+    server.start()
+    page.goto(server.url)
+    open_tab(page, "Personalize")  # ... and a new page shows it again
+    page.locator("#training").get_by_text(re.compile(r"New <b>one</b>: .*\d+ %")).wait_for(timeout=MINUTE)
+    page.locator("#training").get_by_text(re.compile(r" left")).wait_for(timeout=10 * MINUTE)
+    seen(page, "training")
+    waited = time.time() + 15 * 60
+    while (job := jobs.find("New <b>one</b>")).status == "running" and time.time() < waited:
+        time.sleep(1)
+    assert job.status == "done", f"{job.message} {Path(job.log).read_text()[-3000:]}"
+
+    page.locator("#create-with-it").click(timeout=MINUTE)
+    page.locator("#speech input[type=file]").set_input_files(speech, timeout=MINUTE)
+    page.locator("#speech audio, #speech .waveform-container, #speech #waveform").first.wait_for(state="attached", timeout=MINUTE)
+    assert page.locator("#avatar input").input_value() == "New <b>one</b>"
+    set_slider(page, "emotion-happy", 0.8)
+    frames, sound = created_video(page, tmp_path)
+    assert frames == 50 and abs(sound - 2) < 0.1
+    seen(page, "created-with-it")
+
+    open_tab(page, "Avatars")
+    page.locator("#shelf img").last.click()
+    page.locator("#details").get_by_text("A newcomer").wait_for(timeout=MINUTE)
+    seen(page, "avatars")
+    page.locator("#delete").click()
+    page.locator("#confirm-delete").click()
+    page.locator("#details").get_by_text("Click an avatar").wait_for(timeout=MINUTE)
+    assert not any((workspace() / "avatars").iterdir()) and jobs.jobs() == []
+    assert not list(home.glob("uploads/*")) and not list(home.glob("training/*"))
+
+
+def test_the_bundled_avatar_can_not_be_deleted(page):
+    open_tab(page, "Avatars")
+    page.locator("#shelf img").first.click()
+    page.locator("#details").get_by_text("(bundled)").wait_for(timeout=MINUTE)
+    assert not page.locator("#delete").is_visible()
+
+
+def test_only_speaking_is_a_public_endpoint(page, server: Server):
+    answer = page.request.get(f"{server.url}/gradio_api/info").json()
+    assert list(answer["named_endpoints"]) == ["/speak"] and answer["unnamed_endpoints"] == {}
+    parameters = [parameter["parameter_name"] for parameter in answer["named_endpoints"]["/speak"]["parameters"]]
+    assert parameters[:2] == ["avatar", "speech"] and {"happy", "head", "blink", "gaze", "seed"} <= set(parameters)
