@@ -97,6 +97,7 @@ def _parser() -> argparse.ArgumentParser:
     pretrain.add_argument("--data", type=Path, required=True, metavar="DIR")
     pretrain.add_argument("--output", type=Path, required=True, metavar="DIR")
     pretrain.add_argument("--minutes", type=float, metavar="M", help="stop after so many minutes; the same command goes on later")
+    pretrain.add_argument("--leave-out", default="", metavar="P,Q", help="head only: people it must never see")
     _add_device(pretrain)
     pretrain.set_defaults(run=_pretrain)
     return parser
@@ -202,13 +203,17 @@ def _bench(options: argparse.Namespace) -> None:
 
 
 def _pretrain(options: argparse.Namespace) -> None:
-    if not options.data.is_dir():
-        raise UnusableInput(f"{options.data} is not a folder; --data needs one that holds a MANIFEST.csv.")
+    if not (options.data / "MANIFEST.csv").is_file():
+        raise UnusableInput(f"{options.data} holds no MANIFEST.csv; --data needs a folder whose clips one describes.")
     if options.minutes is not None and not options.minutes > 0:
         raise WrongUsage("--minutes must be more than 0.")
     from personalize import pretraining
 
-    getattr(pretraining, options.stage)(options.data, options.output, minutes=options.minutes, device=options.device)
+    train = getattr(pretraining, f"pretrain_{options.stage}")
+    limits = {} if options.stage == "face" else {"minutes": options.minutes, "device": options.device}
+    if options.stage == "head":
+        limits["leave_out"] = tuple(filter(None, options.leave_out.split(",")))
+    train(options.data, options.output, **limits)  # the face is solved for, not trained: it takes no time to limit
 
 
 def _pipeline(options: argparse.Namespace) -> GMTalkerPipeline:

@@ -1,0 +1,155 @@
+"""Measure an avatar on held-out video of its own person: `evaluate`, and the figures in avatar.json (method section 4)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Callable, Sequence
+
+import numpy as np
+from skimage.metrics import structural_similarity
+
+from gmtalker.audio import read_sound_or_none
+from gmtalker.avatar import Avatar
+from gmtalker.errors import UnusableVideo
+from gmtalker.face_model import INNER_LIPS, LIPS
+from gmtalker.pipeline import GMTalkerPipeline, Performance
+from gmtalker.tracks import FPS
+from gmtalker.video import read_frames
+from personalize.tracking import TrackedVideo, cut, detect_landmarks, fill_and_smooth, track_of_person, track_points
+
+FACE_POINTS = tuple(range(468))
+LARGEST_OFFSET = 5  # frames to each side in which the best agreement of lips and sound is looked for
+
+
+def evaluate_avatar(avatar: Avatar, videos: Sequence[Path], pipeline: GMTalkerPipeline, start: float = 0.0,
+                    progress: Callable[[str], None] | None = None) -> dict:  # fmt: skip
+    """Every measure, over all videos together, from second `start` of each. Videos must be of the avatar's person, unseen in training.
+
+    Errors: UnusableVideo when one can't be read or shows no face.
+    """
+    images, speech = [], []
+    for video in videos:
+        if progress:
+            progress(f"measuring {Path(video).name}")
+        scene = _Scene(avatar, Path(video), pipeline, start)
+        images.append(image_measures(scene.real, list(scene.reenacted()), scene.points))
+        spoken = scene.spoken()
+        if spoken is not None:
+            speech.append(speech_measures(scene, spoken))
+    weights = [row["frames"] for row in images]
+    result = {"avatar": avatar.name, "videos": len(videos), "frames": int(sum(weights)), "start_seconds": start}
+    for name in ("psnr", "ssim", "mouth_landmark_distance", "face_landmark_distance"):
+        result[name] = round(float(np.average([row[name] for row in images], weights=weights)), 3)
+    if speech:
+        correlations = np.array([row["correlations"] for row in speech])
+        mean = np.average(correlations, axis=0, weights=[row["frames"] for row in speech])
+        best = int(mean.argmax()) - LARGEST_OFFSET
+        result |= {
+            "lip_correlation": round(float(mean[LARGEST_OFFSET]), 3),
+            "lip_best_offset_frames": best,
+            "lip_best_offset_ms": best * 1000 // FPS,
+            "lip_correlation_at_best_offset": round(float(mean.max()), 3),
+            "lip_correlation_track": round(float(np.average([row["track"] for row in speech], weights=[r["frames"] for r in speech])), 3),
+            "lip_spread": round(float(np.mean([row["spread"] for row in speech])), 3),
+            "motion_std_degrees": _mean_row([row["motion_std"] for row in speech]),
+            "motion_std_degrees_real": _mean_row([row["motion_std_real"] for row in speech]),
+        }
+    return result
+
+
+def _mean_row(rows: list) -> list[float]:
+    return [round(float(value), 2) for value in np.mean(rows, axis=0)]
+
+
+class _Scene:
+    """One held-out video beside what the avatar makes of it."""
+
+    def __init__(self, avatar: Avatar, video: Path, pipeline: GMTalkerPipeline, start: float):
+        self.avatar, self.video, self.pipeline = avatar, video, pipeline
+        tracked = track_points(video)
+        begin = int(round(start * FPS))
+        if begin >= len(tracked.points):
+            raise UnusableVideo(f"{video.name} ends before second {start:g}.")
+        tracked = TrackedVideo(tracked.points[begin:], tracked.found[begin:], tracked.source_size)
+        track, crop = track_of_person(tracked, pipeline.face_model, avatar.face)
+        self.track = track
+        size = len(avatar.face.reference)
+        self.real = [cut(frame, crop, size) for index, frame in enumerate(read_frames(video)) if index >= begin][: len(track)]
+        self.points = detect_landmarks(self.real)[0]
+        sound = read_sound_or_none(video)
+        self.sound = None if sound is None else sound[begin * 640 :]
+
+    def reenacted(self) -> Performance:
+        weights = self.pipeline.recognise(self.track, None if self.sound is None else self.pipeline.encode(self.sound))
+        return Performance(self.pipeline, self.avatar, self.track, weights, None)
+
+    def spoken(self) -> Performance | None:
+        """What `speak` makes of the video's own sound: the avatar never sees the picture."""
+        if self.sound is None:
+            return None
+        return self.pipeline(self.sound, self.avatar)
+
+
+def image_measures(real: Sequence[np.ndarray], drawn: Sequence[np.ndarray], real_points: np.ndarray) -> dict:
+    """PSNR (dB), SSIM and landmark distances (pixels, each region's mean removed) of drawn beside real frames (size, size, 3)."""
+    count = min(len(real), len(drawn))
+    errors = [np.square(a.astype(np.float32) - b.astype(np.float32)).mean() for a, b in zip(real, drawn)]
+    every = range(0, count, 3)  # structural similarity is slow, and neighbouring frames tell the same
+    similar = [structural_similarity(real[i], drawn[i], channel_axis=2) for i in every]
+    points, found = detect_landmarks(drawn[:count])
+    both = found & np.isfinite(real_points[:count]).all((1, 2))
+    return {
+        "frames": count,
+        "psnr": float(np.mean(10 * np.log10(255**2 / np.maximum(errors, 1e-3)))),
+        "ssim": float(np.mean(similar)),
+        "mouth_landmark_distance": landmark_distance(points[both], real_points[:count][both], LIPS),
+        "face_landmark_distance": landmark_distance(points[both], real_points[:count][both], FACE_POINTS),
+    }
+
+
+def landmark_distance(points: np.ndarray, real: np.ndarray, region: Sequence[int]) -> float:
+    """Mean distance in pixels of points (frames, 478, 3) to the real ones, after removing the region's mean."""
+    if not len(points):
+        return float("inf")
+    a, b = points[:, list(region), :2], real[:, list(region), :2]
+    return float(np.linalg.norm(a - a.mean(1, keepdims=True) - b + b.mean(1, keepdims=True), axis=-1).mean())
+
+
+def lip_opening(points: np.ndarray) -> np.ndarray:
+    """(frames,) distance of the inner lips of points (frames, 478, 3), in units of the distance of the eyes' outer corners."""
+    upper, lower = INNER_LIPS
+    eyes = np.linalg.norm(points[:, 263] - points[:, 33], axis=-1)
+    return np.linalg.norm(points[:, lower] - points[:, upper], axis=-1) / eyes
+
+
+def speech_measures(scene: _Scene, spoken: Performance) -> dict:
+    """Agreement of the drawn lips with the real person's, as found again in the drawn frames, over offsets in frames."""
+    points, found = detect_landmarks(spoken)
+    drawn = lip_opening(fill_and_smooth(points, found))
+    real = lip_opening(fill_and_smooth(scene.points, np.isfinite(scene.points).all((1, 2))))
+    count = min(len(drawn), len(real))
+    model, face = scene.pipeline.face_model, scene.avatar.face
+    track = model.lip_opening(spoken.track.expression.coefficients.numpy()[:count], face.neutral_shape)
+    track_real = model.lip_opening(scene.track.expression.coefficients.numpy()[:count], face.neutral_shape)
+    offsets = range(-LARGEST_OFFSET, LARGEST_OFFSET + 1)
+    return {
+        "frames": count,
+        "correlations": [shifted_correlation(drawn[:count], real[:count], offset) for offset in offsets],
+        "track": shifted_correlation(track, track_real, 0),
+        "spread": float(drawn[:count].std() / max(real[:count].std(), 1e-6)),
+        "motion_std": np.degrees(spoken.track.motion.rotation.numpy().std(0)),
+        "motion_std_real": np.degrees(scene.track.motion.rotation.numpy().std(0)),
+    }
+
+
+def shifted_correlation(made: np.ndarray, real: np.ndarray, offset: int) -> float:
+    """Correlation of made with real when made is read `offset` frames later (positive: made is late)."""
+    if offset >= 0:
+        a, b = made[offset:], real[: len(real) - offset]
+    else:
+        a, b = made[:offset], real[-offset:]
+    if len(a) < 5 or a.std() < 1e-9 or b.std() < 1e-9:
+        return 0.0
+    return float(np.corrcoef(a, b)[0, 1])
+
+

@@ -1,0 +1,115 @@
+"""Pretraining of the head generator and the emotion mapping over many people: `pretrain head`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Callable, Sequence
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from gmtalker.face_model import FaceModel
+from gmtalker.models.discriminator import Discriminator
+from gmtalker.models.emotion_mapping import EmotionMapping
+from gmtalker.models.head_generator import HeadGenerator
+from gmtalker.models.loading import save_half
+from gmtalker.renderer import Renderer
+from gmtalker.tracks import EMOTIONS
+from gmtalker.video import read_frames
+from personalize.corpus import Row, load_points, read_manifest
+from personalize.fitting import FitState
+from personalize.head_training import FilmedPerson, HeadTraining, train_head
+from personalize.material import read_levels
+from personalize.model_card import write_section
+from personalize.tracking import choose_crop, cut, in_crop, measure_person
+
+SIZE = 256
+FRAMES_A_CLIP = 160
+HELD_OUT_CLIPS = 3  # people of whom no frame is trained on: how well does the start fit a stranger
+BATCH = 4
+
+
+def pretrain_head(data: Path, output: Path, minutes: float | None = None, leave_out: Sequence[str] = (), seed: int = 0,
+                  device: str | None = None, report: Callable[[dict], None] | None = None) -> Path:  # fmt: skip
+    """Trains StyleUNet, EMN and their discriminator on every training clip; people in `leave_out` stay strangers to them."""
+    minutes = minutes or 60.0
+    data, output = Path(data), Path(output)
+    model = FaceModel.load(output / "face_model")
+    rows = [row for row in read_manifest(data) if row.is_video and row.person not in leave_out]
+    people = list(_film(rows, output / "corpus", model, read_levels(data)))
+    if len(people) <= HELD_OUT_CLIPS:
+        raise ValueError(f"{data} holds {len(people)} people with a face; pretraining needs more than {HELD_OUT_CLIPS}")
+    strangers = range(0, len(people), len(people) // HELD_OUT_CLIPS)[:HELD_OUT_CLIPS]
+    held_out = [_thinned(people[index], 12) for index in strangers]
+    people = [person for index, person in enumerate(people) if index not in strangers]
+    torch.manual_seed(seed)
+    generator, mapping, discriminator = HeadGenerator(SIZE), EmotionMapping(), Discriminator()
+    training = HeadTraining(generator, mapping, discriminator, learning_rate=1e-3, average=0.998, device=device)
+    bar = tqdm(total=100, desc="head", disable=None, bar_format="{desc} {percentage:3.0f}%|{bar}| {postfix}")
+
+    def tell(values: dict) -> None:
+        bar.n = values["percent"]
+        bar.set_postfix_str(", ".join(f"{name} {value}" for name, value in values.items()))
+        (report or (lambda _: None))(values)
+
+    state = train_head(training, people, model, minutes=minutes, batch=BATCH, checkpoint=output / "checkpoints" / "head.safetensors",
+                       held_out=held_out, report=tell, recolour=True, seed=seed, checkpoint_seconds=120)  # fmt: skip
+    bar.close()
+    generator, mapping = training.networks()
+    save_half(generator, output / "head_generator")
+    save_half(mapping, output / "emotion_mapping")
+    save_half(training.accelerator.unwrap_model(training.discriminator), output / "discriminator")
+    command = f"python -m gmtalker pretrain head --data DIR --output {output.name} --minutes {minutes:g}"
+    command += f" --leave-out {','.join(leave_out)}" if leave_out else ""
+    figures = {"PSNR on frames of people never trained on, dB": round(state.curve[-1]["psnr"], 2)}
+    count = sum(weight.numel() for network in (generator, mapping) for weight in network.parameters())
+    write_section(output / "README.md", "head", command, FitState(state.step, state.seconds), rows, figures, count)
+    return output / "head_generator"
+
+
+def _film(rows: Sequence[Row], cache: Path, model: FaceModel, levels: dict[str, float]):
+    """Every clip with a face as a FilmedPerson, a person's clips of one camera measured together. Yields them as they are read."""
+    groups: dict[tuple, list] = {}
+    for row in rows:
+        points, found, size = load_points(row, cache)
+        if found.mean() >= 0.9 and len(points) >= 25:
+            groups.setdefault((row.person, tuple(size), row.kind), []).append((row, points, found))
+    for (_, size, _), clips in tqdm(groups.items(), desc="filming", unit="person", disable=None if sys.stderr.isatty() else True):
+        every = np.concatenate([points for _, points, _ in clips])
+        found = np.concatenate([found for _, _, found in clips])
+        calm = np.concatenate([np.full(len(points), row.emotion == "neutral") for row, points, _ in clips])
+        crop = choose_crop(every, *size)
+        keep = {int(i) for i in np.linspace(0, len(every) - 1, min(len(every), FRAMES_A_CLIP * min(len(clips), 6)))}
+        kept, frames, begin = [], [], 0
+        for row, points, _ in clips:
+            for index, frame in zip(range(len(points)), read_frames(row.path)):
+                if begin + index in keep and found[begin + index]:
+                    kept.append(begin + index)
+                    frames.append(cut(frame, crop, SIZE))
+            begin += len(points)
+        kept_array = np.array(kept)
+        emotion = np.concatenate([np.repeat(_emotion(row, levels)[None], len(points), 0) for row, points, _ in clips])[kept_array]
+        whole = np.array([0, 0, SIZE])  # the kept frames are already cut
+
+        face = measure_person(model, in_crop(every[kept_array], crop, SIZE), whole, (SIZE, SIZE), lambda i: frames[i],
+                              np.ones(len(kept), bool), calm[kept_array])  # fmt: skip
+        track = model.track(in_crop(every[kept_array], crop), face, 1.0, np.ones(len(kept), bool))
+        yield FilmedPerson(Renderer(model, face, SIZE), np.stack(frames), track.expression.coefficients.numpy(),
+                           track.motion.stacked().numpy(), emotion)  # fmt: skip
+
+
+def _emotion(row: Row, levels: dict[str, float]) -> np.ndarray:
+    """(8,) the clip's label at its level; without one, neutral."""
+    omega = np.zeros(len(EMOTIONS))
+    weight = levels.get(row.file, 1.0) if row.emotion in EMOTIONS else 0.0
+    omega[0] = 1 - weight
+    if weight:
+        omega[EMOTIONS.index(row.emotion)] += weight
+    return omega
+
+
+def _thinned(person: FilmedPerson, frames: int) -> FilmedPerson:
+    keep = np.linspace(0, len(person.frames) - 1, min(frames, len(person.frames))).astype(int)
+    return FilmedPerson(person.renderer, person.frames[keep], person.coefficients[keep], person.motion[keep], person.emotion[keep])

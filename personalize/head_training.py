@@ -1,0 +1,304 @@
+"""Train StyleUNet and EMN against a discriminator: one loop for the generic start (many people) and for one person."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Callable
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from diffusers.training_utils import EMAModel
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from gmtalker.device import is_half_fast
+from gmtalker.face_model import EYE_REGION, LIPS, FaceModel
+from gmtalker.models.discriminator import Discriminator
+from gmtalker.models.emotion_mapping import EmotionMapping
+from gmtalker.models.head_generator import HeadGenerator
+from gmtalker.renderer import Renderer
+from personalize.fitting import load_moments, moments_of
+
+# Weights are keyed like the metrics. L1 in [-1, 1] is small beside the critic's logits, so it is weighted up (our choice).
+LOSS_WEIGHTS = {"pixel": 10.0, "edges": 5.0, "critic": 0.05, "features": 1.0, "anchor": 1.0}
+R1_WEIGHT, R1_EVERY = 10.0, 16
+RANDOM_EMOTION = 0.2  # part of the frames drawn with any emotion weights: whatever the slider, it is this person
+MOUTH_WEIGHT, EYE_WEIGHT = 3.0, 2.0
+SHARE_WITHOUT_CRITIC = 0.35  # first the picture, then its sharpness
+
+
+@dataclass
+class FilmedPerson:
+    """Training frames of one person: frames (n, size, size, 3) uint8, coefficients (n, k), motion (n, 10), emotion (n, 8)."""
+
+    renderer: Renderer
+    frames: np.ndarray
+    coefficients: np.ndarray
+    motion: np.ndarray
+    emotion: np.ndarray
+
+
+@dataclass
+class HeadBatch:
+    """rendering (B, channels, H, W) and frame (B, 3, H, W) in [-1, 1]; emotion (B, 8); weight (B, 1, H, W) of each pixel."""
+
+    rendering: Tensor
+    frame: Tensor
+    emotion: Tensor
+    weight: Tensor
+
+
+class PixelWeights:
+    """More weight where people look: mouth and eyes, found by the canonical coordinates that the rendering carries."""
+
+    def __init__(self, model: FaceModel):
+        low, high = model.mean_shape.min(0), model.mean_shape.max(0)
+        place = (model.mean_shape - low) / (high - low) * 215 + 40
+        lips, eyes = place[list(LIPS), :2], place[list(EYE_REGION), :2]
+        self.mouth = (lips.min(0) - [10, 8], lips.max(0) + [10, 12])
+        self.eyes = (eyes.min(0) - 4, eyes.max(0) + 4)
+
+    def __call__(self, rendering: np.ndarray) -> np.ndarray:
+        """(B, H, W, channels) uint8 to (B, H, W) float32."""
+        place = rendering[..., 3:5]
+
+        def inside(box) -> np.ndarray:
+            return ((place >= box[0]) & (place <= box[1])).all(-1)
+
+        return 1.0 + MOUTH_WEIGHT * inside(self.mouth) + EYE_WEIGHT * inside(self.eyes)
+
+
+def make_batch(people: list[FilmedPerson], weights: PixelWeights, random: np.random.Generator, size: int, recolour: bool) -> HeadBatch:
+    """`size` frames of people drawn evenly, whatever the length of their clips. recolour: shift colours, for the generic start."""
+    renderings, frames, emotions = [], [], []
+    for _ in range(size):
+        person = people[random.integers(len(people))]
+        index = random.integers(len(person.frames))
+        renderings.append(person.renderer.render(person.coefficients[index], person.motion[index]))
+        frames.append(person.frames[index])
+        emotion = person.emotion[index]
+        if random.random() < RANDOM_EMOTION:
+            emotion = random.dirichlet(np.full(len(emotion), 0.4))
+        emotions.append(emotion)
+    rendering, frame = np.stack(renderings), np.stack(frames)
+    weight = weights(rendering)
+    rendering = torch.from_numpy(rendering).permute(0, 3, 1, 2).float() / 127.5 - 1
+    frame = torch.from_numpy(frame).permute(0, 3, 1, 2).float() / 127.5 - 1
+    if recolour:
+        gain = torch.from_numpy(random.uniform(0.8, 1.2, (size, 3, 1, 1))).float()
+        lift = torch.from_numpy(random.uniform(-0.15, 0.15, (size, 3, 1, 1))).float()
+        frame = (frame * gain + lift).clamp(-1, 1)
+        rendering[:, :3] = (rendering[:, :3] * gain + lift).clamp(-1, 1)
+    emotion = torch.from_numpy(np.stack(emotions)).float()
+    return HeadBatch(rendering, frame, emotion, torch.from_numpy(weight).float()[:, None])
+
+
+@dataclass
+class HeadState:
+    """Where head training stands. seconds: of training, over all runs; curve: quality on held-out frames over time."""
+
+    step: int = 0
+    seconds: float = 0.0
+    curve: list[dict] = field(default_factory=list)
+
+
+class HeadTraining:
+    """StyleUNet + EMN + discriminator with their optimisers and averages, resumable from one safetensors file.
+
+    anchor: (8,) how much each emotion's head is held to the generic EMN: 1 where the person never showed the emotion, towards 0
+    where they did; None trains all heads freely.
+    """
+
+    def __init__(self, generator: HeadGenerator, mapping: EmotionMapping, discriminator: Discriminator, *, learning_rate: float,
+                 average: float, anchor: Tensor | None = None, device: str | None = None):  # fmt: skip
+        half = "bf16" if is_half_fast(torch.device("cuda" if torch.cuda.is_available() and device != "cpu" else "cpu")) else "no"
+        self.accelerator = Accelerator(mixed_precision=half, cpu=device == "cpu")
+        self.learning_rate, self.anchor = learning_rate, anchor
+        self.start = [[p.detach().clone() for p in head.parameters()] for head in mapping.heads]
+        drawing = nn.ModuleDict({"generator": generator, "mapping": mapping})
+        self.draw_optimizer = torch.optim.Adam(drawing.parameters(), learning_rate, betas=(0.5, 0.99))
+        self.judge_optimizer = torch.optim.Adam(discriminator.parameters(), learning_rate, betas=(0.5, 0.99))
+        drawing = drawing.to(memory_format=torch.channels_last)
+        discriminator = discriminator.to(memory_format=torch.channels_last)
+        self.generator, self.mapping, self.discriminator, self.draw_optimizer, self.judge_optimizer = self.accelerator.prepare(
+            generator, mapping, discriminator, self.draw_optimizer, self.judge_optimizer
+        )
+        self.drawing = drawing
+        self.start = [[p.to(self.accelerator.device) for p in head] for head in self.start]
+        self.average = EMAModel(drawing.parameters(), decay=average, use_ema_warmup=True, power=0.75)
+        self.average.to(self.accelerator.device)
+        self.state = HeadState()
+
+    def step(self, batch: HeadBatch, share: float) -> dict[str, float]:
+        """One step of generator and critic; share of the training that is done, 0 to 1."""
+        device = self.accelerator.device
+        batch = HeadBatch(*(getattr(batch, name).to(device) for name in batch.__dataclass_fields__))
+        rate = self.learning_rate * min(1.0, (self.state.step + 1) / 50) * min(1.0, max(0.04, 2.5 * (1 - share)))
+        for optimizer in (self.draw_optimizer, self.judge_optimizer):
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+        with self.accelerator.autocast():
+            drawn = self.generator(batch.rendering, self.mapping(batch.emotion))
+        losses = {"pixel": ((drawn - batch.frame).abs() * batch.weight).mean(), "edges": edge_loss(drawn, batch.frame)}
+        critic = share > SHARE_WITHOUT_CRITIC
+        if critic:
+            self.discriminator.requires_grad_(False)
+            with self.accelerator.autocast():
+                logits, features = self.discriminator(drawn, batch.rendering)
+                with torch.no_grad():
+                    _, real_features = self.discriminator(batch.frame, batch.rendering)
+            losses["critic"] = F.softplus(-logits.float()).mean()
+            losses["features"] = sum(F.l1_loss(a.float(), b.float()) for a, b in zip(features, real_features)) / len(features)
+            self.discriminator.requires_grad_(True)
+        if self.anchor is not None:
+            losses["anchor"] = self._anchor_loss()
+        self.draw_optimizer.zero_grad()
+        self.accelerator.backward(sum(LOSS_WEIGHTS[name] * loss for name, loss in losses.items()))
+        self.accelerator.clip_grad_norm_(self.drawing.parameters(), 5.0)
+        self.draw_optimizer.step()
+        if critic:
+            losses["judge"] = self._judge(batch, drawn.detach())
+        self.average.step(self.drawing.parameters())
+        self.state.step += 1
+        return {name: loss.item() for name, loss in losses.items()}
+
+    def _judge(self, batch: HeadBatch, drawn: Tensor) -> Tensor:
+        """Non-saturating GAN loss of the critic, with R1 on real frames every 16 steps (lazy regularisation)."""
+        with self.accelerator.autocast():
+            fake, _ = self.discriminator(drawn, batch.rendering)
+            real, _ = self.discriminator(batch.frame, batch.rendering)
+        loss = F.softplus(fake.float()).mean() + F.softplus(-real.float()).mean()
+        total = loss
+        if self.state.step % R1_EVERY == 0:
+            frame = batch.frame.detach().requires_grad_()
+            logits, _ = self.discriminator(frame, batch.rendering)
+            (slope,) = torch.autograd.grad(logits.sum(), frame, create_graph=True)
+            total = loss + R1_EVERY * R1_WEIGHT / 2 * slope.square().sum((1, 2, 3)).mean() / logits[0].numel()
+        self.judge_optimizer.zero_grad()
+        self.accelerator.backward(total)
+        self.judge_optimizer.step()
+        return loss
+
+    def _anchor_loss(self) -> Tensor:
+        """Heads of emotions that the clips do not show stay near the generic EMN."""
+        heads = self.accelerator.unwrap_model(self.mapping).heads
+        moved = [sum((p - q).square().sum() for p, q in zip(head.parameters(), first)) for head, first in zip(heads, self.start)]
+        return (torch.stack(moved) * self.anchor.to(moved[0].device)).sum()
+
+    def networks(self) -> tuple[HeadGenerator, EmotionMapping]:
+        """Copies of generator and EMN with their averaged weights, on the CPU, in eval mode."""
+        generator, mapping = self.accelerator.unwrap_model(self.generator), self.accelerator.unwrap_model(self.mapping)
+        self.average.store(self.drawing.parameters())
+        self.average.copy_to(self.drawing.parameters())
+        copies = []
+        for network in (generator, mapping):
+            copy = type(network)(**{name: value for name, value in network.config.items() if not name.startswith("_")})
+            copy.load_state_dict({name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()})
+            copies.append(copy.eval())
+        self.average.restore(self.drawing.parameters())
+        return copies[0], copies[1]
+
+    def save(self, path: Path) -> None:
+        """Everything that resuming needs, whole or not at all."""
+        tensors = {f"drawing.{name}": tensor for name, tensor in self.drawing.state_dict().items()}
+        tensors |= {f"judge.{name}": tensor for name, tensor in self.accelerator.unwrap_model(self.discriminator).state_dict().items()}
+        tensors |= {f"average.{index}": tensor for index, tensor in enumerate(self.average.shadow_params)}
+        tensors |= moments_of("draw_optimizer", self.draw_optimizer) | moments_of("judge_optimizer", self.judge_optimizer)
+        curve = [[point["seconds"], point["psnr"]] for point in self.state.curve]
+        tensors["curve"] = torch.tensor(curve, dtype=torch.float64).reshape(-1, 2)
+        metadata = {"step": str(self.state.step), "seconds": repr(self.state.seconds), "averaged": str(self.average.optimization_step)}
+        unfinished = path.with_suffix(".part")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, str(unfinished), metadata)
+        unfinished.replace(path)
+
+    def load(self, path: Path) -> None:
+        """Go on from a file that save wrote. Errors: ValueError when it belongs to other networks."""
+        from safetensors import safe_open
+
+        with safe_open(str(path), framework="pt") as file:
+            metadata = file.metadata()
+        tensors = load_file(str(path))
+
+        def part(prefix: str) -> dict[str, Tensor]:
+            return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+        try:
+            self.drawing.load_state_dict(part("drawing."))
+            self.accelerator.unwrap_model(self.discriminator).load_state_dict(part("judge."))
+            for index, shadow in enumerate(self.average.shadow_params):
+                shadow.copy_(tensors[f"average.{index}"])
+            load_moments("draw_optimizer", self.draw_optimizer, tensors)
+            load_moments("judge_optimizer", self.judge_optimizer, tensors)
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise ValueError(f"{path} is the checkpoint of other networks; move it away to start afresh") from error
+        self.average.optimization_step = int(metadata["averaged"])
+        curve = [{"seconds": seconds, "psnr": psnr} for seconds, psnr in tensors["curve"].tolist()]
+        self.state = HeadState(int(metadata["step"]), float(metadata["seconds"]), curve)
+
+
+def edge_loss(drawn: Tensor, frame: Tensor) -> Tensor:
+    """L1 between horizontal and vertical differences: holds edges where plain L1 blurs them."""
+    across = (drawn.diff(dim=-1) - frame.diff(dim=-1)).abs().mean()
+    return across + (drawn.diff(dim=-2) - frame.diff(dim=-2)).abs().mean()
+
+
+@torch.no_grad()
+def held_out_psnr(generator: HeadGenerator, mapping: EmotionMapping, person: FilmedPerson) -> float:
+    """Mean PSNR in dB over a person's held-out frames, 8-bit range."""
+    values = []
+    for index in range(len(person.frames)):
+        rendering = person.renderer.render(person.coefficients[index], person.motion[index])
+        rendering = torch.from_numpy(rendering).permute(2, 0, 1)[None].float() / 127.5 - 1
+        with torch.autocast("cpu", torch.bfloat16, enabled=is_half_fast(torch.device("cpu"))):
+            drawn = generator(rendering, mapping(torch.from_numpy(person.emotion[index : index + 1]).float()))
+        frame = torch.from_numpy(person.frames[index]).permute(2, 0, 1).float()
+        error = (drawn[0].float().add(1).mul(127.5).clamp(0, 255) - frame).square().mean()
+        values.append(10 * torch.log10(255**2 / error).item())
+    return float(np.mean(values))
+
+
+def train_head(training: HeadTraining, people: list[FilmedPerson], model: FaceModel, *, minutes: float, batch: int, checkpoint: Path,
+               held_out: list[FilmedPerson], report: Callable[[dict], None], recolour: bool = False, seed: int = 0,
+               stop: Callable[[], bool] | None = None, checkpoint_seconds: float = 60.0) -> HeadState:  # fmt: skip
+    """Train for `minutes` in all, going on from `checkpoint` where it exists; the same call resumes.
+
+    held_out: the same people's frames that are never trained on; their PSNR is the quality that `report` tells.
+    """
+    if checkpoint.exists():
+        training.load(checkpoint)
+    state, weights = training.state, PixelWeights(model)
+    saved = told = time.monotonic()
+    while state.seconds < 60 * minutes and not (stop and stop()):
+        began = time.monotonic()
+        # Every step's draw is its own, so that a resumed run goes on as if it had never stopped.
+        random = np.random.default_rng([seed, state.step])
+        torch.manual_seed(seed * 1_000_003 + state.step)
+        share = state.seconds / (60 * minutes)
+        losses = training.step(make_batch(people, weights, random, batch, recolour), share)
+        now = time.monotonic()
+        state.seconds += now - began
+        if now - told > 2:
+            told = now
+            report({"step": state.step, "percent": round(min(100.0, 100 * state.seconds / (60 * minutes)), 1),
+                    "seconds_left": round(max(0.0, 60 * minutes - state.seconds)), "its": round(state.step / state.seconds, 2),
+                    **({"quality": round(state.curve[-1]["psnr"], 2)} if state.curve else {}),
+                    **{name: round(value, 4) for name, value in losses.items()}})  # fmt: skip
+        if now - saved > checkpoint_seconds:
+            _measure(training, held_out)
+            training.save(checkpoint)
+            saved = time.monotonic()
+    _measure(training, held_out)
+    training.save(checkpoint)
+    return state
+
+
+def _measure(training: HeadTraining, held_out: list[FilmedPerson]) -> None:
+    if held_out:
+        generator, mapping = training.networks()
+        quality = float(np.mean([held_out_psnr(generator, mapping, person) for person in held_out]))
+        training.state.curve.append({"seconds": training.state.seconds, "psnr": quality})
