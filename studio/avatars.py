@@ -112,7 +112,7 @@ def _details(entry: AvatarEntry) -> str:
         rows += [
             (key.replace("_", " "), _value(value)) for key, value in card.get(part, {}).items() if not isinstance(value, dict)
         ]
-    return table(("About this avatar", ""), rows)
+    return table(("About", ""), rows)
 
 
 def _value(value: object) -> str:

@@ -6,7 +6,7 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,7 +91,7 @@ def create_tab(pipeline: GMTalkerPipeline) -> CreateTab:
     def preview(avatar: str, *weights: float) -> tuple[np.ndarray, float, str]:
         emotion = dict(zip(SHOWN, weights, strict=True))
         said = "Together more than 1: they are scaled down to 1." if over_full(emotion) else ""
-        return _or_sentence(pipeline.still, avatar, emotion), max(0.0, 1 - sum(weights)), note(said)
+        return _or_sentence(pipeline.still, avatar, emotion), round(max(0.0, 1 - sum(weights)), 2), note(said)
 
     def speak(
         avatar: str,
@@ -161,7 +161,7 @@ def _controls() -> tuple:
             label="Avatars",
             show_label=False,
             columns=5,
-            height=170,
+            height=150,
             fit_columns=False,
             allow_preview=False,
             interactive=False,
@@ -213,19 +213,21 @@ def _controls() -> tuple:
         mixture = gr.HTML(elem_id="mixture")
     with gr.Column(elem_classes="card"):
         gr.Markdown("### 4 · Movement")
-        with gr.Row():
-            motion = [
-                gr.Slider(0, 2, 1, step=0.1, label=name, info=info, min_width=120, elem_id=f"amount-{name}")
-                for name, info in (
-                    ("head", "How much the head moves."),
-                    ("blink", "How far the eyelids close."),
-                    ("gaze", "How much the eyes wander."),
-                )
-            ]
-            seed = gr.Number(
-                0, precision=0, minimum=0, label="seed", info="Another number, another take.", min_width=120, elem_id="seed"
+        motion = [
+            gr.Slider(0, 2, 1, step=0.1, label=name, info=info, elem_id=f"amount-{name}", render=False)
+            for name, info in (
+                ("head", "How much the head moves."),
+                ("blink", "How far the eyelids close."),
+                ("gaze", "How much the eyes wander."),
             )
-            motion.append(seed)
+        ]
+        motion.append(
+            gr.Number(0, precision=0, minimum=0, label="seed", info="Another number, another take.", elem_id="seed", render=False)
+        )
+        for pair in _in_twos(motion):
+            with gr.Row():
+                for control in pair:
+                    control.render()
     return CreateTab(gallery, avatar), speech, emotions, neutral, mixture, motion
 
 
@@ -278,5 +280,5 @@ def _or_sentence(call, *arguments, **options):
         raise refusal(str(error)) from error
 
 
-def _in_twos(items: tuple[str, ...]) -> list[tuple[str, ...]]:
+def _in_twos(items: Sequence) -> list[Sequence]:
     return [items[start : start + 2] for start in range(0, len(items), 2)]

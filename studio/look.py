@@ -46,8 +46,8 @@ CSS = """
 .progress > div { height: 100%; background: var(--primary-500); transition: width 0.4s; }
 .note { color: var(--body-text-color-subdued); }
 table.report { width: 100%; border-collapse: collapse; }
-table.report td, table.report th { padding: 0.35rem 0.6rem; text-align: left; }
-table.report tr { border-bottom: 1px solid var(--border-color-primary); }
+table.report td, table.report th { border: none !important; padding: 0.35rem 0.6rem; text-align: left; }
+table.report tr { border: none !important; border-bottom: 1px solid var(--border-color-primary) !important; }
 table.report td.pass { color: #15803d; } table.report td.warn { color: #b45309; } table.report td.fail { color: #b91c1c; }
 table.report td.pass, table.report td.warn, table.report td.fail { font-weight: 600; white-space: nowrap; }
 """
