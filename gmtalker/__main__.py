@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import sys
 import traceback
@@ -82,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate = commands.add_parser("evaluate", help="measure an avatar on held-out videos of its person")
     _add_avatar(evaluate)
     evaluate.add_argument("--video", type=Path, required=True, nargs="+", metavar="F")
+    evaluate.add_argument("--start", type=float, default=0.0, metavar="S", help="from second S of each video (default 0)")
     evaluate.add_argument("--json", type=Path, required=True, metavar="F", help="where the measures are written")
     _add_device(evaluate)
     evaluate.set_defaults(run=_evaluate)
@@ -191,8 +193,11 @@ def _evaluate(options: argparse.Namespace) -> None:
     from gmtalker.avatar import load_avatar
     from personalize.evaluation import evaluate_avatar
 
-    pipeline = _pipeline(options)
-    _write_json(evaluate_avatar(load_avatar(options.avatar), options.video, pipeline), options.json)
+    if not options.start >= 0:
+        raise WrongUsage("--start must be 0 or more seconds.")
+    avatar, pipeline = load_avatar(options.avatar), _pipeline(options)
+    measures = evaluate_avatar(avatar, options.video, pipeline, start=options.start, progress=_tell)
+    _write_json(measures, options.json)
 
 
 def _bench(options: argparse.Namespace) -> None:
@@ -240,12 +245,25 @@ def _done(options: argparse.Namespace, **result: str) -> None:
     print(json.dumps({"done": True} | result, ensure_ascii=False) if options.json else options.output)
 
 
+def _tell(sentence: str) -> None:
+    print(sentence, file=sys.stderr)
+
+
 def _write_json(figures: dict, path: Path) -> None:
-    text = json.dumps(figures, ensure_ascii=False, indent=2, allow_nan=False) + "\n"
+    text = json.dumps(_finite(figures), ensure_ascii=False, indent=2, allow_nan=False) + "\n"
     unfinished = path.with_name(f".writing-{path.name}")
     unfinished.write_text(text, encoding="utf-8")
     unfinished.replace(path)
     print(text, end="")
+
+
+def _finite(value: object) -> object:
+    """A measure that could not be taken is null: JSON has no "not a number"."""
+    if isinstance(value, dict):
+        return {key: _finite(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class _Bar:

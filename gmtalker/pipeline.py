@@ -19,7 +19,7 @@ from torch import Tensor
 
 from gmtalker.audio import SAMPLES_PER_FRAME, read_speech, speech_to_mel
 from gmtalker.avatar import Avatar, find_avatar, load_avatar
-from gmtalker.device import choose_device, is_half_fast
+from gmtalker.device import choose_device, is_half_fast, one_core, usable_cores
 from gmtalker.errors import UnusableInput
 from gmtalker.face_model import FaceModel, PersonFace
 from gmtalker.models.expression_generator import ExpressionGenerator
@@ -35,8 +35,8 @@ GENERIC = Path(__file__).resolve().parent.parent / "assets" / "generic"
 NETWORKS = {"speech_encoder": SpeechEncoder, "expression_generator": ExpressionGenerator, "motion_generator": MotionGenerator}
 INDEX = "model_index.json"
 
-BATCH = 4  # frames the head generator draws at a time; more only costs memory on a CPU
-BATCHES_AHEAD = 3  # how far the renderer may run before the network
+BATCH = 8  # frames the head generator draws at a time; fixed, because other batches round differently
+GPU_WORKERS = 2  # one renders while the other keeps the GPU busy
 AVATARS_KEPT = 4  # loaded avatars held in memory
 TEMPERATURE = 1.0
 LARGEST_AMOUNT = 3.0  # times a person's own movement
@@ -164,12 +164,14 @@ class GMTalkerPipeline:
     # --- Stage by stage --------------------------------------------------------------------------------------------------------
 
     @torch.no_grad()  # not inference_mode: training reads these features too
+    @one_core()
     def encode(self, waveform: np.ndarray | Tensor) -> Tensor:
         """Speech (samples,) at 16 kHz -> features (frames, d), one row a video frame."""
         mel = speech_to_mel(torch.as_tensor(waveform, dtype=torch.float32))
         return self.speech_encoder(mel[None].to(self.device))[0]
 
     @torch.no_grad()
+    @one_core()
     def expression(
         self,
         features: Tensor,
@@ -189,6 +191,7 @@ class GMTalkerPipeline:
         return ExpressionTrack(torch.stack(rows))
 
     @torch.no_grad()
+    @one_core()
     def motion(
         self,
         features: Tensor,
@@ -232,20 +235,25 @@ class GMTalkerPipeline:
         return np.stack([renderer.render(*row) for row in zip(coefficients, motion)])
 
     def draw(self, track: FaceTrack, avatar: Who, weights: EmotionWeights) -> Iterator[np.ndarray]:
-        """Frames (height, width, 3) uint8 RGB of a track. The face is rendered in a thread, ahead of the network."""
-        ready = self._ready(avatar)
-        omega = weights.at(len(track))
-        waiting: deque[tuple[int, Future[np.ndarray]]] = deque()
-        renderers = ThreadPoolExecutor(1, thread_name_prefix="renderer")
+        """Frames (height, width, 3) uint8 RGB of a track, drawn a few batches ahead of whoever takes them."""
+        ready, omega = self._ready(avatar), weights.at(len(track))
+
+        def drawn(first: int) -> np.ndarray:
+            return self.paint(ready, self.render(track, ready, first, BATCH), omega[first : first + BATCH])
+
+        # Whole batches side by side, a core each (one_core says why), beside the video encoder's own process.
+        workers = usable_cores() if self.device.type == "cpu" else GPU_WORKERS
+        pool = ThreadPoolExecutor(workers, thread_name_prefix="draw", initializer=torch.set_num_threads, initargs=(1,))
+        waiting: deque[Future[np.ndarray]] = deque()
         try:
-            for begin in range(0, len(track), BATCH):
-                waiting.append((begin, renderers.submit(self.render, track, ready, begin, BATCH)))
-                last = begin + BATCH >= len(track)
-                while waiting and (last or len(waiting) > BATCHES_AHEAD):
-                    start, rendering = waiting.popleft()
-                    yield from self.paint(ready, rendering.result(), omega[start : start + BATCH])
+            for first in range(0, len(track), BATCH):
+                waiting.append(pool.submit(drawn, first))
+                if len(waiting) > workers + 1:
+                    yield from waiting.popleft().result()
+            while waiting:
+                yield from waiting.popleft().result()
         finally:
-            renderers.shutdown(wait=True, cancel_futures=True)
+            pool.shutdown(wait=True, cancel_futures=True)
 
     @torch.inference_mode()
     def paint(self, avatar: Who, rendering: np.ndarray, omega: Tensor) -> np.ndarray:

@@ -216,3 +216,31 @@ def test_generic_stages_that_are_not_there_are_one_sentence(tmp_path, tiny_gener
         GMTalkerPipeline.from_pretrained(tmp_path)
     with pytest.raises(ValueError, match="choose"):
         GMTalkerPipeline.from_pretrained(tiny_generic, device="toaster")
+
+
+def test_frames_are_drawn_only_a_few_batches_ahead(tiny_pipeline, tiny_avatar, monkeypatch):
+    rendered = []
+    render = GMTalkerPipeline.render
+    monkeypatch.setattr(GMTalkerPipeline, "render", lambda self, *place: rendered.append(place[2]) or render(self, *place))
+    monkeypatch.setattr("gmtalker.pipeline.usable_cores", lambda: 2)
+    long = walking(2000, tiny_pipeline.face_model.coefficients)
+    frames = tiny_pipeline.draw(long, tiny_avatar, EmotionWeights.from_mapping(None))
+    next(frames)
+    frames.close()
+    assert 1 <= len(rendered) <= 5
+
+
+def test_the_number_of_cores_changes_no_frame(tiny_pipeline, tiny_avatar, speech, monkeypatch):
+    performance = tiny_pipeline(speech, tiny_avatar)
+    drawn = []
+    for cores in (1, 3):
+        monkeypatch.setattr("gmtalker.pipeline.usable_cores", lambda cores=cores: cores)
+        drawn.append(frames_of(performance))
+    assert np.array_equal(*drawn)
+
+
+def test_an_unlabelled_track_is_recognised_as_weights(tiny_pipeline):
+    coefficients = tiny_pipeline.face_model.coefficients
+    for frames in (1, 99, 260):
+        weights = tiny_pipeline.recognise(walking(frames, coefficients)).weights
+        assert weights.shape == (frames, len(EMOTIONS)) and torch.allclose(weights.sum(-1), torch.ones(frames), atol=1e-5)
