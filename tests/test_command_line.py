@@ -4,11 +4,14 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from conftest import ROOT, write_speech
+from media import real_clip
 
 import gmtalker.pipeline
 from gmtalker.__main__ import WrongUsage, main, parse_emotion
+from gmtalker.video import VideoWriter, read_info
 
 
 @pytest.fixture
@@ -159,3 +162,19 @@ def test_pretraining_without_data_is_one_sentence(place, capsys):
 def test_the_program_starts_from_a_folder_of_its_own():
     told = subprocess.run([sys.executable, "-m", "gmtalker", "--help"], cwd=ROOT, capture_output=True, text=True, check=True)
     assert all(command in told.stdout for command in ("speak", "reenact", "evaluate", "bench", "pretrain"))
+
+
+def test_reenact_follows_a_real_person(place):
+    video, output = real_clip("grid_s1/bbaf2n.mp4"), place / "again.mp4"
+    assert run("reenact", "--avatar", "tiny", "--video", video, "--output", output) == 0
+    assert read_info(output).has_sound and read_info(output).seconds == pytest.approx(read_info(video).seconds, abs=0.05)
+
+
+def test_a_video_without_a_face_reenacts_nothing(place, capsys):
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    with VideoWriter(place / "no face.mp4", 64, 64) as writer:
+        for _ in range(25):
+            writer.write(noise)
+    assert run("reenact", "--avatar", "tiny", "--video", place / "no face.mp4", "--output", place / "o.mp4") == 1
+    assert "face" in one_sentence(capsys)
+    assert not (place / "o.mp4").exists()
