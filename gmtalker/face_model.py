@@ -31,10 +31,92 @@ EYES = (
 LEFT_EYE_RING = (33, 7, 163, 144, 145, 153, 154, 155, 133, 173, 157, 158, 159, 160, 161, 246)
 RIGHT_EYE_RING = (362, 382, 381, 380, 374, 373, 390, 249, 263, 466, 388, 387, 386, 385, 384, 398)
 INNER_LIP_RING = (78, 95, 88, 178, 87, 14, 317, 402, 318, 324, 308, 415, 310, 311, 312, 13, 82, 81, 80, 191)
-LIPS = tuple(sorted({0, 13, 14, 17, 37, 39, 40, 61, 78, 80, 81, 82, 84, 87, 88, 91, 95, 146, 178, 181, 185, 191, 267, 269, 270, 291, 308,
-                     310, 311, 312, 314, 317, 318, 321, 324, 375, 402, 405, 409, 415}))  # fmt: skip
-EYE_REGION = tuple(sorted({*LEFT_EYE_RING, *RIGHT_EYE_RING, 247, 30, 29, 27, 28, 56, 190, 243, 112, 26, 22, 23, 24, 110, 25, 130,
-                           467, 260, 259, 257, 258, 286, 414, 463, 341, 256, 252, 253, 254, 339, 255, 359}))  # fmt: skip
+LIPS = tuple(
+    sorted(
+        {
+            0,
+            13,
+            14,
+            17,
+            37,
+            39,
+            40,
+            61,
+            78,
+            80,
+            81,
+            82,
+            84,
+            87,
+            88,
+            91,
+            95,
+            146,
+            178,
+            181,
+            185,
+            191,
+            267,
+            269,
+            270,
+            291,
+            308,
+            310,
+            311,
+            312,
+            314,
+            317,
+            318,
+            321,
+            324,
+            375,
+            402,
+            405,
+            409,
+            415,
+        }
+    )
+)
+EYE_REGION = tuple(
+    sorted(
+        {
+            *LEFT_EYE_RING,
+            *RIGHT_EYE_RING,
+            247,
+            30,
+            29,
+            27,
+            28,
+            56,
+            190,
+            243,
+            112,
+            26,
+            22,
+            23,
+            24,
+            110,
+            25,
+            130,
+            467,
+            260,
+            259,
+            257,
+            258,
+            286,
+            414,
+            463,
+            341,
+            256,
+            252,
+            253,
+            254,
+            339,
+            255,
+            359,
+        }
+    )
+)
 EYE_RADIUS = 0.55  # eyeball radius in eye widths (about 12.5 mm to 24 mm of lid opening): turns iris offsets into angles
 
 
@@ -95,8 +177,16 @@ class PersonFace:
     crop: np.ndarray
     source_size: np.ndarray
 
-    SHAPES = {"neutral_shape": (POINTS, 3), "reference_points": (POINTS, 3), "eye_open": (2,), "eye_closed": (2,),
-              "motion_mean": (10,), "motion_scale": (10,), "crop": (3,), "source_size": (2,)}  # fmt: skip
+    SHAPES = {
+        "neutral_shape": (POINTS, 3),
+        "reference_points": (POINTS, 3),
+        "eye_open": (2,),
+        "eye_closed": (2,),
+        "motion_mean": (10,),
+        "motion_scale": (10,),
+        "crop": (3,),
+        "source_size": (2,),
+    }
 
     def __post_init__(self) -> None:
         for name, shape in self.SHAPES.items():
@@ -164,7 +254,9 @@ class FaceModel:
         """(frames, n) to (frames,): distance between the inner lips in face heights."""
         shape = self.mean_shape if neutral_shape is None else neutral_shape
         upper, lower = INNER_LIPS
-        gap = (shape[lower] - shape[upper]) + np.asarray(coefficients) @ (self.expression_basis[:, lower] - self.expression_basis[:, upper])
+        gap = (shape[lower] - shape[upper]) + np.asarray(coefficients) @ (
+            self.expression_basis[:, lower] - self.expression_basis[:, upper]
+        )
         return np.linalg.norm(gap, axis=-1)
 
     def shape(self, face: PersonFace, coefficients: np.ndarray, blink: np.ndarray, gaze: np.ndarray) -> np.ndarray:

@@ -83,7 +83,9 @@ class Renderer:
         self.model, self.face, self.size = face_model, face, size
         reference = face.reference
         if len(reference) != size:
-            reference = cv2.resize(reference, (size, size), interpolation=cv2.INTER_AREA if len(reference) > size else cv2.INTER_CUBIC)
+            reference = cv2.resize(
+                reference, (size, size), interpolation=cv2.INTER_AREA if len(reference) > size else cv2.INTER_CUBIC
+            )
         self.reference = np.ascontiguousarray(reference)
         # A lid or lip ring has no triangles inside: fans around a middle point close it.
         fans, kinds, self.rings = [], [], (LEFT_EYE_RING, RIGHT_EYE_RING, INNER_LIP_RING)

@@ -55,7 +55,11 @@ class EmotionWeights:
         if not isinstance(keys, (list, tuple)) or not keys:
             raise ValueError('A timeline is a list like [{"time": 0.0, "emotion": {"happy": 0.8}}]')
         for key in keys:
-            if not isinstance(key, Mapping) or not isinstance(key.get("time"), (int, float)) or not isinstance(key.get("emotion"), Mapping):
+            if (
+                not isinstance(key, Mapping)
+                or not isinstance(key.get("time"), (int, float))
+                or not isinstance(key.get("emotion"), Mapping)
+            ):
                 raise ValueError('Every key of a timeline needs "time" (seconds) and "emotion" (weights)')
         keys = sorted(keys, key=lambda key: key["time"])
         times = torch.tensor([float(key["time"]) for key in keys], dtype=torch.float64)

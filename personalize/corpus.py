@@ -81,8 +81,18 @@ def read_manifest(data: Path) -> list[Row]:
         for line in csv.DictReader(lines):
             seconds = float(line.get("train_seconds") or line.get("seconds") or 0)
             if line["split"] == "train" and seconds > 0:
-                rows.append(Row(Path(data) / line["file"], line["file"], line.get("kind", ""), line["person"], seconds,
-                                line.get("speech", "yes") == "yes", line.get("emotion") or None, line.get("sync", "ok")))  # fmt: skip
+                rows.append(
+                    Row(
+                        Path(data) / line["file"],
+                        line["file"],
+                        line.get("kind", ""),
+                        line["person"],
+                        seconds,
+                        line.get("speech", "yes") == "yes",
+                        line.get("emotion") or None,
+                        line.get("sync", "ok"),
+                    )
+                )
     return rows
 
 
@@ -133,17 +143,41 @@ def load_corpus(data: Path, cache: Path, model: FaceModel) -> list[Clip]:
         neutral = measure_neutral(model, crop_points, calm)
         canonical = model.unpose(crop_points, model.pose(crop_points, neutral))
         eye_open, eye_closed = measure_eyes(canonical)
-        face = PersonFace(neutral.astype(np.float32), np.zeros((64, 64, 3), np.uint8), crop_points[0].astype(np.float32),
-                          eye_open.astype(np.float32), eye_closed.astype(np.float32), np.zeros(10, np.float32),
-                          np.ones(10, np.float32), crop, np.array(size, np.float32))  # fmt: skip
+        face = PersonFace(
+            neutral.astype(np.float32),
+            np.zeros((64, 64, 3), np.uint8),
+            crop_points[0].astype(np.float32),
+            eye_open.astype(np.float32),
+            eye_closed.astype(np.float32),
+            np.zeros(10, np.float32),
+            np.ones(10, np.float32),
+            crop,
+            np.array(size, np.float32),
+        )
         tracks = [model.track(in_crop(points, crop), face, 1.0, found) for _, points, found, _ in videos]
         motions = [track.motion.stacked().numpy() for track in tracks]
         mean = np.median(np.concatenate(motions), axis=0)
         for (row, points, found, _), track, motion in zip(videos, tracks, motions):
             expression = track.expression.coefficients.numpy()
             lips = np.tensordot(expression, model.expression_basis[:, list(LIPS)], 1).reshape(len(expression), -1)
-            clips.append(Clip(row, person, row.emotion, row.sync == "ok", row.speech, expression, motion, mean, _mel(row, len(points), cache),
-                              lips.astype(np.float32), in_crop(points, crop).astype(np.float32), found, crop, face))  # fmt: skip
+            clips.append(
+                Clip(
+                    row,
+                    person,
+                    row.emotion,
+                    row.sync == "ok",
+                    row.speech,
+                    expression,
+                    motion,
+                    mean,
+                    _mel(row, len(points), cache),
+                    lips.astype(np.float32),
+                    in_crop(points, crop).astype(np.float32),
+                    found,
+                    crop,
+                    face,
+                )
+            )
     return clips
 
 

@@ -21,9 +21,14 @@ FACE_POINTS = tuple(range(468))
 LARGEST_OFFSET = 5  # frames to each side in which the best agreement of lips and sound is looked for
 
 
-def evaluate_avatar(avatar: Avatar, videos: Sequence[Path], pipeline: GMTalkerPipeline, start: float = 0.0,
-                    progress: Callable[[str], None] | None = None) -> dict:  # fmt: skip
-    """Every measure, over all videos together, from second `start` of each. Videos must be of the avatar's person, unseen in training.
+def evaluate_avatar(
+    avatar: Avatar,
+    videos: Sequence[Path],
+    pipeline: GMTalkerPipeline,
+    start: float = 0.0,
+    progress: Callable[[str], None] | None = None,
+) -> dict:
+    """Every measure, over all videos together, from second `start` of each: the avatar's person, unseen in training.
 
     Errors: UnusableVideo when one can't be read or shows no face.
     """
@@ -49,7 +54,9 @@ def evaluate_avatar(avatar: Avatar, videos: Sequence[Path], pipeline: GMTalkerPi
             "lip_best_offset_frames": best,
             "lip_best_offset_ms": best * 1000 // FPS,
             "lip_correlation_at_best_offset": round(float(mean.max()), 3),
-            "lip_correlation_track": round(float(np.average([row["track"] for row in speech], weights=[r["frames"] for r in speech])), 3),
+            "lip_correlation_track": round(
+                float(np.average([row["track"] for row in speech], weights=[r["frames"] for r in speech])), 3
+            ),
             "lip_spread": round(float(np.mean([row["spread"] for row in speech])), 3),
             "motion_std_degrees": _mean_row([row["motion_std"] for row in speech]),
             "motion_std_degrees_real": _mean_row([row["motion_std_real"] for row in speech]),
@@ -151,5 +158,3 @@ def shifted_correlation(made: np.ndarray, real: np.ndarray, offset: int) -> floa
     if len(a) < 5 or a.std() < 1e-9 or b.std() < 1e-9:
         return 0.0
     return float(np.corrcoef(a, b)[0, 1])
-
-

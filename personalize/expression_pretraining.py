@@ -63,7 +63,8 @@ def pretrain_expression(
         return _expression_batch([groups[name].draw(draw) for name in names], draw, lip_basis, model.config.features)
 
     def evaluate(network: ExpressionGenerator) -> dict[str, float]:
-        return _follows_speech(network, held_out, face_model) | _emotions_named(network, tracked)
+        follows, named = _follows_speech(network, held_out, face_model), _emotions_named(network, tracked)
+        return follows | named | _emotions_shown(network, tracked, held_out)
 
     options = FitOptions("expression", minutes=minutes, learning_rate=7e-4, seed=seed, device=device)
     state = fit(model, batch, output / "checkpoints" / "expression", options, report, evaluate)
@@ -108,6 +109,41 @@ def _follows_speech(model: ExpressionGenerator, items: Sequence[TrackedSpeech], 
     return {"lip_correlation": round(float(np.mean(correlations)), 3), "lip_spread": round(float(np.mean(spreads)), 3)}
 
 
+def _emotions_shown(
+    model: ExpressionGenerator, items: Sequence[TrackedSpeech], spoken: Sequence[TrackedSpeech]
+) -> dict[str, float]:
+    """How an emotion moves the mean face away from neutral: made for held-out speech beside the real clips.
+
+    emotion_likeness: mean cosine of the two movements; emotion_strength: mean length of the made one in lengths of the real one.
+    """
+    real: dict[str, dict[int, list[np.ndarray]]] = {}
+    for item in items:
+        if item.emotion is not None:
+            emotion = int(item.emotion.argmax())
+            real.setdefault(item.person, {}).setdefault(emotion, []).append(item.clip.expression.mean(0))
+    moves: dict[int, list[np.ndarray]] = {}
+    for faces in real.values():
+        for emotion in set(faces) - {0} if 0 in faces else ():
+            moves.setdefault(emotion, []).append(np.mean(faces[emotion], axis=0) - np.mean(faces[0], axis=0))
+    if not moves or not spoken:
+        return {}
+
+    device, mean_face = model.no_speech.device, {}
+    for emotion in (0, *moves):
+        weights = torch.eye(len(EMOTIONS), device=device)[emotion]
+        faces = []
+        for seed, item in enumerate(spoken[:3]):
+            speech = item.features[0, :FRAMES].float().to(device)
+            faces.append(model.generate(speech, model.latent(weights.expand(len(speech), -1), seed=seed)).mean(0))
+        mean_face[emotion] = torch.stack(faces).mean(0).cpu().numpy()
+    likeness, strength = [], []
+    for emotion, differences in moves.items():
+        wanted, made = np.mean(differences, axis=0), mean_face[emotion] - mean_face[0]
+        likeness.append(wanted @ made / max(np.linalg.norm(wanted) * np.linalg.norm(made), 1e-9))
+        strength.append(np.linalg.norm(made) / max(np.linalg.norm(wanted), 1e-9))
+    return {"emotion_likeness": round(float(np.mean(likeness)), 3), "emotion_strength": round(float(np.mean(strength)), 3)}
+
+
 def _emotions_named(model: ExpressionGenerator, items: Sequence[TrackedSpeech]) -> dict[str, float]:
     """Share of labelled training clips whose own emotion the posterior names, every emotion counted alike."""
     right: dict[int, list[bool]] = {}
@@ -123,5 +159,3 @@ def _emotions_named(model: ExpressionGenerator, items: Sequence[TrackedSpeech]) 
             named = int(model.emotion_posterior(posterior.z_mean, posterior.w_mean).argmax())
         right.setdefault(int(item.emotion.argmax()), []).append(named == int(item.emotion.argmax()))
     return {"emotions_named": round(float(np.mean([np.mean(values) for values in right.values()])), 3)} if right else {}
-
-

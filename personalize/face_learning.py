@@ -59,8 +59,14 @@ def _learn(frames: dict[str, np.ndarray], calm: dict[str, np.ndarray]) -> FaceMo
     mean = _mean_shape(frames, rigid)
     for _ in range(2):
         empty = np.zeros((COEFFICIENTS, 478, 3))
-        model = FaceModel(mean_shape=mean, expression_basis=empty, eyelid_basis=np.zeros((2, 478, 3)),
-                          projection=np.zeros((COEFFICIENTS, 468 * 3)), triangles=mesh_triangles(), rigid=rigid)  # fmt: skip
+        model = FaceModel(
+            mean_shape=mean,
+            expression_basis=empty,
+            eyelid_basis=np.zeros((2, 478, 3)),
+            projection=np.zeros((COEFFICIENTS, 468 * 3)),
+            triangles=mesh_triangles(),
+            rigid=rigid,
+        )
         offsets, blinks = [], []
         for person, points in frames.items():
             neutral = measure_neutral(model, points, calm[person])
@@ -71,11 +77,15 @@ def _learn(frames: dict[str, np.ndarray], calm: dict[str, np.ndarray]) -> FaceMo
         spread = np.mean([(o[:, :468] * [1, 1, 0.5]).std(0).sum(-1) for o in offsets], axis=0)
         spread[[*LIPS, *EYE_REGION]] = np.inf
         spread[mean[:468, 1] > 0.0] = np.inf  # cheeks and nose wings follow a smile
-        rigid = np.union1d(FIRST_RIGID, np.argsort(spread)[:RIGID_POINTS])  # the first ones reach far out: a long lever for angles
+        rigid = np.union1d(
+            FIRST_RIGID, np.argsort(spread)[:RIGID_POINTS]
+        )  # the first ones reach far out: a long lever for angles
     model.rigid = rigid
     offset, blink = np.concatenate(offsets), np.concatenate(blinks)
     eyes = list(EYE_REGION)
-    solved = np.linalg.lstsq(np.concatenate([blink, np.ones((len(blink), 1))], 1), offset[:, eyes].reshape(len(offset), -1), rcond=None)[0]
+    solved = np.linalg.lstsq(
+        np.concatenate([blink, np.ones((len(blink), 1))], 1), offset[:, eyes].reshape(len(offset), -1), rcond=None
+    )[0]
     model.eyelid_basis = np.zeros((2, 478, 3))
     model.eyelid_basis[:, eyes] = solved[:2].reshape(2, -1, 3)
     left = offset[:, :468] - np.tensordot(blink, model.eyelid_basis[:, :468], 1)

@@ -31,8 +31,15 @@ HELD_OUT_CLIPS = 3  # people of whom no frame is trained on: how well does the s
 BATCH = 4
 
 
-def pretrain_head(data: Path, output: Path, minutes: float | None = None, leave_out: Sequence[str] = (), seed: int = 0,
-                  device: str | None = None, report: Callable[[dict], None] | None = None) -> Path:  # fmt: skip
+def pretrain_head(
+    data: Path,
+    output: Path,
+    minutes: float | None = None,
+    leave_out: Sequence[str] = (),
+    seed: int = 0,
+    device: str | None = None,
+    report: Callable[[dict], None] | None = None,
+) -> Path:
     """Trains StyleUNet, EMN and their discriminator on every training clip; people in `leave_out` stay strangers to them."""
     minutes = minutes or 60.0
     data, output = Path(data), Path(output)
@@ -54,8 +61,19 @@ def pretrain_head(data: Path, output: Path, minutes: float | None = None, leave_
         bar.set_postfix_str(", ".join(f"{name} {value}" for name, value in values.items()))
         (report or (lambda _: None))(values)
 
-    state = train_head(training, people, model, minutes=minutes, batch=BATCH, checkpoint=output / "checkpoints" / "head.safetensors",
-                       held_out=held_out, report=tell, recolour=True, seed=seed, checkpoint_seconds=120)  # fmt: skip
+    state = train_head(
+        training,
+        people,
+        model,
+        minutes=minutes,
+        batch=BATCH,
+        checkpoint=output / "checkpoints" / "head.safetensors",
+        held_out=held_out,
+        report=tell,
+        recolour=True,
+        seed=seed,
+        checkpoint_seconds=120,
+    )
     bar.close()
     generator, mapping = training.networks()
     save_half(generator, output / "head_generator")
@@ -70,7 +88,7 @@ def pretrain_head(data: Path, output: Path, minutes: float | None = None, leave_
 
 
 def _film(rows: Sequence[Row], cache: Path, model: FaceModel, levels: dict[str, float]):
-    """Every clip with a face as a FilmedPerson, a person's clips of one camera measured together. Yields them as they are read."""
+    """Yields every clip with a face as a FilmedPerson; a person's clips of one camera are measured together."""
     groups: dict[tuple, list] = {}
     for row in rows:
         points, found, size = load_points(row, cache)
@@ -93,11 +111,23 @@ def _film(rows: Sequence[Row], cache: Path, model: FaceModel, levels: dict[str, 
         emotion = np.concatenate([np.repeat(_emotion(row, levels)[None], len(points), 0) for row, points, _ in clips])[kept_array]
         whole = np.array([0, 0, SIZE])  # the kept frames are already cut
 
-        face = measure_person(model, in_crop(every[kept_array], crop, SIZE), whole, (SIZE, SIZE), lambda i: frames[i],
-                              np.ones(len(kept), bool), calm[kept_array])  # fmt: skip
+        face = measure_person(
+            model,
+            in_crop(every[kept_array], crop, SIZE),
+            whole,
+            (SIZE, SIZE),
+            frames.__getitem__,
+            np.ones(len(kept), bool),
+            calm[kept_array],
+        )
         track = model.track(in_crop(every[kept_array], crop), face, 1.0, np.ones(len(kept), bool))
-        yield FilmedPerson(Renderer(model, face, SIZE), np.stack(frames), track.expression.coefficients.numpy(),
-                           track.motion.stacked().numpy(), emotion)  # fmt: skip
+        yield FilmedPerson(
+            Renderer(model, face, SIZE),
+            np.stack(frames),
+            track.expression.coefficients.numpy(),
+            track.motion.stacked().numpy(),
+            emotion,
+        )
 
 
 def _emotion(row: Row, levels: dict[str, float]) -> np.ndarray:
@@ -112,4 +142,6 @@ def _emotion(row: Row, levels: dict[str, float]) -> np.ndarray:
 
 def _thinned(person: FilmedPerson, frames: int) -> FilmedPerson:
     keep = np.linspace(0, len(person.frames) - 1, min(frames, len(person.frames))).astype(int)
-    return FilmedPerson(person.renderer, person.frames[keep], person.coefficients[keep], person.motion[keep], person.emotion[keep])
+    return FilmedPerson(
+        person.renderer, person.frames[keep], person.coefficients[keep], person.motion[keep], person.emotion[keep]
+    )

@@ -72,8 +72,10 @@ class PixelWeights:
         return 1.0 + MOUTH_WEIGHT * inside(self.mouth) + EYE_WEIGHT * inside(self.eyes)
 
 
-def make_batch(people: list[FilmedPerson], weights: PixelWeights, random: np.random.Generator, size: int, recolour: bool) -> HeadBatch:
-    """`size` frames of people drawn evenly, whatever the length of their clips. recolour: shift colours, for the generic start."""
+def make_batch(
+    people: list[FilmedPerson], weights: PixelWeights, random: np.random.Generator, size: int, recolour: bool
+) -> HeadBatch:
+    """`size` frames, people drawn evenly whatever the length of their clips. recolour: shift colours, for the generic start."""
     renderings, frames, emotions = [], [], []
     for _ in range(size):
         person = people[random.integers(len(people))]
@@ -113,8 +115,17 @@ class HeadTraining:
     where they did; None trains all heads freely.
     """
 
-    def __init__(self, generator: HeadGenerator, mapping: EmotionMapping, discriminator: Discriminator, *, learning_rate: float,
-                 average: float, anchor: Tensor | None = None, device: str | None = None):  # fmt: skip
+    def __init__(
+        self,
+        generator: HeadGenerator,
+        mapping: EmotionMapping,
+        discriminator: Discriminator,
+        *,
+        learning_rate: float,
+        average: float,
+        anchor: Tensor | None = None,
+        device: str | None = None,
+    ):
         half = "bf16" if is_half_fast(torch.device("cuda" if torch.cuda.is_available() and device != "cpu" else "cpu")) else "no"
         self.accelerator = Accelerator(mixed_precision=half, cpu=device == "cpu")
         self.learning_rate, self.anchor = learning_rate, anchor
@@ -205,15 +216,23 @@ class HeadTraining:
     def save(self, path: Path) -> None:
         """Everything that resuming needs, whole or not at all."""
         tensors = {f"drawing.{name}": tensor for name, tensor in self.drawing.state_dict().items()}
-        tensors |= {f"judge.{name}": tensor for name, tensor in self.accelerator.unwrap_model(self.discriminator).state_dict().items()}
+        tensors |= {
+            f"judge.{name}": tensor for name, tensor in self.accelerator.unwrap_model(self.discriminator).state_dict().items()
+        }
         tensors |= {f"average.{index}": tensor for index, tensor in enumerate(self.average.shadow_params)}
         tensors |= moments_of("draw_optimizer", self.draw_optimizer) | moments_of("judge_optimizer", self.judge_optimizer)
         curve = [[point["seconds"], point["psnr"]] for point in self.state.curve]
         tensors["curve"] = torch.tensor(curve, dtype=torch.float64).reshape(-1, 2)
-        metadata = {"step": str(self.state.step), "seconds": repr(self.state.seconds), "averaged": str(self.average.optimization_step)}
+        metadata = {
+            "step": str(self.state.step),
+            "seconds": repr(self.state.seconds),
+            "averaged": str(self.average.optimization_step),
+        }
         unfinished = path.with_suffix(".part")
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, str(unfinished), metadata)
+        save_file(
+            {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, str(unfinished), metadata
+        )
         unfinished.replace(path)
 
     def load(self, path: Path) -> None:
@@ -262,9 +281,21 @@ def held_out_psnr(generator: HeadGenerator, mapping: EmotionMapping, person: Fil
     return float(np.mean(values))
 
 
-def train_head(training: HeadTraining, people: list[FilmedPerson], model: FaceModel, *, minutes: float, batch: int, checkpoint: Path,
-               held_out: list[FilmedPerson], report: Callable[[dict], None], recolour: bool = False, seed: int = 0,
-               stop: Callable[[], bool] | None = None, checkpoint_seconds: float = 60.0) -> HeadState:  # fmt: skip
+def train_head(
+    training: HeadTraining,
+    people: list[FilmedPerson],
+    model: FaceModel,
+    *,
+    minutes: float,
+    batch: int,
+    checkpoint: Path,
+    held_out: list[FilmedPerson],
+    report: Callable[[dict], None],
+    recolour: bool = False,
+    seed: int = 0,
+    stop: Callable[[], bool] | None = None,
+    checkpoint_seconds: float = 60.0,
+) -> HeadState:
     """Train for `minutes` in all, going on from `checkpoint` where it exists; the same call resumes.
 
     held_out: the same people's frames that are never trained on; their PSNR is the quality that `report` tells.
@@ -284,10 +315,16 @@ def train_head(training: HeadTraining, people: list[FilmedPerson], model: FaceMo
         state.seconds += now - began
         if now - told > 2:
             told = now
-            report({"step": state.step, "percent": round(min(100.0, 100 * state.seconds / (60 * minutes)), 1),
-                    "seconds_left": round(max(0.0, 60 * minutes - state.seconds)), "its": round(state.step / state.seconds, 2),
+            report(
+                {
+                    "step": state.step,
+                    "percent": round(min(100.0, 100 * state.seconds / (60 * minutes)), 1),
+                    "seconds_left": round(max(0.0, 60 * minutes - state.seconds)),
+                    "its": round(state.step / state.seconds, 2),
                     **({"quality": round(state.curve[-1]["psnr"], 2)} if state.curve else {}),
-                    **{name: round(value, 4) for name, value in losses.items()}})  # fmt: skip
+                    **{name: round(value, 4) for name, value in losses.items()},
+                }
+            )
         if now - saved > checkpoint_seconds:
             _measure(training, held_out)
             training.save(checkpoint)

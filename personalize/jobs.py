@@ -26,13 +26,14 @@ import psutil
 from gmtalker.errors import UnusableAvatar, UnusableInput
 from personalize.consent import Consent
 
-PRESETS = ("draft", "standard", "high")
+PRESETS = {"draft": 2.0, "standard": 10.0, "high": 30.0}  # minutes of training, after the clips are tracked
 BEAT_SECONDS = 2
 SILENT_SECONDS = 10  # a trainer that has not beaten for so long is dead
 STARTING_SECONDS = 60  # before the first beat stands the import of torch, slow on a busy machine
 LOST = "The trainer stopped unexpectedly."
 STOPPED = "Stopped; resuming goes on from the last checkpoint."
 OPEN = ("queued", "running")
+OF_A_STAGE = ("step", "steps", "seconds_left", "its")  # forgotten when the next stage begins
 REPORTED = ("stage", "step", "steps", "percent", "seconds_left", "its", "message", "quality")
 PROJECT = Path(__file__).resolve().parent.parent
 
@@ -85,12 +86,14 @@ class Job:
         if self.status != "running":
             return f"{self.status.capitalize()}. {self.message}".strip()
         parts = [f"{self.stage.capitalize()}, {self.percent:.0f} %"]
-        if self.steps:
-            parts.append(f"step {self.step} of {self.steps}")
+        if self.step:
+            parts.append(f"step {self.step} of {self.steps}" if self.steps else f"step {self.step}")
         if self.seconds_left is not None:
             parts.append(time_left(self.seconds_left))
         if self.its:
             parts.append(f"{self.its:.1f} it/s")
+        if isinstance(self.quality, (int, float)):
+            parts.append(f"{self.quality:.1f} dB on seconds it never saw")
         return " · ".join(part for part in [*parts, self.message] if part)
 
 
@@ -301,8 +304,17 @@ def reporting(job: Job) -> Iterator[Callable[[Mapping], None]]:
     heart = threading.Thread(target=_beat, args=(job.id, over), daemon=True)
     heart.start()
     previous = signal.signal(signal.SIGTERM, _interrupt)
+    stage = None
+
+    def report(values: Mapping) -> None:
+        nonlocal stage
+        if values.get("stage", stage) != stage:
+            stage = values["stage"]
+            values = dict.fromkeys(OF_A_STAGE) | dict(values)
+        _report(job.id, values)
+
     try:
-        yield lambda values: _report(job.id, values)
+        yield report
     except KeyboardInterrupt:
         _finish(job.id, "stopped", STOPPED)
         raise

@@ -176,5 +176,3 @@ def _lip_correlation(model: SpeechEncoder, recordings: Sequence[Recording]) -> d
             predicted = model.lip_head(heard)[0, :, 0].cpu().numpy()
         values.append(np.corrcoef(predicted, recording.lips[:, 0])[0, 1])
     return {"lip_correlation": round(float(np.mean(values)), 3)} if values else {}
-
-

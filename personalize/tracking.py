@@ -88,7 +88,11 @@ def cut(frame: np.ndarray, crop: np.ndarray, size: int) -> np.ndarray:
     inside = inside and left + side <= frame.shape[1] and top + side <= frame.shape[0]
     if inside:
         part = frame[int(top) : int(top + side), int(left) : int(left + side)]
-        return part.copy() if len(part) == size else cv2.resize(part, (size, size), interpolation=cv2.INTER_AREA if side > size else cv2.INTER_CUBIC)
+        return (
+            part.copy()
+            if len(part) == size
+            else cv2.resize(part, (size, size), interpolation=cv2.INTER_AREA if side > size else cv2.INTER_CUBIC)
+        )
     zoom = size / side
     matrix = np.array([[zoom, 0, -left * zoom + (zoom - 1) / 2], [0, zoom, -top * zoom + (zoom - 1) / 2]])
     return cv2.warpAffine(frame, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
@@ -125,9 +129,16 @@ def measure_eyes(canonical: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return eye_open, np.where(blinked, eye_closed, NEVER_BLINKED * eye_open)
 
 
-def measure_person(model: FaceModel, points: np.ndarray, crop: np.ndarray, source_size: tuple[int, int],
-                   pick_frame: Callable[[int], np.ndarray], found: np.ndarray, calm: np.ndarray | None = None,
-                   size: int = 256) -> PersonFace:  # fmt: skip
+def measure_person(
+    model: FaceModel,
+    points: np.ndarray,
+    crop: np.ndarray,
+    source_size: tuple[int, int],
+    pick_frame: Callable[[int], np.ndarray],
+    found: np.ndarray,
+    calm: np.ndarray | None = None,
+    size: int = 256,
+) -> PersonFace:
     """What is the person's own, from smoothed points in picture pixels; pick_frame(i) gives the picture of frame i."""
     crop_points = in_crop(points, crop, 1.0)
     usable = np.flatnonzero(found)
@@ -135,9 +146,17 @@ def measure_person(model: FaceModel, points: np.ndarray, crop: np.ndarray, sourc
     pose = model.pose(crop_points[usable], neutral)
     canonical = model.unpose(crop_points[usable], pose)
     eye_open, eye_closed = measure_eyes(canonical)
-    face = PersonFace(neutral.astype(np.float32), np.zeros((size, size, 3), np.uint8), crop_points[0].astype(np.float32),
-                      eye_open.astype(np.float32), eye_closed.astype(np.float32), np.zeros(10, np.float32),
-                      np.ones(10, np.float32), crop.astype(np.float32), np.array(source_size, np.float32))  # fmt: skip
+    face = PersonFace(
+        neutral.astype(np.float32),
+        np.zeros((size, size, 3), np.uint8),
+        crop_points[0].astype(np.float32),
+        eye_open.astype(np.float32),
+        eye_closed.astype(np.float32),
+        np.zeros(10, np.float32),
+        np.ones(10, np.float32),
+        crop.astype(np.float32),
+        np.array(source_size, np.float32),
+    )
     track = model.track(crop_points[usable], face, 1.0, found[usable])
     motion = track.motion.stacked().numpy()
     mean, scale = np.median(motion, axis=0), motion.std(axis=0) + 1e-4
@@ -147,8 +166,12 @@ def measure_person(model: FaceModel, points: np.ndarray, crop: np.ndarray, sourc
     far += 20 * model.lip_opening(coefficients, neutral) + 3 * motion[:, 6:8].sum(1) + 4 * np.abs(motion[:, 8:] - mean[8:]).sum(1)
     best = int(usable[np.argmin(far)])
     reference = cut(pick_frame(best), crop, size)
-    values = {"reference": reference, "reference_points": crop_points[best].astype(np.float32),
-              "motion_mean": mean.astype(np.float32), "motion_scale": scale.astype(np.float32)}  # fmt: skip
+    values = {
+        "reference": reference,
+        "reference_points": crop_points[best].astype(np.float32),
+        "motion_mean": mean.astype(np.float32),
+        "motion_scale": scale.astype(np.float32),
+    }
     return PersonFace(**{**{name: getattr(face, name) for name in face.__dataclass_fields__}, **values})
 
 

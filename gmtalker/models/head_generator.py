@@ -29,9 +29,9 @@ def inverse_haar(coefficients: Tensor) -> Tensor:
 
 
 class ModulatedConvolution(nn.Module):
-    """StyleGAN2 convolution: the style scales the input channels, demodulation restores unit variance (arXiv 1912.04958, eq. 1-3).
+    """StyleGAN2 convolution: the style scales the input channels, demodulation restores unit variance.
 
-    Written as scaling before and after one shared convolution, which is the same and batches on any device.
+    arXiv 1912.04958, equations 1 to 3. Written as scaling before and after one shared convolution, which is the same and batches on any device.
     """
 
     def __init__(self, inputs: int, outputs: int, style: int, kernel: int = 3, up: bool = False, demodulate: bool = True):
@@ -47,7 +47,9 @@ class ModulatedConvolution(nn.Module):
         scale = self.affine(style)
         if self.up:
             features = F.interpolate(features, scale_factor=2, mode="bilinear", align_corners=False)
-        features = F.conv2d(features * scale[:, :, None, None].to(features.dtype), self.weight, padding=self.weight.shape[-1] // 2)
+        features = F.conv2d(
+            features * scale[:, :, None, None].to(features.dtype), self.weight, padding=self.weight.shape[-1] // 2
+        )
         if self.demodulate:
             energy = self.weight.float().square().sum((2, 3))
             factor = torch.rsqrt(scale.float().square() @ energy.T + 1e-8)
@@ -98,7 +100,9 @@ class HeadGenerator(ModelMixin, ConfigMixin):
             raise ValueError(f"{len(widths)} widths are too many for a picture of {size} pixels")
         self.enter = nn.Conv2d(4 * channels, widths[0], 3, padding=1)
         self.down = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(a, b, 3, stride=2, padding=1), nn.LeakyReLU(0.2), nn.Conv2d(b, b, 3, padding=1), nn.LeakyReLU(0.2))
+            nn.Sequential(
+                nn.Conv2d(a, b, 3, stride=2, padding=1), nn.LeakyReLU(0.2), nn.Conv2d(b, b, 3, padding=1), nn.LeakyReLU(0.2)
+            )
             for a, b in zip(widths[:-1], widths[1:])
         )
         sizes = [size // 2 >> level for level in range(len(widths))]

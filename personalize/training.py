@@ -1,0 +1,393 @@
+"""From uploaded clips to an avatar: track, cut, adapt the speaking style, train the head, measure, write."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Callable, Mapping, Sequence
+
+import numpy as np
+import torch
+from peft import LoraConfig
+from safetensors.numpy import load_file, save_file
+from torch import Tensor
+
+from gmtalker.audio import read_sound_or_none
+from gmtalker.avatar import load_avatar, slug, workspace, write_avatar
+from gmtalker.errors import UnusableInput, UnusableVideo
+from gmtalker.face_model import FaceModel, PersonFace
+from gmtalker.models.discriminator import Discriminator
+from gmtalker.models.emotion_mapping import EmotionMapping
+from gmtalker.models.expression_generator import ExpressionBatch, ExpressionGenerator
+from gmtalker.models.head_generator import HeadGenerator
+from gmtalker.models.loading import load_strict, save_half
+from gmtalker.pipeline import GENERIC, GMTalkerPipeline, Performance
+from gmtalker.renderer import Renderer
+from gmtalker.speaking_style import save_speaking_style
+from gmtalker.tracks import EMOTIONS, FPS, EmotionWeights, FaceTrack
+from gmtalker.video import read_frames
+from personalize.avatar_card import write_card
+from personalize.consent import Consent
+from personalize.evaluation import image_measures
+from personalize.fitting import FitOptions, fit
+from personalize.head_training import FilmedPerson, HeadTraining, train_head
+from personalize.tracking import TrackedVideo, choose_crop, cut, in_crop, measure_person, track_points
+
+PRESETS = {"draft": 2.0, "standard": 10.0, "high": 30.0}  # minutes of training, after tracking
+STYLE_SHARE, LONGEST_STYLE = 0.2, 3.0  # part of the minutes that goes to the speaking style, and its most minutes
+HELD_OUT_SHARE, LONGEST_HELD_OUT = 0.1, 20.0  # the last part of the footage is never trained on; at most so many seconds
+MOST_FRAMES = 6000  # kept in memory for training, evenly over the footage: 1.2 GB at 256
+SIZE, BATCH = 256, 4
+STYLE_RANK, STYLE_FRAMES, STYLE_BATCH = 16, 50, 12
+ANCHOR = 0.5  # how firmly the head of an emotion that was never shown is held to the generic EMN
+MEASURED_FRAMES = 250
+
+
+@dataclass(frozen=True)
+class Footage:
+    """All clips of a person on one clock: frames (n, size, size, 3) uint8 are those listed in `kept`, of `track`'s length.
+
+    features: (frames, d) of the speech, None where the clips hold none; speaks: (frames,) bool, where speech is usable;
+    emotion: (frames, 8); held_out: (frames,) bool; begins: first frame of each clip.
+    """
+
+    face: PersonFace
+    track: FaceTrack
+    frames: np.ndarray
+    kept: np.ndarray
+    features: Tensor | None
+    speaks: np.ndarray
+    emotion: Tensor
+    held_out: np.ndarray
+    begins: list[int]
+    seconds: float
+    labelled: list[str]
+
+
+def train_avatar(
+    clips: Sequence[Path],
+    name: str,
+    consent: Consent,
+    preset: str = "standard",
+    minutes: float | None = None,
+    emotions: Mapping[Path, str] | None = None,
+    report: Callable[[dict], None] = lambda _: None,
+    pipeline: GMTalkerPipeline | None = None,
+) -> Path:
+    """Make the avatar `name` from video clips of one person; its folder in the workspace. The same call resumes.
+
+    report: gets {"stage", "percent", "seconds_left", ...} of the whole. Nothing appears among the avatars until all is done.
+    Errors: UnusableVideo and other UnusableInput, ValueError for an unknown preset or a missing consent.
+    """
+    if not isinstance(consent, Consent):
+        raise ValueError("training needs the consent of the person")
+    if preset not in PRESETS:
+        raise ValueError(f"There is no preset {preset!r}; choose from {', '.join(PRESETS)}")
+    minutes = PRESETS[preset] if minutes is None else minutes
+    work = workspace() / "training" / slug(name)
+    work.mkdir(parents=True, exist_ok=True)
+    pipeline = pipeline or GMTalkerPipeline.from_pretrained()
+    teller = _Teller(report)
+    with write_avatar(name, replace=True) as folder:
+        footage = _gather([Path(clip) for clip in clips], emotions or {}, pipeline, work, teller)
+        style_minutes = min(STYLE_SHARE * minutes, LONGEST_STYLE) if footage.speaks.sum() >= 3 * FPS else 0.0
+        if style_minutes:
+            teller.stage("learning the speaking style", 10, 10 + 80 * style_minutes / minutes)
+            _adapt_style(footage, pipeline, work, style_minutes, folder, teller)
+        else:
+            report({"message": "The clips hold no speech: the picture is trained, not the speaking style."})
+        teller.stage("training the head", 10 + 80 * style_minutes / minutes, 92)
+        training = _train_head(footage, pipeline.face_model, work, minutes - style_minutes, teller)
+        teller.stage("measuring", 92, 96)
+        generator, mapping = training.networks()
+        save_half(generator, folder / "head_generator")
+        save_half(mapping, folder / "emotion_mapping")
+        footage.face.save(folder / "face.safetensors")
+        _write_json(folder, name, consent, footage, {}, training, preset, minutes)
+        measures = _measure(folder, footage, pipeline)
+        _write_json(folder, name, consent, footage, measures, training, preset, minutes)
+        teller.stage("pictures of the avatar", 96, 100)
+        write_card(folder, pipeline)
+    shutil.rmtree(work, ignore_errors=True)
+    report(
+        {"stage": "done", "percent": 100.0, "seconds_left": 0, **{f"held_out_{key}": value for key, value in measures.items()}}
+    )
+    return workspace() / "avatars" / slug(name)
+
+
+class _Teller:
+    """Turns the percent of a stage into percent of the whole."""
+
+    def __init__(self, report: Callable[[dict], None]):
+        self.report, self.name, self.low, self.high = report, "", 0.0, 0.0
+
+    def stage(self, name: str, low: float, high: float) -> None:
+        self.name, self.low, self.high = name, low, high
+        self({"percent": 0.0})
+
+    def alive(self, **values) -> None:
+        """A sign of life within a part whose length is not known."""
+        self.report({**values, "stage": self.name})
+
+    def __call__(self, values: dict) -> None:
+        percent = self.low + (self.high - self.low) * values.get("percent", 0.0) / 100
+        self.report({**values, "stage": self.name, "percent": round(percent, 1)})
+
+
+def _gather(clips: list[Path], emotions: Mapping[Path, str], pipeline: GMTalkerPipeline, work: Path, teller: _Teller) -> Footage:
+    """Track every clip, cut the head, listen to the speech, name the emotions."""
+    model = pipeline.face_model
+    teller.stage("finding the face", 0, 6)
+    videos = []
+    for number, clip in enumerate(clips):
+        teller({"percent": 100 * number / len(clips)})
+        videos.append(_tracked(clip, work, lambda frame: frame % 50 or teller.alive(step=frame)))
+    teller.stage("cutting the head", 6, 10)
+    total = sum(len(video.points) for video in videos)
+    if total < 2 * FPS:
+        raise UnusableVideo("The clips are shorter than two seconds together. Please upload at least 20 seconds.")
+    keep = set(np.linspace(0, total - 1, min(total, MOST_FRAMES)).astype(int).tolist())
+    points, crops = [], []
+    for video in videos:  # clips of one camera share a crop; its own where the picture has another size
+        same = [other for other in videos if other.source_size == video.source_size]
+        crop = choose_crop(np.concatenate([other.points for other in same]), *video.source_size)
+        crops.append(crop)
+        points.append(in_crop(video.points, crop, SIZE))
+    frames, kept, begins, begin = [], [], [], 0
+    for clip, video, crop in zip(clips, videos, crops):
+        begins.append(begin)
+        for index, frame in zip(range(len(video.points)), read_frames(clip)):
+            if begin + index in keep and video.found[index]:
+                frames.append(cut(frame, crop, SIZE))
+                kept.append(begin + index)
+        begin += len(video.points)
+        teller({"percent": 100 * begin / total})
+    every, found = np.concatenate(points), np.concatenate([video.found for video in videos])
+    calm = np.concatenate([np.full(len(video.points), emotions.get(clip) == "neutral") for clip, video in zip(clips, videos)])
+    seen = np.isin(np.arange(total), kept)
+    position = {index: place for place, index in enumerate(kept)}
+    whole = np.array([0.0, 0.0, SIZE])
+    face = measure_person(model, every, whole, videos[0].source_size, lambda i: frames[position[i]], found & seen, calm, SIZE)
+    face = PersonFace(
+        **{**{name: getattr(face, name) for name in face.__dataclass_fields__}, "crop": crops[0].astype(np.float32)}
+    )
+    track = model.track(every, face, SIZE, found)
+    features, speaks, emotion, labelled = [], [], [], []
+    for clip, video, first in zip(clips, videos, begins):
+        part = slice(first, first + len(video.points))
+        sound = read_sound_or_none(clip)
+        heard = None if sound is None else pipeline.encode(sound)[: len(video.points)]
+        clip_track = FaceTrack(
+            type(track.expression)(track.expression.coefficients[part]), _rows(track.motion, part), track.found[part]
+        )
+        label = emotions.get(clip)
+        if label is not None:
+            labelled.append(label)
+            emotion.append(EmotionWeights.from_mapping({label: 1.0}).at(len(video.points)))
+        else:
+            emotion.append(pipeline.recognise(clip_track, heard).weights)
+        speaks.append(np.arange(len(video.points)) < (0 if heard is None else len(heard)))
+        silent = torch.zeros(len(video.points), pipeline.speech_encoder.config.features)
+        if heard is not None:
+            silent[: len(heard)] = heard.cpu()
+        features.append(silent)
+    held_out = np.zeros(total, bool)
+    held_out[total - int(min(HELD_OUT_SHARE * total, LONGEST_HELD_OUT * FPS)) :] = True
+    return Footage(
+        face,
+        track,
+        np.stack(frames),
+        np.array(kept),
+        torch.cat(features),
+        np.concatenate(speaks),
+        torch.cat(emotion).cpu(),
+        held_out,
+        begins,
+        total / FPS,
+        labelled,
+    )
+
+
+def _rows(motion, part: slice):
+    return type(motion)(motion.rotation[part], motion.translation[part], motion.blink[part], motion.gaze[part])
+
+
+def _tracked(clip: Path, work: Path, progress: Callable[[int], None]) -> TrackedVideo:
+    """The clip's points, kept in the work folder, so that resuming does not track again."""
+    stat = clip.stat()
+    path = work / f"points-{slug(clip.name)}-{stat.st_size}-{int(stat.st_mtime)}.safetensors"
+    if path.exists():
+        stored = load_file(str(path))
+        return TrackedVideo(stored["points"], stored["found"].astype(bool), tuple(int(side) for side in stored["size"]))
+    video = track_points(clip, progress)
+    unfinished = path.with_suffix(".part")
+    save_file(
+        {"points": video.points, "found": video.found.astype(np.uint8), "size": np.array(video.source_size)}, str(unfinished)
+    )
+    unfinished.replace(path)
+    return video
+
+
+def _adapt_style(footage: Footage, pipeline: GMTalkerPipeline, work: Path, minutes: float, folder: Path, teller: _Teller) -> None:
+    """LoRA of the generic expression generator on the person's own speech and face."""
+    generic = pipeline.expression_generator
+    config = {name: value for name, value in generic.config.items() if not name.startswith("_")}
+    generator = ExpressionGenerator(**config)
+    generator.load_state_dict({name: tensor.detach().cpu().clone() for name, tensor in generic.state_dict().items()})
+    generator.requires_grad_(False)
+    torch.manual_seed(0)
+    generator.add_adapter(
+        LoraConfig(
+            r=STYLE_RANK,
+            lora_alpha=STYLE_RANK,
+            target_modules=r"decoder\..*",
+            lora_dropout=0.05,
+            exclude_modules=_not_linear(generator),
+        ),
+        adapter_name="style",
+    )
+    lip_basis = pipeline.face_model.lip_basis()
+    starts = _windows(footage)
+    coefficients = footage.track.expression.coefficients
+
+    def batch(number: int) -> ExpressionBatch:
+        draw = np.random.default_rng([7, number])
+        rows = [slice(start, start + STYLE_FRAMES) for start in draw.choice(starts, STYLE_BATCH)]
+        size = len(rows)
+        return ExpressionBatch(
+            expression=torch.stack([coefficients[row] for row in rows]),
+            speech=torch.stack([footage.features[row] for row in rows]),
+            speech_mask=torch.ones(size, dtype=torch.bool),
+            mask=torch.ones(size, STYLE_FRAMES, dtype=torch.bool),
+            emotion=torch.stack([footage.emotion[row].mean(0) for row in rows]),
+            labelled=torch.ones(size, dtype=torch.bool),
+            speaker=torch.full((size,), -1),
+            lip_basis=lip_basis,
+        )
+
+    options = FitOptions("style", minutes=minutes, learning_rate=2e-3, warm_up=30, average=0.99, weight_decay=0.0, device="cpu")
+    fit(generator, batch, work / "style", options, teller)
+    save_speaking_style(generator, folder / "speaking_style")
+
+
+def _not_linear(generator: ExpressionGenerator) -> list[str]:
+    """Names of the decoder's modules that a LoRA can't be attached to."""
+    return [
+        name
+        for name, module in generator.named_modules()
+        if name.startswith("decoder.") and not isinstance(module, torch.nn.Linear)
+    ]
+
+
+def _windows(footage: Footage) -> np.ndarray:
+    """First frames of the stretches of speech that lie within one clip, with the face found and nothing held out."""
+    usable = footage.speaks & footage.track.found.numpy() & ~footage.held_out
+    inside = np.ones(len(usable), bool)
+    ends = [*footage.begins[1:], len(usable)]
+    for end in ends:
+        inside[max(0, end - STYLE_FRAMES + 1) : end] = False
+    whole = np.convolve(usable, np.ones(STYLE_FRAMES, int), "full")[STYLE_FRAMES - 1 :][: len(usable)] == STYLE_FRAMES
+    starts = np.flatnonzero(whole & inside)
+    if not len(starts):
+        raise UnusableInput("No two seconds of speech with the face in view were found; please film a longer stretch of talking.")
+    return starts
+
+
+def _train_head(footage: Footage, model: FaceModel, work: Path, minutes: float, teller: _Teller) -> HeadTraining:
+    torch.manual_seed(0)
+    generator, mapping = (
+        load_strict(HeadGenerator, GENERIC / "head_generator"),
+        load_strict(EmotionMapping, GENERIC / "emotion_mapping"),
+    )
+    discriminator = load_strict(Discriminator, GENERIC / "discriminator")
+    for network in (generator, mapping, discriminator):
+        network.train().requires_grad_(True)
+    shown = footage.emotion[~footage.held_out].mean(0)
+    anchor = ANCHOR * (1 - (shown / 0.05).clamp(max=1))  # an emotion in a twentieth of the frames counts as shown
+    training = HeadTraining(generator, mapping, discriminator, learning_rate=8e-4, average=0.995, anchor=anchor)
+    renderer = Renderer(model, footage.face, SIZE)
+    coefficients, motion = footage.track.expression.coefficients.numpy(), footage.track.motion.stacked().numpy()
+
+    def person(places: np.ndarray) -> FilmedPerson:
+        index = footage.kept[places]
+        return FilmedPerson(
+            renderer, footage.frames[places], coefficients[index], motion[index], footage.emotion[index].double().numpy()
+        )
+
+    held = footage.held_out[footage.kept]
+    train, test = np.flatnonzero(~held), np.flatnonzero(held)
+    quick = test[np.linspace(0, len(test) - 1, min(len(test), 24)).astype(int)] if len(test) else test
+    train_head(
+        training,
+        [person(train)],
+        model,
+        minutes=minutes,
+        batch=BATCH,
+        checkpoint=work / "head.safetensors",
+        held_out=[person(quick)] if len(quick) else [],
+        report=teller,
+        checkpoint_seconds=max(15.0, min(60.0, minutes * 6)),
+    )
+    return training
+
+
+def _measure(folder: Path, footage: Footage, pipeline: GMTalkerPipeline) -> dict:
+    """Image measures on the held-out frames, as the finished avatar draws them."""
+    places = np.flatnonzero(footage.held_out[footage.kept])[:MEASURED_FRAMES]
+    if not len(places):
+        return {}
+    index = torch.from_numpy(footage.kept[places])
+    track = FaceTrack(
+        type(footage.track.expression)(footage.track.expression.coefficients[index]),
+        _rows(footage.track.motion, index),
+        footage.track.found[index],
+    )
+    drawn = list(Performance(pipeline, load_avatar(folder), track, EmotionWeights(footage.emotion[index]), None))
+    from personalize.tracking import detect_landmarks
+
+    real = list(footage.frames[places])
+    measures = image_measures(real, drawn, detect_landmarks(real)[0])
+    return {name: round(value, 3) if isinstance(value, float) else value for name, value in measures.items()}
+
+
+def _write_json(
+    folder: Path,
+    name: str,
+    consent: Consent,
+    footage: Footage,
+    measures: dict,
+    training: HeadTraining,
+    preset: str,
+    minutes: float,
+) -> None:
+    shown = footage.emotion[~footage.held_out].mean(0)
+    card = {
+        "name": name,
+        "consent": {"who": consent.who, "when": consent.when, "words": consent.words},
+        "source": {
+            "seconds": round(footage.seconds, 2),
+            "held_out_seconds": round(float(footage.held_out.sum()) / FPS, 2),
+            "clips": len(footage.begins),
+            "picture": [int(side) for side in footage.face.source_size],
+            "face_found": round(float(footage.track.found.float().mean()), 4),
+            "speech_seconds": round(float(footage.speaks.sum()) / FPS, 2),
+            "labelled_emotions": sorted(set(footage.labelled)),
+            "emotions_seen": {emotion: round(float(weight), 3) for emotion, weight in zip(EMOTIONS, shown)},
+        },
+        "training": {
+            "preset": preset,
+            "minutes": minutes,
+            "head_steps": training.state.step,
+            "quality_curve": [[round(point["seconds"]), round(point["psnr"], 2)] for point in training.state.curve],
+        },
+        "measures": measures,
+        "versions": {
+            "torch": importlib.metadata.version("torch"),
+            "made": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        },
+    }
+    (folder / "avatar.json").write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,168 @@
+"""StyleUNet, EMN and the critic: wavelets, style in the decoder only, learning, resuming."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from gmtalker.face_model import FaceModel
+from gmtalker.models.discriminator import Discriminator
+from gmtalker.models.emotion_mapping import EmotionMapping
+from gmtalker.models.head_generator import HeadGenerator, ModulatedConvolution, haar, inverse_haar
+from gmtalker.pipeline import GENERIC
+from gmtalker.renderer import Renderer
+from personalize.head_training import FilmedPerson, HeadTraining, PixelWeights, held_out_psnr, make_batch, train_head
+from tests.test_face_model import make_face
+
+SIZE = 64
+
+
+def tiny(seed: int = 0):
+    torch.manual_seed(seed)
+    return (
+        HeadGenerator(SIZE, widths=(8, 12, 16)),
+        EmotionMapping(latent=8, hidden=16, style=64),
+        Discriminator(widths=(8, 12, 16, 16)),
+    )
+
+
+def tiny_person(frames: int = 6) -> tuple[FaceModel, FilmedPerson]:
+    """A person whose real frames are the rendering with other colours: something to learn."""
+    model = FaceModel.load(GENERIC / "face_model")
+    renderer = Renderer(model, make_face(model, SIZE), SIZE)
+    random = np.random.default_rng(0)
+    coefficients = random.normal(size=(frames, model.coefficients)) * 0.5
+    motion = np.tile(renderer.face.motion_mean.astype(float), (frames, 1))
+    motion[:, :3] += random.normal(size=(frames, 3)) * 0.05
+    pictures = np.stack([renderer.render(c, m) for c, m in zip(coefficients, motion)])
+    real = pictures[..., :3] // 2 + pictures[..., 3:6] // 4
+    return model, FilmedPerson(renderer, real, coefficients, motion, np.eye(8)[np.zeros(frames, int)])
+
+
+def test_haar_is_orthonormal_and_inverts():
+    picture = torch.randn(2, 3, 16, 16)
+    assert torch.allclose(inverse_haar(haar(picture)), picture, atol=1e-6)
+    assert haar(picture).square().sum() == pytest.approx(picture.square().sum().item(), rel=1e-5)
+
+
+def test_modulated_convolution_is_stylegan2s():
+    """Scaling features and then channels equals convolving each sample with its own modulated, demodulated weights."""
+    torch.manual_seed(0)
+    layer = ModulatedConvolution(5, 7, 4)
+    features, style = torch.randn(3, 5, 9, 9), torch.randn(3, 4)
+    made = layer(features, style)
+    for index in range(3):
+        weight = layer.weight * layer.affine(style[index])[None, :, None, None]
+        weight = weight * torch.rsqrt(weight.square().sum((1, 2, 3), keepdim=True) + 1e-8)
+        one = torch.nn.functional.conv2d(features[index : index + 1], weight, layer.bias, padding=1)
+        assert torch.allclose(made[index : index + 1], one, atol=1e-5)
+
+
+def test_style_reaches_the_picture_through_the_decoder_only():
+    generator, _, _ = tiny()
+    seen = []
+    hooks = [module.register_forward_hook(lambda _m, _i, out: seen.append(out)) for module in (generator.enter, *generator.down)]
+    rendering = torch.randn(1, 8, SIZE, SIZE)
+    first, second = (generator(rendering, torch.full((1, 64), value)) for value in (0.0, 3.0))
+    for hook in hooks:
+        hook.remove()
+    half = len(seen) // 2
+    assert all(torch.equal(a, b) for a, b in zip(seen[:half], seen[half:])) and (first - second).abs().max() > 1e-3
+
+
+def test_same_input_same_picture():
+    generator, _, _ = tiny()
+    rendering, style = torch.randn(1, 8, SIZE, SIZE), torch.randn(1, 64)
+    assert torch.equal(generator(rendering, style), generator(rendering, style))
+
+
+def test_emotion_mapping_is_the_weighted_sum_of_its_heads():
+    _, mapping, _ = tiny()
+    corners = mapping(torch.eye(8))
+    weights = torch.rand(1, 8)
+    weights = weights / weights.sum()
+    assert torch.allclose(mapping(weights), weights @ corners, atol=1e-6)
+    assert len({tuple(row.tolist()) for row in corners}) == 8
+
+
+def test_training_learns_and_resumes(tmp_path):
+    model, person = tiny_person()
+    checkpoint = tmp_path / "head.safetensors"
+    told = []
+
+    def make():
+        generator, mapping, discriminator = tiny()
+        return HeadTraining(generator, mapping, discriminator, learning_rate=3e-3, average=0.9, device="cpu")
+
+    training = make()
+    before = held_out_psnr(*training.networks(), person)
+    train_head(training, [person], model, minutes=0.12, batch=2, checkpoint=checkpoint, held_out=[person], report=told.append)
+    after = held_out_psnr(*training.networks(), person)
+    assert after > before + 3 and training.state.curve[-1]["psnr"] == pytest.approx(after, abs=0.01)
+    again = make()
+    again.load(checkpoint)
+    assert again.state.step == training.state.step and again.state.curve == training.state.curve
+    assert held_out_psnr(*again.networks(), person) == pytest.approx(after, abs=1e-3)
+    assert all(torch.equal(a, b) for a, b in zip(training.drawing.parameters(), again.drawing.parameters()))
+
+
+def test_resuming_goes_on_as_if_never_interrupted(tmp_path):
+    model, person = tiny_person()
+    weights = PixelWeights(model)
+
+    def run(training, steps):
+        for _ in range(steps):
+            torch.manual_seed(training.state.step)
+            training.step(make_batch([person], weights, np.random.default_rng(training.state.step), 2, False), 0.6)
+
+    trainings = []
+    for _ in range(2):
+        generator, mapping, discriminator = tiny()
+        trainings.append(HeadTraining(generator, mapping, discriminator, learning_rate=1e-3, average=0.9, device="cpu"))
+    whole, broken = trainings
+    run(whole, 4)
+    run(broken, 2)
+    broken.save(tmp_path / "c.safetensors")
+    generator, mapping, discriminator = tiny(seed=5)
+    resumed = HeadTraining(generator, mapping, discriminator, learning_rate=1e-3, average=0.9, device="cpu")
+    resumed.load(tmp_path / "c.safetensors")
+    run(resumed, 2)
+    for a, b in zip(whole.drawing.parameters(), resumed.drawing.parameters()):
+        # bf16 training on some CPUs is not exact to the bit between two objects
+        assert torch.allclose(a, b, atol=1e-5)
+
+
+def test_checkpoint_of_other_networks_is_refused(tmp_path):
+    generator, mapping, discriminator = tiny()
+    HeadTraining(generator, mapping, discriminator, learning_rate=1e-3, average=0.9, device="cpu").save(
+        tmp_path / "c.safetensors"
+    )
+    other = HeadTraining(HeadGenerator(SIZE, widths=(8, 8, 8)), *tiny()[1:], learning_rate=1e-3, average=0.9, device="cpu")
+    with pytest.raises(ValueError, match="other networks"):
+        other.load(tmp_path / "c.safetensors")
+
+
+def test_heads_of_unseen_emotions_stay_near_the_generic_ones():
+    model, person = tiny_person()
+    weights = PixelWeights(model)
+    moved = {}
+    for strength in (0.0, 200.0):
+        generator, mapping, discriminator = tiny()
+        start = [head.weight.detach().clone() for head in mapping.heads]
+        training = HeadTraining(
+            generator, mapping, discriminator, learning_rate=3e-3, average=0.9, anchor=torch.full((8,), strength), device="cpu"
+        )
+        for step in range(12):
+            training.step(make_batch([person], weights, np.random.default_rng(step), 2, False), 0.1)
+        moved[strength] = sum((head.weight - first).norm().item() for head, first in zip(mapping.heads, start))
+    assert moved[200.0] < 0.6 * moved[0.0]
+
+
+def test_mouth_and_eyes_weigh_more():
+    model, person = tiny_person(1)
+    rendering = person.renderer.render(person.coefficients[0], person.motion[0])[None]
+    weight = PixelWeights(model)(rendering)[0]
+    points = person.renderer.points(person.coefficients[0], person.motion[0])
+    mouth, forehead = points[13, :2].astype(int), points[151, :2].astype(int)
+    assert weight[mouth[1], mouth[0]] > weight[forehead[1], forehead[0]] == 1 and weight[0, 0] == 1
