@@ -45,7 +45,7 @@ CSS = """
 .progress { height: 0.6rem; border-radius: 0.3rem; background: var(--border-color-primary); overflow: hidden; }
 .progress > div { height: 100%; background: var(--primary-500); transition: width 0.4s; }
 .note { color: var(--body-text-color-subdued); }
-table.report { width: 100%; border-collapse: collapse; }
+table.report { width: 100%; border-collapse: collapse; border: none !important; }
 table.report td, table.report th { border: none !important; padding: 0.35rem 0.6rem; text-align: left; }
 table.report tr { border: none !important; border-bottom: 1px solid var(--border-color-primary) !important; }
 table.report td.pass { color: #15803d; } table.report td.warn { color: #b45309; } table.report td.fail { color: #b91c1c; }

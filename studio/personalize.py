@@ -18,10 +18,10 @@ GUIDE = """### 1 · Film yourself, and agree
 * One to three minutes of talking, one person, head and shoulders, looking at the camera.
 * Light from the front, a calm background, the camera on a table; talk as you do with a friend, with your moods.
 * A phone or a webcam is good enough, upright or sideways, in one clip or several."""
+PROMISES = {"draft": "a first look", "standard": "for every day", "high": "the sharpest picture"}
 PRESETS = [
-    ("Draft: a first look within minutes", "draft"),
-    ("Standard: about a quarter of an hour", "standard"),
-    ("High: the sharpest picture, an hour or more", "high"),
+    (f"{preset.capitalize()}: {PROMISES[preset]}, {minutes:g} minutes of training", preset)
+    for preset, minutes in jobs.PRESETS.items()
 ]
 NOTHING_TRAINS = note("No training yet. You may close this page while one runs: it goes on, and is shown here again.")
 
