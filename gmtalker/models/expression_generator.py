@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Iterator
 
 import torch
@@ -23,8 +23,9 @@ LOSS_WEIGHTS = {
     "velocity": 1.0,
     "lips": 2.0,
     "lip_velocity": 2.0,
-    "w": 0.003,
-    "condition": 0.003,
+    # High for a VAE: generation draws from the mixture, so what z keeps outside of it is lost, and lips come from the speech.
+    "w": 0.02,
+    "condition": 0.02,
     "emotion": 0.05,
 }
 FREE_W, FREE_CONDITION, FREE_EMOTION = 1.0, 2.0, 0.5  # nats that cost nothing, or the latents collapse and the clusters merge
@@ -216,21 +217,27 @@ class ExpressionGenerator(ModelMixin, ConfigMixin, PeftAdapterMixin):
     def loss(self, batch: ExpressionBatch) -> dict[str, Tensor]:
         """L_rec, L_w, L_cond and L_emo of method section 1: "total", and the parts before weighting.
 
-        In training mode a tenth of the clips lose their speech and three tenths their speaker, so that silence and strangers are
-        practised too.
+        In training mode a tenth of the clips lose their speech, three tenths their speaker, and half of the silent labelled clips
+        are dubbed, so that silence, strangers and emotion under speech are practised too.
         """
-        clips = len(batch.expression)
-        audible, speaker = batch.speech_mask, batch.speaker
+        audible = batch.speech_mask.reshape(len(batch.mask), -1).expand_as(batch.mask)
+        speaker = batch.speaker
         if self.training:
-            deaf, unknown = torch.rand(2, clips, device=audible.device)
-            audible = audible & (deaf > 0.1).reshape(-1, *[1] * (audible.dim() - 1))
+            deaf, unknown = torch.rand(2, len(audible), device=audible.device)
+            audible = audible & (deaf > 0.1)[:, None]
             speaker = torch.where(unknown > 0.3, speaker, STRANGER)
         posterior = self.posterior(batch.expression, batch.speech, batch.mask, audible)
         w, z = posterior.sample()
+        spoken = replace(batch, speech_mask=audible)
+        if self.training:
+            spoken = _dubbed(spoken)
         predicted = self.decoder.rehearse(
-            batch.expression, self._condition(z[:, None], speaker), self._heard(batch.speech, audible), batch.mask
+            spoken.expression,
+            self._condition(z[:, None], speaker),
+            self._heard(spoken.speech, spoken.speech_mask),
+            spoken.mask,
         )
-        parts = _reconstruction(predicted, batch, audible) | self._divergences(posterior, w, z, batch)
+        parts = _reconstruction(predicted, spoken) | self._divergences(posterior, w, z, batch)
         parts["total"] = sum(LOSS_WEIGHTS[name] * value for name, value in parts.items())
         return parts
 
@@ -252,10 +259,38 @@ class ExpressionGenerator(ModelMixin, ConfigMixin, PeftAdapterMixin):
         }
 
 
-def _reconstruction(predicted: Tensor, batch: ExpressionBatch, audible: Tensor) -> dict[str, Tensor]:
-    """L_rec in coefficients and, where speech is heard, in lip vertices; each with its velocity."""
+def _dubbed(batch: ExpressionBatch) -> ExpressionBatch:
+    """Half of the silent labelled clips with the speech and the movement of another clip of the batch around their own mean.
+
+    Footage with a label often has no usable sound. Learned from it alone, an emotion would show in silence only: the decoder
+    never met such a z together with speech. speech_mask (B,T).
+    """
+    silent = ~batch.speech_mask.any(1)
+    speaking = (batch.speech_mask & batch.mask).any(1).nonzero()[:, 0]
+    chosen = silent & batch.labelled & (torch.rand(len(silent), device=silent.device) < 0.5)
+    if not len(speaking) or not chosen.any():
+        return batch
+    source = speaking[torch.randint(len(speaking), (len(silent),), device=silent.device)]
+    mean = _clip_mean(batch.expression, batch.mask)
+    dubbed = (batch.expression - mean)[source] + mean
+    return replace(
+        batch,
+        expression=torch.where(chosen[:, None, None], dubbed, batch.expression),
+        speech=torch.where(chosen[:, None, None], batch.speech[source], batch.speech),
+        speech_mask=torch.where(chosen[:, None], batch.speech_mask[source], batch.speech_mask),
+        mask=torch.where(chosen[:, None], batch.mask[source], batch.mask),
+    )
+
+
+def _clip_mean(x: Tensor, mask: Tensor) -> Tensor:
+    """(B,1,n): the mean of x (B,T,n) over the frames of mask (B,T)."""
+    return (x * mask[..., None]).sum(1, keepdim=True) / mask.sum(1).clamp(min=1)[:, None, None]
+
+
+def _reconstruction(predicted: Tensor, batch: ExpressionBatch) -> dict[str, Tensor]:
+    """L_rec in coefficients and, where speech is heard, in lip vertices; each with its velocity. speech_mask (B,T)."""
     error = predicted - batch.expression
-    heard = batch.mask & audible.reshape(len(audible), -1)
+    heard = batch.mask & batch.speech_mask
     parts = {"reconstruction": _mean_square(error, batch.mask), "velocity": _mean_square_step(error, batch.mask)}
     if batch.lip_basis is not None:
         # In units of the lips' own spread, so the weight means the same whatever the basis is measured in.
