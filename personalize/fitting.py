@@ -41,6 +41,7 @@ class FitOptions:
     average: float = 0.999
     precision: str = "no"
     checkpoint_seconds: float = 60.0
+    evaluate_seconds: float = 300.0
     seed: int = 0
     device: str | None = None
 
@@ -82,7 +83,7 @@ def fit(
 
     batches: step number to a dataclass of tensors, the same for the same number. folder: holds the checkpoint; the same call goes
     on from it. report: gets {"stage", "step", "percent", "seconds_left", "its", and the losses' means}. evaluate: measures the
-    averaged model at every checkpoint.
+    averaged model now and then, and at the end.
     Errors: FloatingPointError when the loss stays infinite, ValueError for a checkpoint of another model.
     """
     accelerator = Accelerator(cpu=options.device == "cpu")
@@ -95,14 +96,9 @@ def fit(
     state = _load_checkpoint(checkpoint, model, optimizer, average) if checkpoint.exists() else FitState()
     progress = _Progress(options, state, report if accelerator.is_main_process else None)
 
-    def save() -> None:
-        if accelerator.is_main_process:
-            _save_checkpoint(checkpoint, model, optimizer, average, state)
-            if evaluate is not None:
-                progress.note(_evaluate(model, average, evaluate, accelerator.device))
-
     with progress:
-        saved, skipped = time.monotonic(), 0
+        saved = measured = time.monotonic()
+        skipped = 0
         while progress.share < 1:
             began = time.monotonic()
             losses, norm = _step(accelerator, objective, optimizer, batches, options, state, progress.share)
@@ -114,10 +110,13 @@ def fit(
             state.step += 1
             state.seconds += time.monotonic() - began
             progress.update(losses)
-            if time.monotonic() - saved > options.checkpoint_seconds:
-                save()
+            done = progress.share >= 1
+            if accelerator.is_main_process and (done or time.monotonic() - saved > options.checkpoint_seconds):
+                _save_checkpoint(checkpoint, model, optimizer, average, state)
                 saved = time.monotonic()
-        save()
+            if accelerator.is_main_process and evaluate and (done or time.monotonic() - measured > options.evaluate_seconds):
+                progress.note(_evaluate(model, average, evaluate))
+                measured = time.monotonic()
     average.copy_to(model.parameters())
     model.eval()
     return state
@@ -157,7 +156,7 @@ def _on_device(batch: Any, device: torch.device) -> Any:
     return dataclasses.replace(batch, **{name: x.to(device) if isinstance(x, Tensor) else x for name, x in moved.items()})
 
 
-def _evaluate(model: nn.Module, average: EMAModel, evaluate: Callable, device: torch.device) -> dict[str, float]:
+def _evaluate(model: nn.Module, average: EMAModel, evaluate: Callable) -> dict[str, float]:
     """Measures of the averaged weights; the trained ones are put back afterwards."""
     average.store(model.parameters())
     average.copy_to(model.parameters())
