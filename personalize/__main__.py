@@ -151,7 +151,8 @@ def _work(options: argparse.Namespace, job: jobs.Job) -> int:
                 to_person(values)
 
             report({"stage": "checking the clips", "percent": 0.0})
-            report({"message": " ".join(dict.fromkeys(advice for clip in clips for advice in _warnings(clip)))})
+            if advice := dict.fromkeys(line for clip in clips for line in _warnings(clip)):
+                report({"message": " ".join(advice)})
             from personalize.training import train_avatar  # late: torch, diffusers and accelerate take seconds
 
             folder = train_avatar(
