@@ -126,8 +126,7 @@ class HeadTraining:
         anchor: Tensor | None = None,
         device: str | None = None,
     ):
-        half = "bf16" if is_half_fast(torch.device("cuda" if torch.cuda.is_available() and device != "cpu" else "cpu")) else "no"
-        self.accelerator = Accelerator(mixed_precision=half, cpu=device == "cpu")
+        self.accelerator = Accelerator(cpu=device == "cpu")
         self.learning_rate, self.anchor = learning_rate, anchor
         self.start = [[p.detach().clone() for p in head.parameters()] for head in mapping.heads]
         drawing = nn.ModuleDict({"generator": generator, "mapping": mapping})
@@ -152,13 +151,13 @@ class HeadTraining:
         for optimizer in (self.draw_optimizer, self.judge_optimizer):
             for group in optimizer.param_groups:
                 group["lr"] = rate
-        with self.accelerator.autocast():
+        with self._half():
             drawn = self.generator(batch.rendering, self.mapping(batch.emotion))
         losses = {"pixel": ((drawn - batch.frame).abs() * batch.weight).mean(), "edges": edge_loss(drawn, batch.frame)}
         critic = share > SHARE_WITHOUT_CRITIC
         if critic:
             self.discriminator.requires_grad_(False)
-            with self.accelerator.autocast():
+            with self._half():
                 logits, features = self.discriminator(drawn, batch.rendering)
                 with torch.no_grad():
                     _, real_features = self.discriminator(batch.frame, batch.rendering)
@@ -177,9 +176,14 @@ class HeadTraining:
         self.state.step += 1
         return {name: loss.item() for name, loss in losses.items()}
 
+    def _half(self) -> torch.autocast:
+        """bfloat16 where it is fast; not accelerate's own setting, which one process can't have two of."""
+        device = self.accelerator.device
+        return torch.autocast(device.type, torch.bfloat16, enabled=is_half_fast(device))
+
     def _judge(self, batch: HeadBatch, drawn: Tensor) -> Tensor:
         """Non-saturating GAN loss of the critic, with R1 on real frames every 16 steps (lazy regularisation)."""
-        with self.accelerator.autocast():
+        with self._half():
             fake, _ = self.discriminator(drawn, batch.rendering)
             real, _ = self.discriminator(batch.frame, batch.rendering)
         loss = F.softplus(fake.float()).mean() + F.softplus(-real.float()).mean()
@@ -187,8 +191,9 @@ class HeadTraining:
         if self.state.step % R1_EVERY == 0:
             frame = batch.frame.detach().requires_grad_()
             logits, _ = self.discriminator(frame, batch.rendering)
-            (slope,) = torch.autograd.grad(logits.sum(), frame, create_graph=True)
-            total = loss + R1_EVERY * R1_WEIGHT / 2 * slope.square().sum((1, 2, 3)).mean() / logits[0].numel()
+            # The mean over the map stands for StyleGAN2's one logit; a sum would smother the critic.
+            (slope,) = torch.autograd.grad(logits.mean((1, 2, 3)).sum(), frame, create_graph=True)
+            total = loss + R1_EVERY * R1_WEIGHT / 2 * slope.square().sum((1, 2, 3)).mean()
         self.judge_optimizer.zero_grad()
         self.accelerator.backward(total)
         self.judge_optimizer.step()

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from peft import LoraConfig
 from safetensors.numpy import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from gmtalker.audio import read_sound_or_none
 from gmtalker.avatar import load_avatar, slug, workspace, write_avatar
@@ -35,7 +35,7 @@ from personalize.consent import Consent
 from personalize.evaluation import image_measures
 from personalize.fitting import FitOptions, fit
 from personalize.head_training import FilmedPerson, HeadTraining, train_head
-from personalize.tracking import TrackedVideo, choose_crop, cut, in_crop, measure_person, track_points
+from personalize.tracking import TrackedVideo, choose_crop, cut, detect_landmarks, in_crop, measure_person, track_points
 
 PRESETS = {"draft": 2.0, "standard": 10.0, "high": 30.0}  # minutes of training, after tracking
 STYLE_SHARE, LONGEST_STYLE = 0.2, 3.0  # part of the minutes that goes to the speaking style, and its most minutes
@@ -45,6 +45,7 @@ SIZE, BATCH = 256, 4
 STYLE_RANK, STYLE_FRAMES, STYLE_BATCH = 16, 50, 12
 ANCHOR = 0.5  # how firmly the head of an emotion that was never shown is held to the generic EMN
 MEASURED_FRAMES = 250
+WRAP_UP = 30.0  # seconds that measuring and the pictures take at the end
 
 
 @dataclass(frozen=True)
@@ -93,14 +94,16 @@ def train_avatar(
     pipeline = pipeline or GMTalkerPipeline.from_pretrained()
     teller = _Teller(report)
     with write_avatar(name, replace=True) as folder:
-        footage = _gather([Path(clip) for clip in clips], emotions or {}, pipeline, work, teller)
+        footage = _gather([Path(clip) for clip in clips], emotions or {}, pipeline, work, minutes, teller)
         style_minutes = min(STYLE_SHARE * minutes, LONGEST_STYLE) if footage.speaks.sum() >= 3 * FPS else 0.0
         if style_minutes:
-            teller.stage("learning the speaking style", 10, 10 + 80 * style_minutes / minutes)
+            teller.stage(
+                "learning the speaking style", 10, 10 + 80 * style_minutes / minutes, 60 * (minutes - style_minutes) + WRAP_UP
+            )
             _adapt_style(footage, pipeline, work, style_minutes, folder, teller)
         else:
             report({"message": "The clips hold no speech: the picture is trained, not the speaking style."})
-        teller.stage("training the head", 10 + 80 * style_minutes / minutes, 92)
+        teller.stage("training the head", 10 + 80 * style_minutes / minutes, 92, WRAP_UP)
         training = _train_head(footage, pipeline.face_model, work, minutes - style_minutes, teller)
         teller.stage("measuring", 92, 96)
         generator, mapping = training.networks()
@@ -123,11 +126,12 @@ class _Teller:
     """Turns the percent of a stage into percent of the whole."""
 
     def __init__(self, report: Callable[[dict], None]):
-        self.report, self.name, self.low, self.high = report, "", 0.0, 0.0
+        self.report, self.name, self.low, self.high, self.later = report, "", 0.0, 0.0, 0.0
 
-    def stage(self, name: str, low: float, high: float) -> None:
-        self.name, self.low, self.high = name, low, high
-        self({"percent": 0.0})
+    def stage(self, name: str, low: float, high: float, later: float = 0.0) -> None:
+        """low and high: percent of the whole; later: seconds that the stages after this one will take."""
+        self.name, self.low, self.high, self.later = name, low, high, later
+        self({"percent": 0.0, "seconds_left": 0})
 
     def alive(self, **values) -> None:
         """A sign of life within a part whose length is not known."""
@@ -135,18 +139,21 @@ class _Teller:
 
     def __call__(self, values: dict) -> None:
         percent = self.low + (self.high - self.low) * values.get("percent", 0.0) / 100
-        self.report({**values, "stage": self.name, "percent": round(percent, 1)})
+        left = {"seconds_left": round(values["seconds_left"] + self.later)} if "seconds_left" in values else {}
+        self.report({**values, "stage": self.name, "percent": round(percent, 1), **left})
 
 
-def _gather(clips: list[Path], emotions: Mapping[Path, str], pipeline: GMTalkerPipeline, work: Path, teller: _Teller) -> Footage:
+def _gather(
+    clips: list[Path], emotions: Mapping[Path, str], pipeline: GMTalkerPipeline, work: Path, minutes: float, teller: _Teller
+) -> Footage:
     """Track every clip, cut the head, listen to the speech, name the emotions."""
     model = pipeline.face_model
-    teller.stage("finding the face", 0, 6)
+    teller.stage("finding the face", 0, 6, 60 * minutes + WRAP_UP)
     videos = []
     for number, clip in enumerate(clips):
         teller({"percent": 100 * number / len(clips)})
         videos.append(_tracked(clip, work, lambda frame: frame % 50 or teller.alive(step=frame)))
-    teller.stage("cutting the head", 6, 10)
+    teller.stage("cutting the head", 6, 10, 60 * minutes + WRAP_UP)
     total = sum(len(video.points) for video in videos)
     if total < 2 * FPS:
         raise UnusableVideo("The clips are shorter than two seconds together. Please upload at least 20 seconds.")
@@ -240,16 +247,15 @@ def _adapt_style(footage: Footage, pipeline: GMTalkerPipeline, work: Path, minut
     generator.load_state_dict({name: tensor.detach().cpu().clone() for name, tensor in generic.state_dict().items()})
     generator.requires_grad_(False)
     torch.manual_seed(0)
-    generator.add_adapter(
-        LoraConfig(
-            r=STYLE_RANK,
-            lora_alpha=STYLE_RANK,
-            target_modules=r"decoder\..*",
-            lora_dropout=0.05,
-            exclude_modules=_not_linear(generator),
-        ),
-        adapter_name="style",
+    style = LoraConfig(
+        r=STYLE_RANK,
+        lora_alpha=STYLE_RANK,
+        lora_dropout=0.05,
+        target_modules=[
+            name for name, layer in generator.named_modules() if name.startswith("decoder.") and isinstance(layer, nn.Linear)
+        ],
     )
+    generator.add_adapter(style)
     lip_basis = pipeline.face_model.lip_basis()
     starts = _windows(footage)
     coefficients = footage.track.expression.coefficients
@@ -269,18 +275,9 @@ def _adapt_style(footage: Footage, pipeline: GMTalkerPipeline, work: Path, minut
             lip_basis=lip_basis,
         )
 
-    options = FitOptions("style", minutes=minutes, learning_rate=2e-3, warm_up=30, average=0.99, weight_decay=0.0, device="cpu")
+    options = FitOptions("style", minutes=minutes, learning_rate=2e-3, warm_up=30, average=0.99, weight_decay=0.0)
     fit(generator, batch, work / "style", options, teller)
     save_speaking_style(generator, folder / "speaking_style")
-
-
-def _not_linear(generator: ExpressionGenerator) -> list[str]:
-    """Names of the decoder's modules that a LoRA can't be attached to."""
-    return [
-        name
-        for name, module in generator.named_modules()
-        if name.startswith("decoder.") and not isinstance(module, torch.nn.Linear)
-    ]
 
 
 def _windows(footage: Footage) -> np.ndarray:
@@ -347,8 +344,6 @@ def _measure(folder: Path, footage: Footage, pipeline: GMTalkerPipeline) -> dict
         footage.track.found[index],
     )
     drawn = list(Performance(pipeline, load_avatar(folder), track, EmotionWeights(footage.emotion[index]), None))
-    from personalize.tracking import detect_landmarks
-
     real = list(footage.frames[places])
     measures = image_measures(real, drawn, detect_landmarks(real)[0])
     return {name: round(value, 3) if isinstance(value, float) else value for name, value in measures.items()}
