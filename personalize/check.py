@@ -12,6 +12,7 @@ import numpy as np
 
 from gmtalker.audio import read_sound_or_none
 from gmtalker.video import VideoInfo, read_frames, read_info
+from personalize.tracking import face_mesh
 
 SAMPLES_A_SECOND, MOST_SAMPLES = 2.0, 60
 SHORTEST, SHORT = 3.0, 20.0  # seconds
@@ -173,13 +174,10 @@ def _face_sharpness(frame: np.ndarray, points: np.ndarray) -> float:
 
 @contextmanager
 def _face_detector() -> Iterator[Detector]:
-    import mediapipe  # late: it takes a second to import and logs while it does
-
     def detect(frame: np.ndarray) -> list[np.ndarray]:
         height, width = frame.shape[:2]
-        faces = mesh.process(frame).multi_face_landmarks or []
-        return [np.array([(point.x * width, point.y * height) for point in face.landmark]) for face in faces]
+        return [np.array([(point.x * width, point.y * height) for point in face.landmark]) for face in find(frame)]
 
     # Each picture by itself: seconds lie between them, and tracking would carry a face on to where it no longer is.
-    with mediapipe.solutions.face_mesh.FaceMesh(static_image_mode=True, max_num_faces=2) as mesh:
+    with face_mesh(static_image_mode=True, max_num_faces=2) as find:
         yield detect

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import sys
+import warnings
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable, Iterable, Iterator
@@ -28,19 +32,57 @@ def detect_landmarks(frames: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarr
     frames: (height, width, 3) uint8 RGB. Returns points (frames, 478, 3) float32 in pixels (x right, y down, z away from the
     camera, on the scale of x) and found (frames,) bool; frames without a face hold NaN.
     """
-    import mediapipe  # late: it takes a second to import and logs while it does
-
     points, found = [], []
-    with mediapipe.solutions.face_mesh.FaceMesh(max_num_faces=1, refine_landmarks=True, min_tracking_confidence=0.5) as mesh:
+    with face_mesh(max_num_faces=1, min_tracking_confidence=0.5) as find:
         for frame in frames:
             height, width = frame.shape[:2]
-            faces = mesh.process(frame).multi_face_landmarks
+            faces = find(frame)
             found.append(bool(faces))
             if faces:
                 points.append([(p.x * width, p.y * height, p.z * width) for p in faces[0].landmark])
             else:
                 points.append(np.full((POINTS, 3), np.nan))
     return np.asarray(points, dtype=np.float32).reshape(-1, POINTS, 3), np.asarray(found, dtype=bool)
+
+
+@contextmanager
+def face_mesh(**options) -> Iterator[Callable[[np.ndarray], list]]:
+    """MediaPipe FaceMesh with iris points: yields a function from a frame to its faces (each with .landmark).
+
+    Its native log, which no person asked for, is kept off stderr: it comes at the start and with the first face.
+    """
+    with _silence(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # mediapipe's protobuf messages warn of their own age
+        import mediapipe  # late: it takes a second to import
+
+        mesh = mediapipe.solutions.face_mesh.FaceMesh(refine_landmarks=True, **options)
+    met = False
+
+    def find(frame: np.ndarray) -> list:
+        nonlocal met
+        with warnings.catch_warnings(), nullcontext() if met else _silence():
+            warnings.simplefilter("ignore")
+            faces = mesh.process(frame).multi_face_landmarks or []
+        met = met or bool(faces)
+        return list(faces)
+
+    with mesh:
+        yield find
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """The process's stderr, native code's included, goes nowhere inside the block."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def fill_and_smooth(points: np.ndarray, found: np.ndarray) -> np.ndarray:
