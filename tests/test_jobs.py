@@ -57,7 +57,7 @@ def start(name: str, clip: Path, **options) -> jobs.Job:
     return jobs.start(name, [clip], Consent.given_now("Ada"), **options)
 
 
-def wait_for(job: jobs.Job, *statuses: str, seconds: float = 60) -> jobs.Job:
+def wait_for(job: jobs.Job, *statuses: str, seconds: float = 180) -> jobs.Job:
     end = time.time() + seconds
     while time.time() < end:
         jobs.refresh()
@@ -69,7 +69,7 @@ def wait_for(job: jobs.Job, *statuses: str, seconds: float = 60) -> jobs.Job:
 
 
 def wait_for_step(job: jobs.Job) -> jobs.Job:
-    end = time.time() + 60
+    end = time.time() + 180
     while not jobs.get(job.id).step:
         jobs.refresh()
         assert time.time() < end and jobs.get(job.id).status in jobs.OPEN, jobs.get(job.id)
@@ -111,7 +111,7 @@ def test_a_silent_trainer_is_failed_and_one_that_wakes_up_takes_its_row_back(cli
 def test_one_training_at_a_time_and_the_next_starts_by_itself(clip):
     first, second = start("first", clip), start("second", clip)
     assert (first.status, second.status) == ("running", "queued")
-    end = time.time() + 60
+    end = time.time() + 180
     while (status := jobs.get(second.id).status) != "done":  # nobody refreshes here: the trainer before it starts it
         assert not (status == "running" and jobs.get(first.id).status == "running")
         assert time.time() < end
