@@ -29,7 +29,7 @@ from personalize.consent import Consent
 PRESETS = {"draft": 2.0, "standard": 10.0, "high": 30.0}  # minutes of training, after the clips are tracked
 BEAT_SECONDS = 2
 SILENT_SECONDS = 10  # a trainer that has not beaten for so long is dead
-STARTING_SECONDS = 300  # before the first beat stands the import of torch, minutes on a busy machine; a dead process shows at once
+STARTING_SECONDS = 300  # importing torch takes minutes on a busy machine; a process that is gone shows at once
 LOST = "The trainer stopped unexpectedly."
 STOPPED = "Stopped; resuming goes on from the last checkpoint."
 OPEN = ("queued", "running")
