@@ -23,7 +23,8 @@ CROP_FACES = 2.1  # side of the head-and-shoulders crop in face heights
 HEAD_FACES = 1.3  # side of the smallest square that still holds the whole head
 FACE_PLACE = 0.47  # how far down the crop the middle of the face sits
 NEVER_BLINKED = 0.35  # closed lids of someone who never blinked, as a part of their open ones
-CUT_JUMP = 0.12  # a face that jumps by more than this (face heights) between two frames was cut there
+CUT_JUMP = 0.12  # a face that jumps by more than this (face heights) between two frames was cut there...
+CUT_STEP = 0.015  # ...or by this much, when it hardly moves around that moment
 
 
 def detect_landmarks(frames: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
@@ -97,13 +98,24 @@ def fill_and_smooth(points: np.ndarray, found: np.ndarray) -> np.ndarray:
     for axis in range(points.shape[2]):
         for point in range(points.shape[1]):
             filled[:, point, axis] = np.interp(clock, seen, points[seen, point, axis])
-    height = np.median(np.linalg.norm(filled[:, CHIN] - filled[:, FOREHEAD], axis=-1))
-    jumps = np.linalg.norm(np.diff(filled[..., :2].mean(1), axis=0), axis=-1) > CUT_JUMP * height
-    bounds = [0, *(np.flatnonzero(jumps) + 1), len(points)]
+    bounds = [0, *find_cuts(filled), len(points)]
     for start, stop in zip(bounds[:-1], bounds[1:]):
         if stop - start >= 5:
             filled[start:stop] = savgol_filter(filled[start:stop], 5, 3, axis=0)  # cubic: keeps the peaks of quick lips
     return filled
+
+
+def find_cuts(points: np.ndarray) -> np.ndarray:
+    """First frames after a cut: the face jumps, far beyond how it moved just before and after. points (frames, 478, 3)."""
+    if len(points) < 3:
+        return np.zeros(0, int)
+    height = np.median(np.linalg.norm(points[:, CHIN] - points[:, FOREHEAD], axis=-1))
+    steps = np.linalg.norm(np.diff(points[..., :2].mean(1), axis=0), axis=-1) / height
+    # Around each step, without the step itself and the one beside it, which a missed frame would stretch too.
+    padded = np.pad(steps, 4, mode="reflect") if len(steps) > 4 else np.pad(steps, 4, mode="edge")
+    around = np.stack([padded[4 + shift : 4 + shift + len(steps)] for shift in (-4, -3, -2, 2, 3, 4)])
+    jumped = (steps > CUT_JUMP) | ((steps > CUT_STEP) & (steps > 5 * np.median(around, axis=0)))
+    return np.flatnonzero(jumped) + 1
 
 
 def choose_crop(points: np.ndarray, width: int, height: int) -> np.ndarray:
@@ -206,6 +218,9 @@ def measure_person(
     # The reference picture: near the mean pose, lips closed, eyes open and looking ahead.
     far = (np.abs(motion - mean)[:, [0, 1, 2, 3, 4, 5]] / (scale[:6] + 0.01)).sum(1)
     far += 20 * model.lip_opening(coefficients, neutral) + 3 * motion[:, 6:8].sum(1) + 4 * np.abs(motion[:, 8:] - mean[8:]).sum(1)
+    # Right after a cut or a gap the tracker still settles: a picture whose points are off would shift all that is drawn from it.
+    breaks = np.concatenate([[0], find_cuts(points), np.flatnonzero(~found), [len(points)]])
+    far += 10 * (np.abs(usable[:, None] - breaks[None]).min(1) < 6)
     best = int(usable[np.argmin(far)])
     reference = cut(pick_frame(best), crop, size)
     values = {

@@ -305,7 +305,7 @@ def _train_head(footage: Footage, model: FaceModel, work: Path, minutes: float, 
         network.train().requires_grad_(True)
     shown = footage.emotion[~footage.held_out].mean(0)
     anchor = ANCHOR * (1 - (shown / 0.05).clamp(max=1))  # an emotion in a twentieth of the frames counts as shown
-    training = HeadTraining(generator, mapping, discriminator, learning_rate=8e-4, average=0.995, anchor=anchor)
+    training = HeadTraining(generator, mapping, discriminator, learning_rate=1.2e-3, average=0.995, anchor=anchor)
     renderer = Renderer(model, footage.face, SIZE)
     coefficients, motion = footage.track.expression.coefficients.numpy(), footage.track.motion.stacked().numpy()
 

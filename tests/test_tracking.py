@@ -18,6 +18,7 @@ from personalize.tracking import (
     cut,
     detect_landmarks,
     fill_and_smooth,
+    find_cuts,
     in_crop,
     measure_neutral,
     measure_person,
@@ -52,6 +53,13 @@ def test_smoothing_does_not_reach_across_a_cut(model):
     points = np.concatenate([walk(model, 20), walk(model, 20) + [80, 0, 0]])
     smooth = fill_and_smooth(points, np.ones(40, bool))
     assert np.abs(smooth[18:22] - points[18:22]).max() < 2.0
+
+
+def test_cuts_are_found_even_where_the_face_hardly_jumps(model):
+    points = np.concatenate([walk(model, 40)[:1].repeat(40, 0), walk(model, 40)[:1].repeat(40, 0) + [4, 2, 0]])
+    points += np.random.default_rng(0).normal(0, 0.2, (80, 1, 3))
+    assert find_cuts(points).tolist() == [40]
+    assert find_cuts(walk(model, 100)).tolist() == []
 
 
 def test_missing_frames_are_filled_from_their_neighbours(model):
