@@ -16,6 +16,8 @@ CHANNELS = 8
 FACE, EYE, MOUTH = 0, 1, 2
 HEAD_RADIUS = 0.95  # face heights around the middle of the face that move with the head...
 STILL_RADIUS = 1.9  # ...and from where on nothing does
+# Hair and ears end behind the face: a square at their depth (face heights) shows how their outline moves when the head turns.
+OUTLINE = np.array([[-0.5, -0.6, 0.45], [0.5, -0.6, 0.45], [0.5, 0.3, 0.45], [-0.5, 0.3, 0.45]])
 
 
 @njit(cache=True, nogil=True)
@@ -98,7 +100,8 @@ class Renderer:
         self.sources = self._closed(face.reference_points.astype(np.float64) * size)[:, :2].copy() - 0.5
         low, high = face_model.mean_shape.min(0), face_model.mean_shape.max(0)
         self.colours = (self._closed(face_model.mean_shape) - low) / (high - low) * 215 + 40  # 0 stays "no face here"
-        self.outline = face_model.rigid
+        pose = face_model.pose(face.reference_points[None].astype(np.float64), face.neutral_shape.astype(np.float64))
+        self.reference_motion = face_model.motion_rows(pose, np.zeros((1, 2)), np.zeros((1, 2)), 1.0)[0]
         self.still = np.stack(np.meshgrid(np.arange(size), np.arange(size)), axis=-1).astype(np.float32)
 
     def _closed(self, points: np.ndarray) -> np.ndarray:
@@ -115,7 +118,7 @@ class Renderer:
         motion = np.asarray(motion, np.float64)
         points = self._closed(self.points(np.asarray(coefficients, np.float64), motion)) - 0.5
         source_map = np.empty((size, size, 2), np.float32)
-        _carry(source_map, self.still, self._head_weight(motion), self._head_motion(points))
+        _carry(source_map, self.still, self._head_weight(motion), self._head_motion(motion))
         picture = np.zeros((size, size, 5), np.uint8)
         depth = np.full((size, size), np.inf, np.float32)
         _rasterise(self.triangles, self.kinds, points, self.sources, self.colours, source_map, picture, depth)
@@ -129,16 +132,13 @@ class Renderer:
     def _iris_radius(points: np.ndarray, eye: dict) -> float:
         return float(np.linalg.norm(points[list(eye["ring"]), :2] - points[eye["iris"], :2], axis=-1).mean())
 
-    def _head_motion(self, points: np.ndarray) -> np.ndarray:
-        """(2, 3) affine map from this frame's picture to the reference, fitted to the points that speech does not move."""
-        here = np.concatenate([points[self.outline, :2], np.ones((len(self.outline), 1))], axis=1)
-        there = self.sources[self.outline]
-        affine = np.linalg.lstsq(here, there, rcond=None)[0].T
-        # Far from the face an affine fit's shear runs away: keep its similarity part.
+    def _head_motion(self, motion: np.ndarray) -> np.ndarray:
+        """(2, 3) similarity from this frame's picture to the reference: how the head's outline moved between them."""
+        here, there = (self.model.project(OUTLINE, pose, self.size)[:, :2] - 0.5 for pose in (motion, self.reference_motion))
+        affine = np.linalg.lstsq(np.concatenate([here, np.ones((len(here), 1))], axis=1), there, rcond=None)[0].T
         a, b = (affine[0, 0] + affine[1, 1]) / 2, (affine[1, 0] - affine[0, 1]) / 2
         turn = np.array([[a, -b], [b, a]])
-        middle = here[:, :2].mean(0)
-        return np.concatenate([turn, (there.mean(0) - turn @ middle)[:, None]], axis=1)
+        return np.concatenate([turn, (there.mean(0) - turn @ here.mean(0))[:, None]], axis=1)
 
     def _head_weight(self, motion: np.ndarray) -> np.ndarray:
         """(size, size) 1 where the picture moves with the head, falling smoothly to 0 where it stands still."""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import itertools
+import time
 from pathlib import Path
 
 import numpy as np
 
 from gmtalker.face_model import CHIN, EYE_REGION, FOREHEAD, LIPS, FaceModel, align, eyelids
 from personalize.corpus import tracked_rows
+from personalize.fitting import FitState
+from personalize.model_card import write_section
 from personalize.tracking import measure_eyes, measure_neutral
 
 COEFFICIENTS = 40
@@ -41,7 +44,9 @@ def pretrain_face(data: Path, output: Path) -> FaceModel:
     """Mean shape, rigid points, eyelid and expression basis over all people of the training rows; saved in `output`."""
     people: dict[str, list[np.ndarray]] = {}
     calm: dict[str, list[np.ndarray]] = {}
+    rows, began = [], time.monotonic()
     for row, points, _, _ in tracked_rows(data, Path(output) / "corpus"):
+        rows.append(row)
         people.setdefault(row.person, []).append(points)
         calm.setdefault(row.person, []).append(np.full(len(points), row.emotion == "neutral"))
     frames, neutral_frames = {}, {}
@@ -49,12 +54,22 @@ def pretrain_face(data: Path, output: Path) -> FaceModel:
         every, still = np.concatenate(clips), np.concatenate(calm[person])
         keep = np.linspace(0, len(every) - 1, min(len(every), FRAMES_A_PERSON)).astype(int)
         frames[person], neutral_frames[person] = every[keep], still[keep]
-    model = _learn(frames, neutral_frames)
+    model, kept = _learn(frames, neutral_frames)
     model.save(Path(output) / "face_model")
+    figures = {
+        "people": len(frames),
+        "frames": sum(map(len, frames.values())),
+        f"variance that {COEFFICIENTS} coefficients keep, lips weighted up": f"{kept:.1%}",
+    }
+    command = "python -m gmtalker pretrain face --data DIR --output DIR"
+    numbers = sum(getattr(model, name).size for name in FaceModel.TENSORS)
+    write_section(
+        Path(output) / "README.md", "face_model", command, FitState(0, time.monotonic() - began), rows, figures, numbers
+    )
     return model
 
 
-def _learn(frames: dict[str, np.ndarray], calm: dict[str, np.ndarray]) -> FaceModel:
+def _learn(frames: dict[str, np.ndarray], calm: dict[str, np.ndarray]) -> tuple[FaceModel, float]:
     rigid = np.array(FIRST_RIGID)
     mean = _mean_shape(frames, rigid)
     for _ in range(2):
@@ -101,8 +116,7 @@ def _learn(frames: dict[str, np.ndarray], calm: dict[str, np.ndarray]) -> FaceMo
     model.projection = vectors * weight.reshape(-1) / deviation[:, None]
     model.coefficients = COEFFICIENTS
     kept = ((flat @ vectors.T) ** 2).sum() / (flat**2).sum()
-    print(f"{len(frames)} people, {len(flat)} frames; {COEFFICIENTS} coefficients keep {kept:.1%} of the weighted variance")
-    return model
+    return model, float(kept)
 
 
 def _mean_shape(frames: dict[str, np.ndarray], rigid: np.ndarray) -> np.ndarray:

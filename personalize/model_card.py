@@ -42,10 +42,11 @@ def write_section(
     for row in rows:
         # A speaker of a large set or a person of a loose clip: the folder is the set.
         sets.setdefault(Path(row.file).parts[0], Counter()).update(files=1, seconds=round(row.train_seconds))
+    work = f"{state.step} steps of training" if state.step else "solved for"
     lines = [
         f"## {stage}",
         "",
-        f"{parameters / 1e6:.2f} M parameters, {state.step} steps in {state.seconds / 60:.1f} minutes of training.",
+        f"{parameters / 1e6:.2f} M parameters, {work} in {state.seconds / 60:.1f} minutes.",
         "",
         f"    {command}",
         "",

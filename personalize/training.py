@@ -35,9 +35,9 @@ from personalize.consent import Consent
 from personalize.evaluation import image_measures
 from personalize.fitting import FitOptions, fit
 from personalize.head_training import FilmedPerson, HeadTraining, train_head
+from personalize.jobs import PRESETS
 from personalize.tracking import TrackedVideo, choose_crop, cut, detect_landmarks, in_crop, measure_person, track_points
 
-PRESETS = {"draft": 2.0, "standard": 10.0, "high": 30.0}  # minutes of training, after tracking
 STYLE_SHARE, LONGEST_STYLE = 0.2, 3.0  # part of the minutes that goes to the speaking style, and its most minutes
 HELD_OUT_SHARE, LONGEST_HELD_OUT = 0.1, 20.0  # the last part of the footage is never trained on; at most so many seconds
 MOST_FRAMES = 6000  # kept in memory for training, evenly over the footage: 1.2 GB at 256
