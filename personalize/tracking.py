@@ -57,6 +57,7 @@ def face_mesh(**options) -> Iterator[Callable[[np.ndarray], list]]:
         import mediapipe  # late: it takes a second to import
 
         mesh = mediapipe.solutions.face_mesh.FaceMesh(refine_landmarks=True, **options)
+        mesh.process(np.zeros((128, 128, 3), np.uint8))  # its models load, and log, in threads: wait for them
     met = False
 
     def find(frame: np.ndarray) -> list:
