@@ -28,7 +28,7 @@ LOSS_WEIGHTS = {"pixel": 10.0, "edges": 5.0, "critic": 0.05, "features": 1.0, "a
 R1_WEIGHT, R1_EVERY = 10.0, 16
 RANDOM_EMOTION = 0.2  # part of the frames drawn with any emotion weights: whatever the slider, it is this person
 MOUTH_WEIGHT, EYE_WEIGHT = 3.0, 2.0
-SHARE_WITHOUT_CRITIC = 0.55  # first the picture, then its sharpness
+SHARE_WITHOUT_CRITIC = 0.35  # first the picture, then its sharpness
 
 
 @dataclass

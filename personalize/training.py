@@ -38,11 +38,12 @@ from personalize.head_training import FilmedPerson, HeadTraining, train_head
 from personalize.jobs import PRESETS
 from personalize.tracking import TrackedVideo, choose_crop, cut, detect_landmarks, in_crop, measure_person, track_points
 
-STYLE_SHARE, LONGEST_STYLE = 0.2, 3.0  # part of the minutes that goes to the speaking style, and its most minutes
+STYLE_SHARE, LONGEST_STYLE = 0.2, 1.5  # part of the minutes that goes to the speaking style, and its most minutes
 HELD_OUT_SHARE, LONGEST_HELD_OUT = 0.1, 20.0  # the last part of the footage is never trained on; at most so many seconds
 MOST_FRAMES = 6000  # kept in memory for training, evenly over the footage: 1.2 GB at 256
 SIZE, BATCH = 256, 4
 STYLE_RANK, STYLE_FRAMES, STYLE_BATCH = 16, 50, 12
+SHIFT_FRAMES = 100  # of speech over which an emotion's mean face is taken
 ANCHOR = 0.5  # how firmly the head of an emotion that was never shown is held to the generic EMN
 MEASURED_FRAMES = 250
 WRAP_UP = 30.0  # seconds that measuring and the pictures take at the end
@@ -259,25 +260,42 @@ def _adapt_style(footage: Footage, pipeline: GMTalkerPipeline, work: Path, minut
     lip_basis = pipeline.face_model.lip_basis()
     starts = _windows(footage)
     coefficients = footage.track.expression.coefficients
+    shifts = _emotion_shifts(generic, footage.features[starts[len(starts) // 2] :][:SHIFT_FRAMES])
 
     def batch(number: int) -> ExpressionBatch:
         draw = np.random.default_rng([7, number])
         rows = [slice(start, start + STYLE_FRAMES) for start in draw.choice(starts, STYLE_BATCH)]
-        size = len(rows)
+        expression = torch.stack([coefficients[row] for row in rows])
+        emotion = torch.stack([footage.emotion[row].mean(0) for row in rows])
+        # The person hardly showed most emotions: half of the rows get the generic look of one on top, or the style would forget
+        # all but their own mood.
+        strength = torch.from_numpy(draw.uniform(0.3, 1.0, STYLE_BATCH) * (draw.random(STYLE_BATCH) < 0.5)).float()[:, None]
+        other = torch.from_numpy(draw.integers(1, len(EMOTIONS), STYLE_BATCH))
+        expression = expression + (strength * shifts[other])[:, None]
+        emotion = (1 - strength) * emotion + strength * torch.eye(len(EMOTIONS))[other]
         return ExpressionBatch(
-            expression=torch.stack([coefficients[row] for row in rows]),
+            expression=expression,
             speech=torch.stack([footage.features[row] for row in rows]),
-            speech_mask=torch.ones(size, dtype=torch.bool),
-            mask=torch.ones(size, STYLE_FRAMES, dtype=torch.bool),
-            emotion=torch.stack([footage.emotion[row].mean(0) for row in rows]),
-            labelled=torch.ones(size, dtype=torch.bool),
-            speaker=torch.full((size,), -1),
+            speech_mask=torch.ones(STYLE_BATCH, dtype=torch.bool),
+            mask=torch.ones(STYLE_BATCH, STYLE_FRAMES, dtype=torch.bool),
+            emotion=emotion,
+            labelled=torch.ones(STYLE_BATCH, dtype=torch.bool),
+            speaker=torch.full((STYLE_BATCH,), -1),
             lip_basis=lip_basis,
         )
 
     options = FitOptions("style", minutes=minutes, learning_rate=2e-3, warm_up=30, average=0.99, weight_decay=0.0)
     fit(generator, batch, work / "style", options, teller)
     save_speaking_style(generator, folder / "speaking_style")
+
+
+def _emotion_shifts(generic: ExpressionGenerator, features: Tensor) -> Tensor:
+    """(8, n): how the generic generator's mean face in each emotion differs from its neutral one, over features (frames, d)."""
+    means = []
+    for weights in torch.eye(len(EMOTIONS), device=generic.device):
+        latent = generic.latent(weights.expand(len(features), -1), seed=0, temperature=0.0)
+        means.append(generic.generate(features.to(generic.device), latent).mean(0).cpu())
+    return torch.stack(means) - means[0]
 
 
 def _windows(footage: Footage) -> np.ndarray:
@@ -305,7 +323,7 @@ def _train_head(footage: Footage, model: FaceModel, work: Path, minutes: float, 
         network.train().requires_grad_(True)
     shown = footage.emotion[~footage.held_out].mean(0)
     anchor = ANCHOR * (1 - (shown / 0.05).clamp(max=1))  # an emotion in a twentieth of the frames counts as shown
-    training = HeadTraining(generator, mapping, discriminator, learning_rate=1.2e-3, average=0.995, anchor=anchor)
+    training = HeadTraining(generator, mapping, discriminator, learning_rate=7e-4, average=0.99, anchor=anchor)
     renderer = Renderer(model, footage.face, SIZE)
     coefficients, motion = footage.track.expression.coefficients.numpy(), footage.track.motion.stacked().numpy()
 
