@@ -31,8 +31,8 @@ def inverse_haar(coefficients: Tensor) -> Tensor:
 class ModulatedConvolution(nn.Module):
     """StyleGAN2 convolution: the style scales the input channels, demodulation restores unit variance.
 
-    arXiv 1912.04958, equations 1 to 3. Written as scaling before and after one shared convolution: the same, and it batches on any
-    device.
+    arXiv 1912.04958, equations 1 to 3. Written as scaling before and after one shared convolution: the same, and it batches
+    on any device.
     """
 
     def __init__(self, inputs: int, outputs: int, style: int, kernel: int = 3, up: bool = False, demodulate: bool = True):
