@@ -163,7 +163,7 @@ class PersonFace:
 
     neutral_shape: (478, 3) canonical; reference: (size, size, 3) uint8 RGB, the crop that texture and background are taken from;
     reference_points: (478, 3) the face in it, in crop widths; eye_open, eye_closed: (2,) lid distance in eye widths;
-    gaze_mean: (2,) radians; motion_mean, motion_scale: (10,) mean and standard deviation of MotionTrack.stacked();
+    motion_mean, motion_scale: (10,) mean and standard deviation of MotionTrack.stacked();
     crop: (3,) left, top and side of the square crop in pixels of the source; source_size: (2,) its width and height.
     """
 
@@ -262,8 +262,7 @@ class FaceModel:
     def shape(self, face: PersonFace, coefficients: np.ndarray, blink: np.ndarray, gaze: np.ndarray) -> np.ndarray:
         """The person's face in canonical space (478, 3) for one frame: coefficients (n,), blink (2,), gaze (2,) radians."""
         shape = face.neutral_shape + np.tensordot(coefficients, self.expression_basis, 1)
-        neutral_blink = 0.0  # the neutral shape is measured with open eyes
-        shape = shape + np.tensordot(np.asarray(blink) - neutral_blink, self.eyelid_basis, 1)
+        shape = shape + np.tensordot(np.asarray(blink), self.eyelid_basis, 1)  # the neutral shape has open eyes
         for eye in EYES:
             outer, inner = shape[list(eye["corners"])]
             width = np.linalg.norm(outer - inner)

@@ -78,6 +78,12 @@ def _carry(source_map, still, weight, matrix):
             source_map[y, x, 1] = w * sy + (1 - w) * still[y, x, 1]
 
 
+def canonical_colours(model: FaceModel, points: np.ndarray) -> np.ndarray:
+    """Canonical points (..., 3) as the colours that channels 3 to 5 show: 40 to 255 across the mean face, 0 is "no face here"."""
+    low, high = model.mean_shape.min(0), model.mean_shape.max(0)
+    return (points - low) / (high - low) * 215 + 40
+
+
 class Renderer:
     """Draws one person's face at `size` pixels. `render` holds no state, so several threads may share one renderer."""
 
@@ -98,8 +104,7 @@ class Renderer:
         self.triangles = np.concatenate([face_model.triangles, np.array(fans, np.int32)])
         self.kinds = np.array([FACE] * len(face_model.triangles) + kinds, np.uint8)
         self.sources = self._closed(face.reference_points.astype(np.float64) * size)[:, :2].copy() - 0.5
-        low, high = face_model.mean_shape.min(0), face_model.mean_shape.max(0)
-        self.colours = (self._closed(face_model.mean_shape) - low) / (high - low) * 215 + 40  # 0 stays "no face here"
+        self.colours = canonical_colours(face_model, self._closed(face_model.mean_shape))
         pose = face_model.pose(face.reference_points[None].astype(np.float64), face.neutral_shape.astype(np.float64))
         self.reference_motion = face_model.motion_rows(pose, np.zeros((1, 2)), np.zeros((1, 2)), 1.0)[0]
         self.still = np.stack(np.meshgrid(np.arange(size), np.arange(size)), axis=-1).astype(np.float32)

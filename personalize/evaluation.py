@@ -8,7 +8,7 @@ from typing import Callable, Sequence
 import numpy as np
 from skimage.metrics import structural_similarity
 
-from gmtalker.audio import read_sound_or_none
+from gmtalker.audio import SAMPLES_PER_FRAME, read_sound_or_none
 from gmtalker.avatar import Avatar
 from gmtalker.errors import UnusableVideo
 from gmtalker.face_model import INNER_LIPS, LIPS
@@ -84,7 +84,7 @@ class _Scene:
         self.real = [cut(frame, crop, size) for index, frame in enumerate(read_frames(video)) if index >= begin][: len(track)]
         self.points = detect_landmarks(self.real)[0]
         sound = read_sound_or_none(video)
-        self.sound = None if sound is None else sound[begin * 640 :]
+        self.sound = None if sound is None else sound[begin * SAMPLES_PER_FRAME :]
 
     def reenacted(self) -> Performance:
         weights = self.pipeline.recognise(self.track, None if self.sound is None else self.pipeline.encode(self.sound))

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from diffusers.training_utils import EMAModel
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -20,7 +21,7 @@ from gmtalker.face_model import EYE_REGION, LIPS, FaceModel
 from gmtalker.models.discriminator import Discriminator
 from gmtalker.models.emotion_mapping import EmotionMapping
 from gmtalker.models.head_generator import HeadGenerator
-from gmtalker.renderer import Renderer
+from gmtalker.renderer import Renderer, canonical_colours
 from personalize.fitting import load_moments, moments_of
 
 # Weights are keyed like the metrics. L1 in [-1, 1] is small beside the critic's logits, so it is weighted up (our choice).
@@ -56,8 +57,7 @@ class PixelWeights:
     """More weight where people look: mouth and eyes, found by the canonical coordinates that the rendering carries."""
 
     def __init__(self, model: FaceModel):
-        low, high = model.mean_shape.min(0), model.mean_shape.max(0)
-        place = (model.mean_shape - low) / (high - low) * 215 + 40
+        place = canonical_colours(model, model.mean_shape)
         lips, eyes = place[list(LIPS), :2], place[list(EYE_REGION), :2]
         self.mouth = (lips.min(0) - [10, 8], lips.max(0) + [10, 12])
         self.eyes = (eyes.min(0) - 4, eyes.max(0) + 4)
@@ -242,8 +242,6 @@ class HeadTraining:
 
     def load(self, path: Path) -> None:
         """Go on from a file that save wrote. Errors: ValueError when it belongs to other networks."""
-        from safetensors import safe_open
-
         with safe_open(str(path), framework="pt") as file:
             metadata = file.metadata()
         tensors = load_file(str(path))
