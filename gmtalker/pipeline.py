@@ -232,7 +232,8 @@ class GMTalkerPipeline:
         rows = slice(first, None if frames is None else first + frames)
         coefficients = track.expression.coefficients[rows].numpy()
         motion = track.motion.stacked()[rows].numpy()
-        return np.stack([renderer.render(*row) for row in zip(coefficients, motion)])
+        shoulders = [None] * len(motion) if track.shoulders is None else track.shoulders[rows].numpy()
+        return np.stack([renderer.render(*row) for row in zip(coefficients, motion, shoulders)])
 
     def draw(self, track: FaceTrack, avatar: Who, weights: EmotionWeights) -> Iterator[np.ndarray]:
         """Frames (height, width, 3) uint8 RGB of a track, drawn a few batches ahead of whoever takes them."""

@@ -1,6 +1,6 @@
 """Draw the posed face as the picture that the head generator reads: CPU only, one thread, no OpenGL, a few milliseconds.
 
-Channels, uint8: 0-2 the person's own look (reference picture carried along by the head, face drawn by its triangles),
+Channels, uint8: 0-2 the person's own look (reference picture, its surroundings carried along, face drawn by its triangles),
 3-5 canonical coordinates, 6 eyes (iris 255, rest of the eye 128), 7 inside of the mouth.
 """
 
@@ -14,10 +14,6 @@ from gmtalker.face_model import EYES, INNER_LIP_RING, LEFT_EYE_RING, RIGHT_EYE_R
 
 CHANNELS = 8
 FACE, EYE, MOUTH = 0, 1, 2
-HEAD_RADIUS = 0.95  # face heights around the middle of the face that move with the head...
-STILL_RADIUS = 1.9  # ...and from where on nothing does
-# Hair and ears end behind the face: a square at their depth (face heights) shows how their outline moves when the head turns.
-OUTLINE = np.array([[-0.5, -0.6, 0.45], [0.5, -0.6, 0.45], [0.5, 0.3, 0.45], [-0.5, 0.3, 0.45]])
 
 
 @njit(cache=True, nogil=True)
@@ -65,19 +61,6 @@ def _irises(picture, discs):
                     picture[y, x, 3] = 255
 
 
-@njit(cache=True, nogil=True)
-def _carry(source_map, still, weight, matrix):
-    """Where each pixel of the background comes from: its own place, blended with the head's affine motion by weight."""
-    height, width = weight.shape
-    for y in range(height):
-        for x in range(width):
-            w = weight[y, x]
-            sx = matrix[0, 0] * x + matrix[0, 1] * y + matrix[0, 2]
-            sy = matrix[1, 0] * x + matrix[1, 1] * y + matrix[1, 2]
-            source_map[y, x, 0] = w * sx + (1 - w) * still[y, x, 0]
-            source_map[y, x, 1] = w * sy + (1 - w) * still[y, x, 1]
-
-
 def canonical_colours(model: FaceModel, points: np.ndarray) -> np.ndarray:
     """Canonical points (..., 3) as the colours that channels 3 to 5 show: 40 to 255 across the mean face, 0 is "no face here"."""
     low, high = model.mean_shape.min(0), model.mean_shape.max(0)
@@ -105,8 +88,6 @@ class Renderer:
         self.kinds = np.array([FACE] * len(face_model.triangles) + kinds, np.uint8)
         self.sources = self._closed(face.reference_points.astype(np.float64) * size)[:, :2].copy() - 0.5
         self.colours = canonical_colours(face_model, self._closed(face_model.mean_shape))
-        pose = face_model.pose(face.reference_points[None].astype(np.float64), face.neutral_shape.astype(np.float64))
-        self.reference_motion = face_model.motion_rows(pose, np.zeros((1, 2)), np.zeros((1, 2)), 1.0)[0]
         self.still = np.stack(np.meshgrid(np.arange(size), np.arange(size)), axis=-1).astype(np.float32)
 
     def _closed(self, points: np.ndarray) -> np.ndarray:
@@ -117,13 +98,15 @@ class Renderer:
         """(478, 3) where the face's points are in the picture, in pixels; coefficients (n,), motion (10,)."""
         return self.model.project(self.model.shape(self.face, coefficients, motion[6:8], motion[8:10]), motion, self.size)
 
-    def render(self, coefficients: np.ndarray, motion: np.ndarray) -> np.ndarray:
-        """(size, size, 8) uint8 for one frame: coefficients (n,), motion (10,) as MotionTrack.stacked()."""
+    def render(self, coefficients: np.ndarray, motion: np.ndarray, shoulders: np.ndarray | None = None) -> np.ndarray:
+        """(size, size, 8) uint8 for one frame: coefficients (n,), motion (10,) as MotionTrack.stacked(), shoulders (2,).
+
+        Without shoulders, they follow the head.
+        """
         size = self.size
         motion = np.asarray(motion, np.float64)
         points = self._closed(self.points(np.asarray(coefficients, np.float64), motion)) - 0.5
-        source_map = np.empty((size, size, 2), np.float32)
-        _carry(source_map, self.still, self._head_weight(motion), self._head_motion(motion))
+        source_map = self._carried(motion, shoulders)
         picture = np.zeros((size, size, 5), np.uint8)
         depth = np.full((size, size), np.inf, np.float32)
         _rasterise(self.triangles, self.kinds, points, self.sources, self.colours, source_map, picture, depth)
@@ -137,20 +120,8 @@ class Renderer:
     def _iris_radius(points: np.ndarray, eye: dict) -> float:
         return float(np.linalg.norm(points[list(eye["ring"]), :2] - points[eye["iris"], :2], axis=-1).mean())
 
-    def _head_motion(self, motion: np.ndarray) -> np.ndarray:
-        """(2, 3) similarity from this frame's picture to the reference: how the head's outline moved between them."""
-        here, there = (self.model.project(OUTLINE, pose, self.size)[:, :2] - 0.5 for pose in (motion, self.reference_motion))
-        affine = np.linalg.lstsq(np.concatenate([here, np.ones((len(here), 1))], axis=1), there, rcond=None)[0].T
-        a, b = (affine[0, 0] + affine[1, 1]) / 2, (affine[1, 0] - affine[0, 1]) / 2
-        turn = np.array([[a, -b], [b, a]])
-        return np.concatenate([turn, (there.mean(0) - turn @ here.mean(0))[:, None]], axis=1)
-
-    def _head_weight(self, motion: np.ndarray) -> np.ndarray:
-        """(size, size) 1 where the picture moves with the head, falling smoothly to 0 where it stands still."""
-        scale = np.exp(motion[5]) * self.size
-        middle = motion[3:5] * scale + self.size / 2
-        away = (np.arange(self.size)[None] - middle[0]) / scale, (np.arange(self.size)[:, None] - middle[1]) / scale
-        down = np.where(away[1] > 0, away[1] * 1.5, away[1])  # shoulders begin sooner than hair ends
-        distance = np.sqrt(away[0] ** 2 + down**2)
-        part = np.clip((STILL_RADIUS - distance) / (STILL_RADIUS - HEAD_RADIUS), 0, 1).astype(np.float32)
-        return part * part * (3 - 2 * part)
+    def _carried(self, motion: np.ndarray, shoulders: np.ndarray | None) -> np.ndarray:
+        """(size, size, 2) where in the reference each pixel around the face comes from: hair, shoulders, background."""
+        features = self.face.surrounding_features(motion[None], None if shoulders is None else np.asarray(shoulders)[None])
+        moved = np.tensordot(features[0].astype(np.float32), self.face.surroundings, 1) * self.size
+        return self.still + cv2.resize(moved, (self.size, self.size), interpolation=cv2.INTER_LINEAR)

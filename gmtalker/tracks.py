@@ -149,26 +149,39 @@ class MotionTrack:
 class FaceTrack:
     """A person's face through a video: expression, motion, and where a face was found.
 
-    found: (frames,) bool; frames without a face hold values interpolated from their neighbours.
+    found: (frames,) bool; frames without a face hold values interpolated from their neighbours. shoulders: (frames, 2) how far
+    the shoulders are from where the person's reference picture has them, x right and y down in crop widths; None where that was
+    not measured: then they follow the head.
     """
 
     expression: ExpressionTrack
     motion: MotionTrack
     found: Tensor
+    shoulders: Tensor | None = None
 
     def __post_init__(self) -> None:
         frames = len(self.found)
         _check("found", self.found, frames)
+        if self.shoulders is not None:
+            _check("shoulders", self.shoulders, frames, 2)
         if len(self.expression.coefficients) != frames or len(self.motion.rotation) != frames:
             raise ValueError("expression, motion and found must have the same number of frames")
 
     def __len__(self) -> int:
         return len(self.found)
 
+    def __getitem__(self, rows: slice | Tensor) -> "FaceTrack":
+        """The frames that a slice or an index picks."""
+        motion = MotionTrack(*(getattr(self.motion, field.name)[rows] for field in fields(MotionTrack)))
+        shoulders = None if self.shoulders is None else self.shoulders[rows]
+        return FaceTrack(ExpressionTrack(self.expression.coefficients[rows]), motion, self.found[rows], shoulders)
+
     def save(self, path: Path) -> None:
         """One safetensors file, as `speak --tracks` writes it."""
         tensors = {"expression.coefficients": self.expression.coefficients, "found": self.found}
         tensors |= {f"motion.{field.name}": getattr(self.motion, field.name) for field in fields(self.motion)}
+        if self.shoulders is not None:
+            tensors["shoulders"] = self.shoulders
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, str(path))
 
     @classmethod
@@ -177,6 +190,6 @@ class FaceTrack:
         try:
             tensors = load_file(str(path))
             motion = MotionTrack(**{field.name: tensors[f"motion.{field.name}"] for field in fields(MotionTrack)})
-            return cls(ExpressionTrack(tensors["expression.coefficients"]), motion, tensors["found"])
+            return cls(ExpressionTrack(tensors["expression.coefficients"]), motion, tensors["found"], tensors.get("shoulders"))
         except (OSError, KeyError, ValueError, SafetensorError) as error:
             raise UnusableInput(f"{Path(path).name} is not a track file; make one with speak --tracks.") from error

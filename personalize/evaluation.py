@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Callable, Sequence
 
 import numpy as np
+import torch
 from skimage.metrics import structural_similarity
 
 from gmtalker.audio import SAMPLES_PER_FRAME, read_sound_or_none
@@ -15,6 +17,7 @@ from gmtalker.face_model import INNER_LIPS, LIPS
 from gmtalker.pipeline import GMTalkerPipeline, Performance
 from gmtalker.tracks import FPS
 from gmtalker.video import read_frames
+from personalize.surroundings import measure_shoulders
 from personalize.tracking import TrackedVideo, cut, detect_landmarks, fill_and_smooth, track_of_person, track_points
 
 FACE_POINTS = tuple(range(468))
@@ -79,10 +82,12 @@ class _Scene:
             raise UnusableVideo(f"{video.name} ends before second {start:g}.")
         tracked = TrackedVideo(tracked.points[begin:], tracked.found[begin:], tracked.source_size)
         track, crop = track_of_person(tracked, pipeline.face_model, avatar.face)
-        self.track = track
         size = len(avatar.face.reference)
         self.real = [cut(frame, crop, size) for index, frame in enumerate(read_frames(video)) if index >= begin][: len(track)]
         self.points = detect_landmarks(self.real)[0]
+        self.track = track[: len(self.real)]
+        if np.array_equal(crop, avatar.face.crop):  # in another framing the reference picture tells nothing
+            self.track = replace(self.track, shoulders=torch.from_numpy(measure_shoulders(avatar.face, self.real)))
         sound = read_sound_or_none(video)
         self.sound = None if sound is None else sound[begin * SAMPLES_PER_FRAME :]
 

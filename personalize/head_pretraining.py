@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Callable, Sequence
 
@@ -23,6 +24,7 @@ from personalize.fitting import FitState
 from personalize.head_training import FilmedPerson, HeadTraining, train_head
 from personalize.material import read_levels
 from personalize.model_card import write_section
+from personalize.surroundings import learn_surroundings
 from personalize.tracking import choose_crop, cut, in_crop, measure_person
 
 SIZE = 256
@@ -121,13 +123,9 @@ def _film(rows: Sequence[Row], cache: Path, model: FaceModel, levels: dict[str, 
             calm[kept_array],
         )
         track = model.track(in_crop(every[kept_array], crop), face, 1.0, np.ones(len(kept), bool))
-        yield FilmedPerson(
-            Renderer(model, face, SIZE),
-            np.stack(frames),
-            track.expression.coefficients.numpy(),
-            track.motion.stacked().numpy(),
-            emotion,
-        )
+        face, shoulders = learn_surroundings(face, frames, track.motion.stacked().numpy(), np.ones(len(frames), bool))
+        track = replace(track, shoulders=torch.from_numpy(shoulders))
+        yield FilmedPerson(Renderer(model, face, SIZE), np.stack(frames), track, emotion)
 
 
 def _emotion(row: Row, levels: dict[str, float]) -> np.ndarray:
@@ -142,6 +140,4 @@ def _emotion(row: Row, levels: dict[str, float]) -> np.ndarray:
 
 def _thinned(person: FilmedPerson, frames: int) -> FilmedPerson:
     keep = np.linspace(0, len(person.frames) - 1, min(frames, len(person.frames))).astype(int)
-    return FilmedPerson(
-        person.renderer, person.frames[keep], person.coefficients[keep], person.motion[keep], person.emotion[keep]
-    )
+    return FilmedPerson(person.renderer, person.frames[keep], person.track[torch.from_numpy(keep)], person.emotion[keep])

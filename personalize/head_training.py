@@ -22,6 +22,7 @@ from gmtalker.models.discriminator import Discriminator
 from gmtalker.models.emotion_mapping import EmotionMapping
 from gmtalker.models.head_generator import HeadGenerator
 from gmtalker.renderer import Renderer, canonical_colours
+from gmtalker.tracks import FaceTrack
 from personalize.fitting import load_moments, moments_of
 
 # Weights are keyed like the metrics. L1 in [-1, 1] is small beside the critic's logits, so it is weighted up (our choice).
@@ -34,13 +35,21 @@ SHARE_WITHOUT_CRITIC = 0.35  # first the picture, then its sharpness
 
 @dataclass
 class FilmedPerson:
-    """Training frames of one person: frames (n, size, size, 3) uint8, coefficients (n, k), motion (n, 10), emotion (n, 8)."""
+    """Training frames of one person: frames (n, size, size, 3) uint8, the track of those n frames, emotion (n, 8)."""
 
     renderer: Renderer
     frames: np.ndarray
-    coefficients: np.ndarray
-    motion: np.ndarray
+    track: FaceTrack
     emotion: np.ndarray
+
+    def __post_init__(self) -> None:
+        self.coefficients, self.motion = self.track.expression.coefficients.numpy(), self.track.motion.stacked().numpy()
+        self.shoulders = None if self.track.shoulders is None else self.track.shoulders.numpy()
+
+    def rendering(self, index: int) -> np.ndarray:
+        """(size, size, channels) uint8: frame `index` as the head generator gets it."""
+        shoulders = None if self.shoulders is None else self.shoulders[index]
+        return self.renderer.render(self.coefficients[index], self.motion[index], shoulders)
 
 
 @dataclass
@@ -80,7 +89,7 @@ def make_batch(
     for _ in range(size):
         person = people[random.integers(len(people))]
         index = random.integers(len(person.frames))
-        renderings.append(person.renderer.render(person.coefficients[index], person.motion[index]))
+        renderings.append(person.rendering(index))
         frames.append(person.frames[index])
         emotion = person.emotion[index]
         if random.random() < RANDOM_EMOTION:
@@ -274,8 +283,7 @@ def held_out_psnr(generator: HeadGenerator, mapping: EmotionMapping, person: Fil
     """Mean PSNR in dB over a person's held-out frames, 8-bit range."""
     values = []
     for index in range(len(person.frames)):
-        rendering = person.renderer.render(person.coefficients[index], person.motion[index])
-        rendering = torch.from_numpy(rendering).permute(2, 0, 1)[None].float() / 127.5 - 1
+        rendering = torch.from_numpy(person.rendering(index)).permute(2, 0, 1)[None].float() / 127.5 - 1
         with torch.autocast("cpu", torch.bfloat16, enabled=is_half_fast(torch.device("cpu"))):
             drawn = generator(rendering, mapping(torch.from_numpy(person.emotion[index : index + 1]).float()))
         frame = torch.from_numpy(person.frames[index]).permute(2, 0, 1).float()

@@ -6,7 +6,7 @@ import os
 import sys
 import warnings
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Callable, Iterable, Iterator
 
@@ -224,13 +224,13 @@ def measure_person(
     far += 10 * (np.abs(usable[:, None] - breaks[None]).min(1) < 6)
     best = int(usable[np.argmin(far)])
     reference = cut(pick_frame(best), crop, size)
-    values = {
-        "reference": reference,
-        "reference_points": crop_points[best].astype(np.float32),
-        "motion_mean": mean.astype(np.float32),
-        "motion_scale": scale.astype(np.float32),
-    }
-    return PersonFace(**{**{name: getattr(face, name) for name in face.__dataclass_fields__}, **values})
+    return replace(
+        face,
+        reference=reference,
+        reference_points=crop_points[best].astype(np.float32),
+        motion_mean=mean.astype(np.float32),
+        motion_scale=scale.astype(np.float32),
+    )
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import datetime
 import importlib.metadata
 import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Callable, Mapping, Sequence
 
@@ -36,6 +36,7 @@ from personalize.evaluation import image_measures
 from personalize.fitting import FitOptions, fit
 from personalize.head_training import FilmedPerson, HeadTraining, train_head
 from personalize.jobs import PRESETS
+from personalize.surroundings import learn_surroundings
 from personalize.tracking import TrackedVideo, choose_crop, cut, detect_landmarks, in_crop, measure_person, track_points
 
 STYLE_SHARE, LONGEST_STYLE = 0.2, 1.5  # part of the minutes that goes to the speaking style, and its most minutes
@@ -154,7 +155,7 @@ def _gather(
     for number, clip in enumerate(clips):
         teller({"percent": 100 * number / len(clips)})
         videos.append(_tracked(clip, work, lambda frame: frame % 50 or teller.alive(step=frame)))
-    teller.stage("cutting the head", 6, 10, 60 * minutes + WRAP_UP)
+    teller.stage("cutting the head", 6, 8, 60 * minutes + WRAP_UP)
     total = sum(len(video.points) for video in videos)
     if total < 2 * FPS:
         raise UnusableVideo("The clips are shorter than two seconds together. Please upload at least 20 seconds.")
@@ -180,31 +181,36 @@ def _gather(
     position = {index: place for place, index in enumerate(kept)}
     whole = np.array([0.0, 0.0, SIZE])
     face = measure_person(model, every, whole, videos[0].source_size, lambda i: frames[position[i]], found & seen, calm, SIZE)
-    face = PersonFace(
-        **{**{name: getattr(face, name) for name in face.__dataclass_fields__}, "crop": crops[0].astype(np.float32)}
-    )
+    face = replace(face, crop=crops[0].astype(np.float32))
     track = model.track(every, face, SIZE, found)
+    held_out = np.zeros(total, bool)
+    held_out[total - int(min(HELD_OUT_SHARE * total, LONGEST_HELD_OUT * FPS)) :] = True
+    teller.stage("learning how hair and shoulders move", 8, 10, 60 * minutes + WRAP_UP)
+    face, shoulders = learn_surroundings(
+        face,
+        frames,
+        track.motion.stacked().numpy()[kept],
+        ~held_out[kept],
+        lambda frame: frame % 100 or teller({"percent": 100 * frame / len(frames)}),
+    )
+    between = [np.interp(np.arange(total), kept, column) for column in shoulders.T]
+    track = replace(track, shoulders=torch.tensor(np.stack(between, axis=1), dtype=torch.float32))
     features, speaks, emotion, labelled = [], [], [], []
     for clip, video, first in zip(clips, videos, begins):
         part = slice(first, first + len(video.points))
         sound = read_sound_or_none(clip)
         heard = None if sound is None else pipeline.encode(sound)[: len(video.points)]
-        clip_track = FaceTrack(
-            type(track.expression)(track.expression.coefficients[part]), _rows(track.motion, part), track.found[part]
-        )
         label = emotions.get(clip)
         if label is not None:
             labelled.append(label)
             emotion.append(EmotionWeights.from_mapping({label: 1.0}).at(len(video.points)))
         else:
-            emotion.append(pipeline.recognise(clip_track, heard).weights)
+            emotion.append(pipeline.recognise(track[part], heard).weights)
         speaks.append(np.arange(len(video.points)) < (0 if heard is None else len(heard)))
         silent = torch.zeros(len(video.points), pipeline.speech_encoder.config.features)
         if heard is not None:
             silent[: len(heard)] = heard.cpu()
         features.append(silent)
-    held_out = np.zeros(total, bool)
-    held_out[total - int(min(HELD_OUT_SHARE * total, LONGEST_HELD_OUT * FPS)) :] = True
     return Footage(
         face,
         track,
@@ -218,10 +224,6 @@ def _gather(
         total / FPS,
         labelled,
     )
-
-
-def _rows(motion, part: slice):
-    return type(motion)(motion.rotation[part], motion.translation[part], motion.blink[part], motion.gaze[part])
 
 
 def _tracked(clip: Path, work: Path, progress: Callable[[int], None]) -> TrackedVideo:
@@ -325,13 +327,10 @@ def _train_head(footage: Footage, model: FaceModel, work: Path, minutes: float, 
     anchor = ANCHOR * (1 - (shown / 0.05).clamp(max=1))  # an emotion in a twentieth of the frames counts as shown
     training = HeadTraining(generator, mapping, discriminator, learning_rate=7e-4, average=0.99, anchor=anchor)
     renderer = Renderer(model, footage.face, SIZE)
-    coefficients, motion = footage.track.expression.coefficients.numpy(), footage.track.motion.stacked().numpy()
 
     def person(places: np.ndarray) -> FilmedPerson:
-        index = footage.kept[places]
-        return FilmedPerson(
-            renderer, footage.frames[places], coefficients[index], motion[index], footage.emotion[index].double().numpy()
-        )
+        index = torch.from_numpy(footage.kept[places])
+        return FilmedPerson(renderer, footage.frames[places], footage.track[index], footage.emotion[index].double().numpy())
 
     held = footage.held_out[footage.kept]
     train, test = np.flatnonzero(~held), np.flatnonzero(held)
@@ -356,12 +355,7 @@ def _measure(folder: Path, footage: Footage, pipeline: GMTalkerPipeline) -> dict
     if not len(places):
         return {}
     index = torch.from_numpy(footage.kept[places])
-    track = FaceTrack(
-        type(footage.track.expression)(footage.track.expression.coefficients[index]),
-        _rows(footage.track.motion, index),
-        footage.track.found[index],
-    )
-    drawn = list(Performance(pipeline, load_avatar(folder), track, EmotionWeights(footage.emotion[index]), None))
+    drawn = list(Performance(pipeline, load_avatar(folder), footage.track[index], EmotionWeights(footage.emotion[index]), None))
     real = list(footage.frames[places])
     measures = image_measures(real, drawn, detect_landmarks(real)[0])
     return {name: round(value, 3) if isinstance(value, float) else value for name, value in measures.items()}

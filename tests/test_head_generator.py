@@ -12,6 +12,7 @@ from gmtalker.models.emotion_mapping import EmotionMapping
 from gmtalker.models.head_generator import HeadGenerator, ModulatedConvolution, haar, inverse_haar
 from gmtalker.pipeline import GENERIC
 from gmtalker.renderer import Renderer
+from gmtalker.tracks import ExpressionTrack, FaceTrack, MotionTrack
 from personalize.head_training import FilmedPerson, HeadTraining, PixelWeights, held_out_psnr, make_batch, train_head
 from tests.test_face_model import make_face
 
@@ -37,7 +38,8 @@ def tiny_person(frames: int = 6) -> tuple[FaceModel, FilmedPerson]:
     motion[:, :3] += random.normal(size=(frames, 3)) * 0.05
     pictures = np.stack([renderer.render(c, m) for c, m in zip(coefficients, motion)])
     real = pictures[..., :3] // 2 + pictures[..., 3:6] // 4
-    return model, FilmedPerson(renderer, real, coefficients, motion, np.eye(8)[np.zeros(frames, int)])
+    tracked = ExpressionTrack(torch.tensor(coefficients)), MotionTrack.unstacked(torch.tensor(motion)), torch.ones(frames) > 0
+    return model, FilmedPerson(renderer, real, FaceTrack(*tracked), np.eye(8)[np.zeros(frames, int)])
 
 
 def test_haar_is_orthonormal_and_inverts():
@@ -161,7 +163,7 @@ def test_heads_of_unseen_emotions_stay_near_the_generic_ones():
 
 def test_mouth_and_eyes_weigh_more():
     model, person = tiny_person(1)
-    rendering = person.renderer.render(person.coefficients[0], person.motion[0])[None]
+    rendering = person.rendering(0)[None]
     weight = PixelWeights(model)(rendering)[0]
     points = person.renderer.points(person.coefficients[0], person.motion[0])
     mouth, forehead = points[13, :2].astype(int), points[151, :2].astype(int)

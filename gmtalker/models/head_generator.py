@@ -46,8 +46,6 @@ class ModulatedConvolution(nn.Module):
 
     def forward(self, features: Tensor, style: Tensor) -> Tensor:
         scale = self.affine(style)
-        if self.up:
-            features = F.interpolate(features, scale_factor=2, mode="bilinear", align_corners=False)
         features = F.conv2d(
             features * scale[:, :, None, None].to(features.dtype), self.weight, padding=self.weight.shape[-1] // 2
         )
@@ -55,6 +53,8 @@ class ModulatedConvolution(nn.Module):
             energy = self.weight.float().square().sum((2, 3))
             factor = torch.rsqrt(scale.float().square() @ energy.T + 1e-8)
             features = features * factor[:, :, None, None].to(features.dtype)
+        if self.up:  # after the convolution, which costs a quarter there (our choice; StyleGAN2's transposed one works at twice)
+            features = F.interpolate(features, scale_factor=2, mode="bilinear", align_corners=False)
         return features + self.bias[None, :, None, None].to(features.dtype)
 
 

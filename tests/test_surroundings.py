@@ -1,0 +1,96 @@
+"""Known movements of hair, shoulders and background go in and come back."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from gmtalker.face_model import FaceModel, PersonFace
+from gmtalker.pipeline import GENERIC
+from gmtalker.renderer import Renderer
+from gmtalker.tracks import ExpressionTrack, FaceTrack, MotionTrack
+from personalize.surroundings import learn_surroundings, measure_shoulders
+from tests.test_face_model import make_face
+
+SIZE = 256
+
+
+@pytest.fixture(scope="module")
+def model() -> FaceModel:
+    return FaceModel.load(GENERIC / "face_model")
+
+
+@pytest.fixture(scope="module")
+def face(model) -> PersonFace:
+    """The mean face in a picture full of soft spots, moving by 0.1 a standard deviation."""
+    spots = cv2.GaussianBlur(np.random.default_rng(0).normal(size=(SIZE, SIZE, 3)), (0, 0), 3)
+    picture = np.clip(128 + 400 * spots, 0, 255).astype(np.uint8)
+    return replace(make_face(model, SIZE), reference=picture, motion_scale=np.full(10, 0.1, np.float32))
+
+
+def moved(picture: np.ndarray, across: float, down: float) -> np.ndarray:
+    matrix = np.array([[1, 0, across], [0, 1, down]], np.float32)
+    return cv2.warpAffine(picture, matrix, picture.shape[1::-1], borderMode=cv2.BORDER_REFLECT)
+
+
+def test_shoulders_are_found_where_they_went(face):
+    frames = [moved(face.reference, *by) for by in ((0, 0), (5, -3), (-4, 2))]
+    assert measure_shoulders(face, frames) * SIZE == pytest.approx(np.array([[0, 0], [5, -3], [-4, 2]]), abs=0.3)
+
+
+def test_a_close_up_without_shoulders_has_none_to_move(model, face):
+    below = replace(face, reference_points=face.reference_points + np.float32([0, 0.3, 0]))
+    assert not measure_shoulders(below, [moved(face.reference, 5, 5)]).any()
+
+
+def test_surroundings_learn_how_the_picture_moves_with_the_head(model, face):
+    """Everything moves 60 px for each unit of yaw: a frame of a turn that was never shown is drawn in its place."""
+    motion = np.tile(face.motion_mean.astype(float), (160, 1))
+    motion[:, 0] = np.random.default_rng(1).uniform(-0.12, 0.12, 160)
+    frames = [moved(face.reference, 60 * yaw, 0) for yaw in motion[:, 0]]
+    usable = np.arange(160) < 150
+    learned, shoulders = learn_surroundings(face, frames, motion, usable)
+    assert shoulders[:, 0] * SIZE == pytest.approx(60 * motion[:, 0], abs=0.5)
+    for index in (152, 157):
+        around = Renderer(model, learned, SIZE).render(np.zeros(model.coefficients), motion[index])
+        still = Renderer(model, face, SIZE).render(np.zeros(model.coefficients), motion[index])
+        outside = (around[..., 3] == 0) & (np.abs(np.arange(SIZE) - SIZE / 2) < 100)[None]
+        error, before = (
+            np.abs(picture[..., :3].astype(int) - frames[index])[outside].mean() for picture in (around, still)
+        )
+        assert error < 0.35 * before
+
+
+def test_frames_that_are_not_usable_teach_nothing(face):
+    motion = np.tile(face.motion_mean.astype(float), (20, 1))
+    motion[:, 1] = np.linspace(-0.1, 0.1, 20)
+    frames = [face.reference] * 10 + [moved(face.reference, 9, 9)] * 10
+    learned, _ = learn_surroundings(face, frames, motion, np.arange(20) < 10)
+    assert np.abs(learned.surroundings).max() * SIZE < 0.2
+
+
+def test_shoulders_that_were_not_measured_follow_the_head(face):
+    follow = np.zeros((15, 2), np.float32)
+    follow[1] = 0.03, 0.0  # one standard deviation of yaw
+    learned = replace(face, shoulder_follow=follow)
+    motion = face.motion_mean[None].astype(float)
+    motion[0, 0] += 0.11  # a standard deviation and the hundredth that keeps a still head from being divided by nothing
+    features = learned.surrounding_features(motion)
+    assert features == pytest.approx(learned.surrounding_features(motion, np.array([[0.03, 0.0]])), abs=1e-6)
+    assert not np.allclose(features, learned.surrounding_features(motion, np.zeros((1, 2))))
+
+
+def test_shoulders_are_kept_with_the_track(tmp_path):
+    parts = ExpressionTrack(torch.zeros(4, 3)), MotionTrack.unstacked(torch.zeros(4, 10)), torch.ones(4, dtype=torch.bool)
+    track = FaceTrack(*parts, shoulders=torch.arange(8.0).reshape(4, 2))
+    track.save(tmp_path / "t.safetensors")
+    again = FaceTrack.load(tmp_path / "t.safetensors")
+    assert torch.equal(again.shoulders, track.shoulders) and torch.equal(again[1:3].shoulders, track.shoulders[1:3])
+    FaceTrack(*parts).save(tmp_path / "n.safetensors")
+    assert FaceTrack.load(tmp_path / "n.safetensors").shoulders is None
+    with pytest.raises(ValueError, match="shoulders"):
+        FaceTrack(*parts, shoulders=torch.zeros(3, 2))
