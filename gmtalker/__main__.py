@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from gmtalker.pipeline import GMTalkerPipeline, Progress
 
 UNUSABLE, WRONG_USAGE = 1, 2
+DATASETS = ("mead", "cremad", "lsp", "hdtf", "voxceleb2")
 STAGES = ("speech", "expression", "motion", "head", "face")
 
 
@@ -96,7 +97,7 @@ def _parser() -> argparse.ArgumentParser:
 
     pretrain = commands.add_parser("pretrain", help="train a generic stage on a folder with a MANIFEST.csv")
     pretrain.add_argument("stage", choices=STAGES)
-    pretrain.add_argument("--data", type=Path, required=True, metavar="DIR")
+    _add_dataset(pretrain)
     pretrain.add_argument("--output", type=Path, required=True, metavar="DIR")
     pretrain.add_argument("--minutes", type=float, metavar="M", help="stop after so many minutes; the same command goes on later")
     pretrain.add_argument("--leave-out", default="", metavar="P,Q", help="head only: people it must never see")
@@ -107,6 +108,20 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_avatar(command: argparse.ArgumentParser) -> None:
     command.add_argument("--avatar", metavar="A", help="a name in the workspace or a folder (default: the bundled avatar)")
+
+
+def _add_dataset(command: argparse.ArgumentParser, required: bool = True) -> None:
+    where = command.add_mutually_exclusive_group(required=required)
+    where.add_argument("--data", type=Path, metavar="DIR", help="a folder whose clips a MANIFEST.csv describes")
+    where.add_argument("--root", type=Path, metavar="DIR", help="a public set as it lies on disk; --dataset says which")
+    command.add_argument("--dataset", choices=DATASETS, help="the public set that --root holds")
+
+
+def _set_of(options: argparse.Namespace) -> tuple[Path, str]:
+    """Where the clips are and how they lie there. Errors: WrongUsage."""
+    if (options.root is None) != (options.dataset is None):
+        raise WrongUsage("--root and --dataset belong together: --dataset mead --root DIR.")
+    return (options.data, "manifest") if options.root is None else (options.root, options.dataset)
 
 
 def _add_device(command: argparse.ArgumentParser) -> None:
@@ -208,17 +223,18 @@ def _bench(options: argparse.Namespace) -> None:
 
 
 def _pretrain(options: argparse.Namespace) -> None:
-    if not (options.data / "MANIFEST.csv").is_file():
-        raise UnusableInput(f"{options.data} holds no MANIFEST.csv; --data needs a folder whose clips one describes.")
     if options.minutes is not None and not options.minutes > 0:
         raise WrongUsage("--minutes must be more than 0.")
     from personalize import pretraining
+    from personalize.datasets import training_rows
+
+    material = training_rows(*_set_of(options))
 
     train = getattr(pretraining, f"pretrain_{options.stage}")
     limits = {} if options.stage == "face" else {"minutes": options.minutes, "device": options.device}
     if options.stage == "head":
         limits["leave_out"] = tuple(filter(None, options.leave_out.split(",")))
-    train(options.data, options.output, **limits)  # the face is solved for, not trained: it takes no time to limit
+    train(material, options.output, **limits)  # the face is solved for, not trained: it takes no time to limit
 
 
 def _pipeline(options: argparse.Namespace) -> GMTalkerPipeline:

@@ -1,11 +1,10 @@
-"""The training rows of a folder described by a MANIFEST.csv: which clips, whose face, which sound; test rows never."""
+"""The tracked clips that the generic stages learn from: whose face, what it does, which sound."""
 
 from __future__ import annotations
 
-import csv
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Iterable
+from typing import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -16,27 +15,8 @@ from gmtalker.audio import MEL_PER_FRAME, read_sound_or_none, speech_to_mel
 from gmtalker.face_model import LIPS, FaceModel, PersonFace
 from gmtalker.tracks import FPS
 from gmtalker.video import read_frames
+from personalize.datasets import Row
 from personalize.tracking import choose_crop, detect_landmarks, fill_and_smooth, in_crop, measure_eyes, measure_neutral
-
-VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm")
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the manifest that may be trained on."""
-
-    path: Path
-    file: str
-    kind: str
-    person: str
-    train_seconds: float
-    speech: bool
-    emotion: str | None
-    sync: str
-
-    @property
-    def is_video(self) -> bool:
-        return self.path.suffix.lower() in VIDEO_SUFFIXES
 
 
 @dataclass(frozen=True)
@@ -71,31 +51,6 @@ class Clip:
         return len(self.expression)
 
 
-def read_manifest(data: Path) -> list[Row]:
-    """The rows of `data`/MANIFEST.csv with split train and some seconds to train on. Errors: ValueError without a manifest."""
-    manifest = Path(data) / "MANIFEST.csv"
-    if not manifest.is_file():
-        raise ValueError(f"{data} holds no MANIFEST.csv; it needs at least the columns file, split, person, seconds")
-    rows = []
-    with manifest.open(newline="", encoding="utf-8") as lines:
-        for line in csv.DictReader(lines):
-            seconds = float(line.get("train_seconds") or line.get("seconds") or 0)
-            if line["split"] == "train" and seconds > 0:
-                rows.append(
-                    Row(
-                        Path(data) / line["file"],
-                        line["file"],
-                        line.get("kind", ""),
-                        line["person"],
-                        seconds,
-                        line.get("speech", "yes") == "yes",
-                        line.get("emotion") or None,
-                        line.get("sync", "ok"),
-                    )
-                )
-    return rows
-
-
 def load_points(row: Row, cache: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Smoothed points (frames, 478, 3) in pixels, found (frames,), picture size (2,) of the row's training seconds, cached."""
     path = Path(cache) / "points" / (row.file.replace("/", "_") + ".safetensors")
@@ -119,17 +74,20 @@ def load_points(row: Row, cache: Path) -> tuple[np.ndarray, np.ndarray, np.ndarr
     return fill_and_smooth(stored["points"], found), found, stored["size"]
 
 
-def tracked_rows(data: Path, cache: Path) -> Iterable[tuple[Row, np.ndarray, np.ndarray, np.ndarray]]:
-    """Every training video with a face in at least nine tenths of its frames: row, points, found, picture size."""
-    for row in tqdm([row for row in read_manifest(data) if row.is_video], desc="tracking", unit="clip"):
+def tracked_rows(rows: Sequence[Row], cache: Path) -> Iterable[tuple[Row, np.ndarray, np.ndarray, np.ndarray]]:
+    """Every video with a face in at least nine tenths of its frames: row, points, found, picture size."""
+    for row in tqdm([row for row in rows if row.is_video], desc="tracking", unit="clip"):
         points, found, size = load_points(row, cache)
         if found.mean() >= 0.9 and len(points) >= FPS:
             yield row, points, found, size
 
 
-def load_corpus(data: Path, cache: Path, model: FaceModel) -> list[Clip]:
-    """All training videos as clips. A person's neutral face and eyes are measured over all their clips of one picture size."""
-    tracked = list(tracked_rows(data, cache))
+def load_corpus(rows: Sequence[Row], cache: Path, model: FaceModel) -> list[Clip]:
+    """The videos among training rows as clips.
+
+    A person's neutral face and eyes are measured over all their clips of one picture size.
+    """
+    tracked = list(tracked_rows(rows, cache))
     people: dict[tuple, list] = {}
     for row, points, found, size in tracked:
         people.setdefault((row.person, tuple(size)), []).append((row, points, found, size))
@@ -189,7 +147,7 @@ def _mel(row: Row, frames: int, cache: Path) -> np.ndarray | None:
     if path.exists():
         stored = load_file(str(path))["mel"]
         return stored if len(stored) else None
-    sound = read_sound_or_none(row.path)
+    sound = read_sound_or_none(row.heard_in)
     mel = np.zeros((0, 80), np.float32)
     if sound is not None:
         mel = speech_to_mel(torch.from_numpy(sound)).numpy()[: MEL_PER_FRAME * frames]

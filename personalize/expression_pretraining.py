@@ -12,6 +12,7 @@ from torch import Tensor
 from gmtalker.face_model import FaceModel
 from gmtalker.models.expression_generator import ExpressionBatch, ExpressionGenerator
 from gmtalker.tracks import EMOTIONS
+from personalize.datasets import Row
 from personalize.fitting import FitOptions, fit
 from personalize.material import (
     BATCH,
@@ -23,7 +24,6 @@ from personalize.material import (
     hold_out,
     random_times,
     read_corpus,
-    read_levels,
     read_speech_encoder,
     shares_of,
 )
@@ -33,7 +33,7 @@ SPEECH_SHARE = 9 / 16  # of a batch; the rest is drawn by emotion
 
 
 def pretrain_expression(
-    data: Path,
+    material: Sequence[Row],
     output: Path,
     minutes: float | None = None,
     seed: int = 0,
@@ -44,7 +44,7 @@ def pretrain_expression(
     minutes = minutes or 40.0
     output = Path(output)
     face_model = FaceModel.load(output / "face_model")
-    tracked = hear(read_corpus(data, output), read_speech_encoder(output), read_levels(data), seed)
+    tracked = hear(read_corpus(material, output), read_speech_encoder(output), seed)
     kept, held_out = hold_out(tracked, lambda item: item.features is not None, lambda item: item.person)
     torch.manual_seed(seed)
     people = len({item.person for item in tracked})
@@ -68,7 +68,7 @@ def pretrain_expression(
 
     options = FitOptions("expression", minutes=minutes, learning_rate=7e-4, seed=seed, device=device)
     state = fit(model, batch, output / "checkpoints" / "expression", options, report, evaluate)
-    return finish(model, "expression", output, data, state, minutes, evaluate(model))
+    return finish(model, "expression", output, material, state, minutes, evaluate(model))
 
 
 def _expression_batch(

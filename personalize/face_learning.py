@@ -5,11 +5,13 @@ from __future__ import annotations
 import itertools
 import time
 from pathlib import Path
+from typing import Sequence
 
 import numpy as np
 
 from gmtalker.face_model import CHIN, EYE_REGION, FOREHEAD, LIPS, FaceModel, align, eyelids
 from personalize.corpus import tracked_rows
+from personalize.datasets import Row, source_of
 from personalize.fitting import FitState
 from personalize.model_card import write_section
 from personalize.tracking import measure_eyes, measure_neutral
@@ -40,12 +42,12 @@ def mesh_triangles() -> np.ndarray:
     return np.array(sorted(faces), dtype=np.int32)
 
 
-def pretrain_face(data: Path, output: Path) -> FaceModel:
+def pretrain_face(material: Sequence[Row], output: Path) -> FaceModel:
     """Mean shape, rigid points, eyelid and expression basis over all people of the training rows; saved in `output`."""
     people: dict[str, list[np.ndarray]] = {}
     calm: dict[str, list[np.ndarray]] = {}
     rows, began = [], time.monotonic()
-    for row, points, _, _ in tracked_rows(data, Path(output) / "corpus"):
+    for row, points, _, _ in tracked_rows(material, Path(output) / "corpus"):
         rows.append(row)
         people.setdefault(row.person, []).append(points)
         calm.setdefault(row.person, []).append(np.full(len(points), row.emotion == "neutral"))
@@ -61,7 +63,7 @@ def pretrain_face(data: Path, output: Path) -> FaceModel:
         "frames": sum(map(len, frames.values())),
         f"variance that {COEFFICIENTS} coefficients keep, lips weighted up": f"{kept:.1%}",
     }
-    command = "python -m gmtalker pretrain face --data DIR --output DIR"
+    command = f"python -m gmtalker pretrain face {source_of(rows)} --output DIR"
     numbers = sum(getattr(model, name).size for name in FaceModel.TENSORS)
     write_section(
         Path(output) / "README.md", "face_model", command, FitState(0, time.monotonic() - began), rows, figures, numbers

@@ -5,12 +5,13 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Callable, Sequence
+from typing import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
+from gmtalker.errors import UnusableInput
 from gmtalker.face_model import FaceModel
 from gmtalker.models.discriminator import Discriminator
 from gmtalker.models.emotion_mapping import EmotionMapping
@@ -19,10 +20,11 @@ from gmtalker.models.loading import save_half
 from gmtalker.renderer import Renderer
 from gmtalker.tracks import EMOTIONS
 from gmtalker.video import read_frames
-from personalize.corpus import Row, load_points, read_manifest
+from personalize.corpus import load_points
+from personalize.datasets import Row, source_of
 from personalize.fitting import FitState
 from personalize.head_training import FilmedPerson, HeadTraining, train_head
-from personalize.material import read_levels
+from personalize.material import emotion_row
 from personalize.model_card import write_section
 from personalize.surroundings import learn_surroundings
 from personalize.tracking import choose_crop, cut, in_crop, measure_person
@@ -34,7 +36,7 @@ BATCH = 4
 
 
 def pretrain_head(
-    data: Path,
+    material: Sequence[Row],
     output: Path,
     minutes: float | None = None,
     leave_out: Sequence[str] = (),
@@ -44,12 +46,12 @@ def pretrain_head(
 ) -> Path:
     """Trains StyleUNet, EMN and their discriminator on every training clip; people in `leave_out` stay strangers to them."""
     minutes = minutes or 60.0
-    data, output = Path(data), Path(output)
+    output = Path(output)
     model = FaceModel.load(output / "face_model")
-    rows = [row for row in read_manifest(data) if row.is_video and row.person not in leave_out]
-    people = list(_film(rows, output / "corpus", model, read_levels(data)))
+    rows = [row for row in material if row.is_video and row.person not in leave_out]
+    people = list(_film(rows, output / "corpus", model))
     if len(people) <= HELD_OUT_CLIPS:
-        raise ValueError(f"{data} holds {len(people)} people with a face; pretraining needs more than {HELD_OUT_CLIPS}")
+        raise UnusableInput(f"The clips show {len(people)} people; pretraining a head needs more than {HELD_OUT_CLIPS}.")
     strangers = range(0, len(people), len(people) // HELD_OUT_CLIPS)[:HELD_OUT_CLIPS]
     held_out = [_thinned(people[index], 12) for index in strangers]
     people = [person for index, person in enumerate(people) if index not in strangers]
@@ -81,7 +83,7 @@ def pretrain_head(
     save_half(generator, output / "head_generator")
     save_half(mapping, output / "emotion_mapping")
     save_half(training.accelerator.unwrap_model(training.discriminator), output / "discriminator")
-    command = f"python -m gmtalker pretrain head --data DIR --output {output.name} --minutes {minutes:g}"
+    command = f"python -m gmtalker pretrain head {source_of(rows)} --output DIR --minutes {minutes:g}"
     command += f" --leave-out {','.join(leave_out)}" if leave_out else ""
     figures = {"PSNR on frames of people never trained on, dB": round(state.curve[-1]["psnr"], 2)}
     count = sum(weight.numel() for network in (generator, mapping) for weight in network.parameters())
@@ -89,8 +91,8 @@ def pretrain_head(
     return output / "head_generator"
 
 
-def _film(rows: Sequence[Row], cache: Path, model: FaceModel, levels: dict[str, float]):
-    """Yields every clip with a face as a FilmedPerson; a person's clips of one camera are measured together."""
+def _film(rows: Sequence[Row], cache: Path, model: FaceModel) -> Iterator[FilmedPerson]:
+    """Every clip with a face as a FilmedPerson; a person's clips of one camera are measured together."""
     groups: dict[tuple, list] = {}
     for row in rows:
         points, found, size = load_points(row, cache)
@@ -110,7 +112,7 @@ def _film(rows: Sequence[Row], cache: Path, model: FaceModel, levels: dict[str, 
                     frames.append(cut(frame, crop, SIZE))
             begin += len(points)
         kept_array = np.array(kept)
-        emotion = np.concatenate([np.repeat(_emotion(row, levels)[None], len(points), 0) for row, points, _ in clips])[kept_array]
+        emotion = np.concatenate([np.repeat(_emotion(row)[None], len(points), 0) for row, points, _ in clips])[kept_array]
         whole = np.array([0, 0, SIZE])  # the kept frames are already cut
 
         face = measure_person(
@@ -128,14 +130,10 @@ def _film(rows: Sequence[Row], cache: Path, model: FaceModel, levels: dict[str, 
         yield FilmedPerson(Renderer(model, face, SIZE), np.stack(frames), track, emotion)
 
 
-def _emotion(row: Row, levels: dict[str, float]) -> np.ndarray:
+def _emotion(row: Row) -> np.ndarray:
     """(8,) the clip's label at its level; without one, neutral."""
-    omega = np.zeros(len(EMOTIONS))
-    weight = levels.get(row.file, 1.0) if row.emotion in EMOTIONS else 0.0
-    omega[0] = 1 - weight
-    if weight:
-        omega[EMOTIONS.index(row.emotion)] += weight
-    return omega
+    labelled = emotion_row(row)
+    return np.eye(len(EMOTIONS))[0] if labelled is None else labelled.double().numpy()
 
 
 def _thinned(person: FilmedPerson, frames: int) -> FilmedPerson:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,14 +17,14 @@ from gmtalker.face_model import FaceModel
 from gmtalker.models.loading import load_strict, save_half
 from gmtalker.models.speech_encoder import IGNORED, SpeechEncoder, augment
 from gmtalker.tracks import EMOTIONS
-from personalize.corpus import Clip, load_corpus, read_manifest
+from personalize.corpus import Clip, load_corpus
+from personalize.datasets import Row, source_of
 from personalize.fitting import FitState
 from personalize.model_card import write_section
 
 BATCH = 16
 HEARINGS = 4  # ways each clip is heard: as it is, and as other voices in other rooms
 PERSON_POWER = 0.5  # a person with four times the material is seen twice as often
-LEVELS = {"1": 0.6, "2": 0.8, "3": 1.0}  # MEAD's level of an emotion as its weight; the rest is neutral
 FOLDERS = {"speech": "speech_encoder", "expression": "expression_generator", "motion": "motion_generator"}
 
 
@@ -46,7 +45,7 @@ class TrackedSpeech:
         return self.clip.frames
 
 
-def hear(clips: Sequence[Clip], encoder: SpeechEncoder, levels: dict[str, float], seed: int) -> list[TrackedSpeech]:
+def hear(clips: Sequence[Clip], encoder: SpeechEncoder, seed: int) -> list[TrackedSpeech]:
     """Each clip with its speech features, its soft emotion label and the row of its person in the speaker table."""
     people = sorted({clip.person for clip in clips})
     tracked = []
@@ -56,22 +55,18 @@ def hear(clips: Sequence[Clip], encoder: SpeechEncoder, levels: dict[str, float]
         if clip.mel is not None and clip.sync_ok and clip.has_speech:
             mel = torch.from_numpy(clip.mel)[None].float()
             features = torch.cat([encoder(mel if index == 0 else augment(mel)) for index in range(HEARINGS)]).half()
-        tracked.append(TrackedSpeech(clip, features, _emotion_row(clip, levels), people.index(clip.person)))
+        tracked.append(TrackedSpeech(clip, features, emotion_row(clip.row), people.index(clip.person)))
     return tracked
 
 
-def _emotion_row(clip: Clip, levels: dict[str, float]) -> Tensor | None:
-    if clip.emotion not in EMOTIONS:
+def emotion_row(row: Row) -> Tensor | None:
+    """(8,) the clip's label at its level, the rest neutral; None without a label."""
+    if row.emotion not in EMOTIONS:
         return None
-    row, weight = torch.zeros(len(EMOTIONS)), levels.get(clip.file, 1.0)
-    row[0] = 1 - weight
-    row[EMOTIONS.index(clip.emotion)] += weight
-    return row
-
-
-def read_levels(data: Path) -> dict[str, float]:
-    with (Path(data) / "MANIFEST.csv").open(newline="", encoding="utf-8") as lines:
-        return {line["file"]: LEVELS.get(line.get("level") or "", 1.0) for line in csv.DictReader(lines)}
+    weights = torch.zeros(len(EMOTIONS))
+    weights[0] = 1 - row.level
+    weights[EMOTIONS.index(row.emotion)] += row.level
+    return weights
 
 
 class Sampler:
@@ -90,14 +85,14 @@ class Sampler:
         return self.items[draw.choice(len(self.items), p=self.shares)]
 
 
-def read_corpus(data: Path, output: Path) -> list[Clip]:
+def read_corpus(rows: Sequence[Row], output: Path) -> list[Clip]:
     try:
         model = FaceModel.load(output / "face_model")
     except OSError as error:
         raise UnusableInput(f"{output} holds no face_model yet: run `pretrain face` first.") from error
-    clips = load_corpus(data, output / "corpus", model)
+    clips = load_corpus(rows, output / "corpus", model)
     if not clips:
-        raise UnusableInput(f"{data} holds no training video with a face.")
+        raise UnusableInput("None of the training clips is a video with a face.")
     return clips
 
 
@@ -144,11 +139,13 @@ def shares_of(weights: Sequence[float]) -> np.ndarray:
     return weights / weights.sum() if len(weights) else weights
 
 
-def finish(model: nn.Module, stage: str, output: Path, data: Path, state: FitState, minutes: float, figures: dict) -> Path:
+def finish(
+    model: nn.Module, stage: str, output: Path, rows: Sequence[Row], state: FitState, minutes: float, figures: dict
+) -> Path:
     """Saves the stage's weights and its section of the card; returns the folder of the weights."""
     folder = output / FOLDERS[stage]
     save_half(model.to("cpu"), folder)
-    rows = [row for row in read_manifest(data) if row.is_video or stage == "speech"]
-    command = f"python -m gmtalker pretrain {stage} --data DIR --output DIR --minutes {minutes:g}"
+    rows = [row for row in rows if row.is_video or stage == "speech"]
+    command = f"python -m gmtalker pretrain {stage} {source_of(rows)} --output DIR --minutes {minutes:g}"
     write_section(output / "README.md", FOLDERS[stage], command, state, rows, figures, sum(x.numel() for x in model.parameters()))
     return folder

@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Mapping, Sequence
 
-from personalize.corpus import Row
+from personalize.datasets import MANIFEST, WHOLE, Row
 from personalize.fitting import FitState
 
 TITLE = """---
@@ -41,7 +41,9 @@ def write_section(
     sets: dict[str, Counter] = {}
     for row in rows:
         # A speaker of a large set or a person of a loose clip: the folder is the set.
-        sets.setdefault(Path(row.file).parts[0], Counter()).update(files=1, seconds=round(row.train_seconds))
+        name = Path(row.file).parts[0] if row.dataset == MANIFEST else row.dataset
+        whole = row.train_seconds == WHOLE
+        sets.setdefault(name, Counter()).update(files=1, seconds=0 if whole else round(row.train_seconds), whole=whole)
     work = f"{state.step} steps of training" if state.step else "solved for"
     lines = [
         f"## {stage}",
@@ -52,7 +54,10 @@ def write_section(
         "",
         "| training rows of | files | minutes |",
         "|---|---|---|",
-        *(f"| {name} | {count['files']} | {count['seconds'] / 60:.1f} |" for name, count in sorted(sets.items())),
+        *(
+            f"| {name} | {count['files']} | {'all' if count['whole'] else round(count['seconds'] / 60, 1)} |"
+            for name, count in sorted(sets.items())
+        ),
         "",
         *(f"- {name}: {value}" for name, value in figures.items() if value is not None),
     ]

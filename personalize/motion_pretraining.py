@@ -11,6 +11,7 @@ from torch import Tensor
 
 from gmtalker.models.motion_generator import BLINK, MotionBatch, MotionGenerator
 from gmtalker.tracks import FPS
+from personalize.datasets import Row
 from personalize.fitting import FitOptions, fit
 from personalize.material import (
     BATCH,
@@ -28,7 +29,7 @@ FRAMES = 96  # of a training crop
 
 
 def pretrain_motion(
-    data: Path,
+    material: Sequence[Row],
     output: Path,
     minutes: float | None = None,
     seed: int = 0,
@@ -38,7 +39,7 @@ def pretrain_motion(
     """Trains the motion generator on the head motion, blinks and gaze of the tracked clips."""
     minutes = minutes or 25.0
     output = Path(output)
-    tracked = hear(read_corpus(data, output), read_speech_encoder(output), {}, seed)
+    tracked = hear(read_corpus(material, output), read_speech_encoder(output), seed)
     torch.manual_seed(seed)
     model = MotionGenerator()
     motions = [torch.from_numpy(_smoothed(item.clip.motion)).float() for item in tracked]
@@ -56,7 +57,7 @@ def pretrain_motion(
 
     options = FitOptions("motion", minutes=minutes, learning_rate=7e-4, seed=seed, device=device)
     state = fit(model, batch, output / "checkpoints" / "motion", options, report, evaluate)
-    return finish(model, "motion", output, data, state, minutes, evaluate(model))
+    return finish(model, "motion", output, material, state, minutes, evaluate(model))
 
 
 def _smoothed(motion: np.ndarray) -> np.ndarray:

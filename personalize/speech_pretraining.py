@@ -16,7 +16,8 @@ from gmtalker.audio import MEL_PER_FRAME, SAMPLE_RATE, read_sound_or_none, speec
 from gmtalker.errors import UnusableInput
 from gmtalker.models.speech_encoder import IGNORED, SpeechBatch, SpeechEncoder
 from gmtalker.tracks import FPS
-from personalize.corpus import Clip, read_manifest
+from personalize.corpus import Clip
+from personalize.datasets import Row
 from personalize.fitting import FitOptions, fit
 from personalize.material import BATCH, Sampler, finish, hold_out, interpolated, random_times, read_corpus, shares_of, unknown
 from personalize.speech_labels import GRID_WORDS, PHONES, phone_classes, sentence_phones, word_classes
@@ -45,7 +46,7 @@ class Recording:
 
 
 def pretrain_speech(
-    data: Path,
+    material: Sequence[Row],
     output: Path,
     minutes: float | None = None,
     seed: int = 0,
@@ -55,10 +56,10 @@ def pretrain_speech(
     """Trains the speech encoder: lips of tracked clips, phones of EmoDB, words of GRID, sentences of RAVDESS."""
     minutes = minutes or 40.0
     output = Path(output)
-    clips = [clip for clip in read_corpus(data, output) if clip.has_speech and clip.sync_ok and clip.mel is not None]
-    recordings = _lip_recordings(clips, Path(data)) + _heard_recordings(data, output / "corpus")
+    clips = [clip for clip in read_corpus(material, output) if clip.has_speech and clip.sync_ok and clip.mel is not None]
+    recordings = _lip_recordings(clips) + _heard_recordings(material, output / "corpus")
     if not recordings:
-        raise UnusableInput(f"{data} holds no speech to train on.")
+        raise UnusableInput("None of the training clips holds speech to learn from.")
     kept, held_out = hold_out(recordings, lambda recording: recording.group == "lips", lambda recording: recording.person)
     torch.manual_seed(seed)
     model = SpeechEncoder(phones=len(PHONES), words=len(GRID_WORDS), lips=LIP_NUMBERS)
@@ -74,10 +75,10 @@ def pretrain_speech(
     options = FitOptions("speech", minutes=minutes, learning_rate=1e-3, precision="bf16", seed=seed, device=device)
     state = fit(model, batch, output / "checkpoints" / "speech", options, report, lambda m: _lip_correlation(m, held_out))
     figures = {"lip correlation, held-out clips of seen people": _lip_correlation(model, held_out).get("lip_correlation")}
-    return finish(model, "speech", output, data, state, minutes, figures)
+    return finish(model, "speech", output, material, state, minutes, figures)
 
 
-def _lip_recordings(clips: Sequence[Clip], data: Path) -> list[Recording]:
+def _lip_recordings(clips: Sequence[Clip]) -> list[Recording]:
     """Lips as a few numbers: principal components over all people, with mean 0 and deviation 1 over each clip."""
     if not clips:
         return []
@@ -88,23 +89,23 @@ def _lip_recordings(clips: Sequence[Clip], data: Path) -> list[Recording]:
     floor = 0.3 * np.median([shape.std(0) for shape in shapes], axis=0)  # a still clip must not become a loud one
     recordings = []
     for clip, shape in zip(clips, shapes):
-        alignment = data / Path(clip.file).parent / "align" / (Path(clip.file).stem + ".align")
+        alignment = clip.row.path.parent / "align" / (clip.row.path.stem + ".align")
         words = word_classes(alignment, clip.frames) if alignment.is_file() else unknown(clip.frames)
         lips = (shape / np.maximum(shape.std(0), floor)).astype(np.float32)
         recordings.append(Recording("lips", clip.person, clip.mel, unknown(clip.frames), words, unknown(0), lips, True))
     return recordings
 
 
-def _heard_recordings(data: Path, cache: Path) -> list[Recording]:
+def _heard_recordings(rows: Sequence[Row], cache: Path) -> list[Recording]:
     """Recordings without a picture whose phones or sentence are known."""
     recordings = []
-    mels = _read_mels(data, cache)
-    for row in read_manifest(data):
+    mels = _read_mels(rows, cache)
+    for row in rows:
         if row.file not in mels:
             continue
         mel = mels[row.file].float().numpy()
         frames = len(mel) // MEL_PER_FRAME
-        labels = Path(data) / Path(row.file).parts[0] / "phones" / (row.path.stem + "xx.lablaut")
+        labels = row.beside / "phones" / (row.path.stem + "xx.lablaut")
         phones = phone_classes(labels, frames) if labels.is_file() else None
         sentence = sentence_phones(row.file)
         group = "phones" if phones is not None else "sentences" if sentence is not None else None
@@ -116,13 +117,13 @@ def _heard_recordings(data: Path, cache: Path) -> list[Recording]:
     return recordings
 
 
-def _read_mels(data: Path, cache: Path) -> dict[str, Tensor]:
+def _read_mels(rows: Sequence[Row], cache: Path) -> dict[str, Tensor]:
     """float16 log-mel (4T,80) of every training recording without a picture, quiet ends cut off; cached."""
     path = cache / "recordings.safetensors"
     if path.is_file():
         return load_file(str(path))
     mels = {}
-    for row in tqdm([row for row in read_manifest(data) if not row.is_video], desc="listening", unit="file", disable=None):
+    for row in tqdm([row for row in rows if not row.is_video], desc="listening", unit="file", disable=None):
         sound = read_sound_or_none(row.path)
         if sound is not None and (row.speech or row.kind):
             mel = speech_to_mel(torch.from_numpy(sound)[: int(row.train_seconds * SAMPLE_RATE)])

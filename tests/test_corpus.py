@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from gmtalker.errors import UnusableInput
 from gmtalker.face_model import FaceModel
 from gmtalker.pipeline import GENERIC
-from personalize.corpus import load_corpus, load_points, read_manifest
+from personalize.corpus import load_corpus, load_points
+from personalize.datasets import training_rows
 from tests.media import real_clip
 
 HEAD = "file,kind,split,person,seconds,train_seconds,width,height,speech,emotion,level,sync,licence,source\n"
@@ -20,17 +22,17 @@ def test_only_train_rows_with_training_seconds(tmp_path):
         + "b.mp4,speech,test,p,5,0,1,1,yes,,,ok,,\n"
         + "c.mp4,speech,train,p,5,0,1,1,yes,,,ok,,\n"
     )
-    rows = read_manifest(tmp_path)
+    rows = training_rows(tmp_path)
     assert [row.file for row in rows] == ["a.mp4"] and rows[0].train_seconds == 4.0
 
 
 def test_a_folder_without_manifest_is_named(tmp_path):
-    with pytest.raises(ValueError, match="MANIFEST"):
-        read_manifest(tmp_path)
+    with pytest.raises(UnusableInput, match="MANIFEST"):
+        training_rows(tmp_path)
 
 
 def test_no_test_row_is_ever_a_training_row():
-    rows = read_manifest(real_clip("MANIFEST.csv").parent)
+    rows = training_rows(real_clip("MANIFEST.csv").parent)
     files = {row.file for row in rows}
     assert len(files) > 1000 and "av/german20.mp4" not in files and not any(file.startswith("driving/") for file in files)
 
@@ -39,8 +41,8 @@ def test_training_stops_at_the_training_seconds(tmp_path):
     manifest = HEAD + "clip.mp4,speech,train,p,5,1.0,844,844,yes,,,ok,,\n"
     (tmp_path / "MANIFEST.csv").write_text(manifest)
     (tmp_path / "clip.mp4").write_bytes((real_clip("av/vrt2.mp4")).read_bytes())
-    (row,) = read_manifest(tmp_path)
+    (row,) = training_rows(tmp_path)
     points, found, size = load_points(row, tmp_path / "cache")
     assert len(points) == 25 and found.all() and tuple(size) == (844, 844)
-    (clip,) = load_corpus(tmp_path, tmp_path / "cache", FaceModel.load(GENERIC / "face_model"))
+    (clip,) = load_corpus([row], tmp_path / "cache", FaceModel.load(GENERIC / "face_model"))
     assert clip.frames == 25 and clip.mel.shape == (100, 80) and np.isfinite(clip.expression).all()

@@ -2,6 +2,7 @@
 
 import csv
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from gmtalker.models.loading import load_strict
 from gmtalker.models.motion_generator import MotionGenerator
 from gmtalker.models.speech_encoder import IGNORED, SpeechEncoder
 from personalize import expression_pretraining, material, pretraining
+from personalize.datasets import Row, training_rows
 from personalize.material import Sampler, hold_out, interpolated, random_times
 from personalize.speech_labels import GRID_WORDS, PHONES, phone_classes, sentence_phones, word_classes
 
@@ -28,6 +30,10 @@ class MadeUpClip:
     motion: np.ndarray
     mel: np.ndarray | None
     lips: np.ndarray
+
+    @property
+    def row(self):
+        return Row(Path(self.file), self.file, "speech", self.person, 3.0, True, self.emotion, "ok", 0.8)
 
     @property
     def frames(self):
@@ -75,34 +81,34 @@ def folders(tmp_path, monkeypatch):
         table.writerow(["file", "kind", "split", "person", "seconds", "train_seconds", "speech", "emotion", "level", "sync"])
         for clip in clips:
             table.writerow([clip.file, "speech", "train", clip.person, 3, 3, "yes", clip.emotion or "", "2", "ok"])
-    monkeypatch.setattr(material, "load_corpus", lambda data, cache, model: clips)
+    monkeypatch.setattr(material, "load_corpus", lambda rows, cache, model: clips)
     for module in (material, expression_pretraining):
         monkeypatch.setattr(module, "FaceModel", MadeUpFaceModel)
-    return data, output
+    return training_rows(data), output
 
 
 def test_stages_in_their_order(folders):
-    data, output = folders
+    rows, output = folders
     with pytest.raises(UnusableInput, match="pretrain speech"):
-        pretraining.pretrain_motion(data, output, minutes=0.001)
+        pretraining.pretrain_motion(rows, output, minutes=0.001)
     reports = []
     for stage, kind in (("speech", SpeechEncoder), ("expression", ExpressionGenerator), ("motion", MotionGenerator)):
         train = getattr(pretraining, f"pretrain_{stage}")
-        folder = train(data, output, minutes=0.005, device="cpu", report=reports.append)
+        folder = train(rows, output, minutes=0.005, device="cpu", report=reports.append)
         load_strict(kind, folder)
         assert reports[-1]["stage"] == stage and np.isfinite(reports[-1]["total"])
     card = (output / "README.md").read_text()
     assert [line for line in card.splitlines() if line.startswith("## ")] == [
         "## speech_encoder", "## expression_generator", "## motion_generator",
     ]  # fmt: skip
-    assert "not for commercial use" in card and str(data) not in card
-    pretraining.pretrain_speech(data, output, minutes=0.005, device="cpu")
+    assert "not for commercial use" in card and str(rows[0].path.parents[1]) not in card
+    pretraining.pretrain_speech(rows, output, minutes=0.005, device="cpu")
     assert (output / "README.md").read_text().count("## speech_encoder") == 1
 
 
 def test_face_model_comes_first(tmp_path):
     with pytest.raises(UnusableInput, match="pretrain face"):
-        pretraining.pretrain_speech(tmp_path, tmp_path / "output", minutes=0.001)
+        pretraining.pretrain_speech([], tmp_path / "output", minutes=0.001)
 
 
 def test_phones_words_and_sentences_on_the_clock(tmp_path):
