@@ -89,6 +89,15 @@ def _parser() -> argparse.ArgumentParser:
     _add_device(evaluate)
     evaluate.set_defaults(run=_evaluate)
 
+    emotions = commands.add_parser("emotions", help="measure the generic stages: emotions, head motion, lips of strangers")
+    emotions.add_argument("--json", type=Path, required=True, metavar="F", help="where the measures are written")
+    emotions.add_argument("--generic", metavar="DIR", help="the generic stages (default: the bundled ones)")
+    emotions.add_argument("--baseline", type=Path, metavar="DIR", help="also measure `pretrain expression --baseline`'s result")
+    emotions.add_argument("--data", type=Path, metavar="DIR", help="also compare with the test clips of a MANIFEST.csv")
+    emotions.add_argument("--leave-out", default="", metavar="P,Q", help="people of --data that are not compared with")
+    _add_device(emotions)
+    emotions.set_defaults(run=_emotions)
+
     bench = commands.add_parser("bench", help="speed and memory on this machine, stage by stage")
     _add_avatar(bench)
     bench.add_argument("--json", type=Path, required=True, metavar="F", help="where the figures are written")
@@ -100,6 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_dataset(pretrain)
     pretrain.add_argument("--output", type=Path, required=True, metavar="DIR")
     pretrain.add_argument("--minutes", type=float, metavar="M", help="stop after so many minutes; the same command goes on later")
+    pretrain.add_argument("--baseline", action="store_true", help="expression only: by label instead of by mixture, to compare")
     pretrain.add_argument("--leave-out", default="", metavar="P,Q", help="head only: people it must never see")
     _add_device(pretrain)
     pretrain.set_defaults(run=_pretrain)
@@ -215,6 +225,18 @@ def _evaluate(options: argparse.Namespace) -> None:
     _write_json(measures, options.json)
 
 
+def _emotions(options: argparse.Namespace) -> None:
+    _check_output(options.json, ".json")
+    from gmtalker.models.expression_generator import ExpressionGenerator
+    from gmtalker.models.loading import load_strict
+    from personalize.generic_measures import measure_generic
+
+    pipeline = _pipeline(options)
+    baseline = None if options.baseline is None else load_strict(ExpressionGenerator, options.baseline).to(pipeline.device)
+    measures = measure_generic(pipeline, baseline, options.data, _names(options.leave_out), _tell)
+    _write_json(measures, options.json)
+
+
 def _bench(options: argparse.Namespace) -> None:
     _check_output(options.json, ".json")
     from gmtalker.benchmark import measure
@@ -233,7 +255,11 @@ def _pretrain(options: argparse.Namespace) -> None:
     train = getattr(pretraining, f"pretrain_{options.stage}")
     limits = {} if options.stage == "face" else {"minutes": options.minutes, "device": options.device}
     if options.stage == "head":
-        limits["leave_out"] = tuple(filter(None, options.leave_out.split(",")))
+        limits["leave_out"] = _names(options.leave_out)
+    if options.baseline and options.stage != "expression":
+        raise WrongUsage("--baseline is another expression generator: pretrain expression --baseline.")
+    if options.baseline:
+        limits["by_label"] = True
     train(material, options.output, **limits)  # the face is solved for, not trained: it takes no time to limit
 
 
@@ -245,7 +271,12 @@ def _pipeline(options: argparse.Namespace) -> GMTalkerPipeline:
         device = choose_device(options.device)
     except ValueError as error:
         raise WrongUsage(error) from error
-    return GMTalkerPipeline.from_pretrained(device=device)
+    return GMTalkerPipeline.from_pretrained(getattr(options, "generic", None), device=device)
+
+
+def _names(listed: str) -> tuple[str, ...]:
+    """ "a,b" -> ("a", "b")."""
+    return tuple(filter(None, listed.split(",")))
 
 
 def _check_output(path: Path, suffix: str) -> None:

@@ -39,8 +39,12 @@ def pretrain_expression(
     seed: int = 0,
     device: str | None = None,
     report: Callable[[dict], None] | None = None,
+    by_label: bool = False,
 ) -> Path:
-    """Trains the expression generator on the tracked clips; clips without usable speech teach emotion alone."""
+    """Trains the expression generator on the tracked clips; clips without usable speech teach emotion alone.
+
+    by_label: True trains the baseline that `emotions` compares with, on the same batches, into expression_baseline/.
+    """
     minutes = minutes or 40.0
     output = Path(output)
     face_model = FaceModel.load(output / "face_model")
@@ -48,7 +52,7 @@ def pretrain_expression(
     kept, held_out = hold_out(tracked, lambda item: item.features is not None, lambda item: item.person)
     torch.manual_seed(seed)
     people = len({item.person for item in tracked})
-    model = ExpressionGenerator(coefficients=face_model.coefficients, speakers=people)
+    model = ExpressionGenerator(coefficients=face_model.coefficients, speakers=people, by_label=by_label)
     # Speech teaches the lips, labels teach the mixture; by emotion, or the neutral corpora would drown the others.
     groups = {"speech": Sampler([item for item in kept if item.features is not None])}
     for index, emotion in enumerate(EMOTIONS):
@@ -63,12 +67,13 @@ def pretrain_expression(
         return _expression_batch([groups[name].draw(draw) for name in names], draw, lip_basis, model.config.features)
 
     def evaluate(network: ExpressionGenerator) -> dict[str, float]:
-        follows, named = _follows_speech(network, held_out, face_model), _emotions_named(network, tracked)
-        return follows | named | _emotions_shown(network, tracked, held_out)
+        named = _emotions_named(network, tracked) if not by_label else {}
+        return _follows_speech(network, held_out, face_model) | named | _emotions_shown(network, tracked, held_out)
 
-    options = FitOptions("expression", minutes=minutes, learning_rate=7e-4, seed=seed, device=device)
-    state = fit(model, batch, output / "checkpoints" / "expression", options, report, evaluate)
-    return finish(model, "expression", output, material, state, minutes, evaluate(model))
+    stage = "expression_baseline" if by_label else "expression"
+    options = FitOptions(stage, minutes=minutes, learning_rate=7e-4, seed=seed, device=device)
+    state = fit(model, batch, output / "checkpoints" / stage, options, report, evaluate)
+    return finish(model, stage, output, material, state, minutes, evaluate(model))
 
 
 def _expression_batch(

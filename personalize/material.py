@@ -25,7 +25,12 @@ from personalize.model_card import write_section
 BATCH = 16
 HEARINGS = 4  # ways each clip is heard: as it is, and as other voices in other rooms
 PERSON_POWER = 0.5  # a person with four times the material is seen twice as often
-FOLDERS = {"speech": "speech_encoder", "expression": "expression_generator", "motion": "motion_generator"}
+FOLDERS = {
+    "speech": "speech_encoder",
+    "expression": "expression_generator",
+    "expression_baseline": "expression_baseline",
+    "motion": "motion_generator",
+}
 
 
 @dataclass(frozen=True)
@@ -146,6 +151,7 @@ def finish(
     folder = output / FOLDERS[stage]
     save_half(model.to("cpu"), folder)
     rows = [row for row in rows if row.is_video or stage == "speech"]
-    command = f"python -m gmtalker pretrain {stage} {source_of(rows)} --output DIR --minutes {minutes:g}"
+    name = stage.replace("_baseline", " --baseline")
+    command = f"python -m gmtalker pretrain {name} {source_of(rows)} --output DIR --minutes {minutes:g}"
     write_section(output / "README.md", FOLDERS[stage], command, state, rows, figures, sum(x.numel() for x in model.parameters()))
     return folder

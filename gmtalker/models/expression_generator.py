@@ -110,7 +110,8 @@ class ExpressionGenerator(ModelMixin, ConfigMixin, PeftAdapterMixin):
 
     coefficients: expression numbers a frame (n). features: speech features a frame (d). speakers: rows of the speaker table;
     anybody else is a stranger with one learned embedding. window and period, in frames, belong to the
-    decoder's causal mask; reach is how many speech frames it reads on either side.
+    decoder's causal mask; reach is how many speech frames it reads on either side. by_label: True puts one learned vector an
+    emotion in the place of the mixture, without anything drawn: the baseline that the mixture is measured against.
     """
 
     @register_to_config
@@ -129,16 +130,20 @@ class ExpressionGenerator(ModelMixin, ConfigMixin, PeftAdapterMixin):
         period: int = 25,
         reach: int = 2,
         dropout: float = 0.1,
+        by_label: bool = False,
     ) -> None:
         super().__init__()
-        self.embed_expression = nn.Linear(coefficients, width)
-        self.embed_speech = nn.Linear(features, width)
         self.no_speech = nn.Parameter(torch.zeros(features))
-        self.encoder = nn.ModuleList(EncoderLayer(width, heads, period, dropout) for _ in range(encoder_layers))
-        self.encoder_norm = nn.LayerNorm(width)
-        self.pool_w = GaussianPooling(width, w_size)
-        self.pool_z = GaussianPooling(width, z_size)
-        self.mixture = MixtureMapper(w_size, z_size, width)
+        if not by_label:
+            self.embed_expression = nn.Linear(coefficients, width)
+            self.embed_speech = nn.Linear(features, width)
+            self.encoder = nn.ModuleList(EncoderLayer(width, heads, period, dropout) for _ in range(encoder_layers))
+            self.encoder_norm = nn.LayerNorm(width)
+            self.pool_w = GaussianPooling(width, w_size)
+            self.pool_z = GaussianPooling(width, z_size)
+            self.mixture = MixtureMapper(w_size, z_size, width)
+        else:
+            self.labels = nn.Parameter(torch.randn(len(EMOTIONS), z_size))
         self.embed_z = nn.Linear(z_size, width)
         self.embed_speaker = nn.Embedding(speakers + 1, width)  # row 0 is the stranger
         nn.init.normal_(self.embed_speaker.weight, std=0.02)
@@ -179,6 +184,8 @@ class ExpressionGenerator(ModelMixin, ConfigMixin, PeftAdapterMixin):
 
         The seed fixes w and epsilon, so z is continuous in the weights and nothing else moves with them.
         """
+        if self.config.by_label:
+            return weights @ self.labels
         generator = torch.Generator().manual_seed(seed)
         w = torch.randn(1, self.config.w_size, generator=generator).to(weights)
         noise = torch.randn(self.config.z_size, generator=generator).to(weights)
@@ -201,6 +208,12 @@ class ExpressionGenerator(ModelMixin, ConfigMixin, PeftAdapterMixin):
         """(T,n): all of stream at once."""
         frames = list(self.stream(speech, z, speaker))
         return torch.stack(frames) if frames else speech.new_zeros(0, self.config.coefficients)
+
+    @torch.no_grad()
+    def generate_ways(self, speech: Tensor, z: Tensor) -> Tensor:
+        """(B,T,n): one speech (T,d) said by a stranger in B ways at once, z (B,T,dz)."""
+        condition = self._condition(z, torch.full((len(z),), STRANGER, device=z.device))
+        return torch.stack(list(self.decoder.stream(condition, speech.expand(len(z), -1, -1))), dim=1)
 
     def _condition(self, z: Tensor, speaker: Tensor) -> Tensor:
         """z (B,T,dz) and speaker (B,) -> what is added to every step's input (B,T,width)."""
@@ -226,8 +239,7 @@ class ExpressionGenerator(ModelMixin, ConfigMixin, PeftAdapterMixin):
             deaf, unknown = torch.rand(2, len(audible), device=audible.device)
             audible = audible & (deaf > 0.1)[:, None]
             speaker = torch.where(unknown > 0.3, speaker, STRANGER)
-        posterior = self.posterior(batch.expression, batch.speech, batch.mask, audible)
-        w, z = posterior.sample()
+        z, divergences = self._inferred(batch, audible)
         spoken = replace(batch, speech_mask=audible)
         if self.training:
             spoken = _dubbed(spoken)
@@ -237,9 +249,18 @@ class ExpressionGenerator(ModelMixin, ConfigMixin, PeftAdapterMixin):
             self._heard(spoken.speech, spoken.speech_mask),
             spoken.mask,
         )
-        parts = _reconstruction(predicted, spoken) | self._divergences(posterior, w, z, batch)
+        parts = _reconstruction(predicted, spoken) | divergences
         parts["total"] = sum(LOSS_WEIGHTS[name] * value for name, value in parts.items())
         return parts
+
+    def _inferred(self, batch: ExpressionBatch, audible: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """z (B,dz) of each clip, and what it costs to keep it near the mixture. audible (B,T)."""
+        if self.config.by_label:
+            neutral = torch.eye(len(EMOTIONS), device=audible.device)[0]
+            return torch.where(batch.labelled[:, None], batch.emotion, neutral) @ self.labels, {}
+        posterior = self.posterior(batch.expression, batch.speech, batch.mask, audible)
+        w, z = posterior.sample()
+        return z, self._divergences(posterior, w, z, batch)
 
     def _divergences(self, posterior: LatentPosterior, w: Tensor, z: Tensor, batch: ExpressionBatch) -> dict[str, Tensor]:
         means, log_variances = self.components(w)

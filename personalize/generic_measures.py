@@ -1,0 +1,262 @@
+"""Measures of the generic stages: emotions, lips of strangers, head motion (method section 4). No avatar is trained for them."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from scipy.stats import spearmanr
+from torch import Tensor
+
+from gmtalker.audio import SAMPLE_RATE, SAMPLES_PER_FRAME, read_sound_or_none, read_speech
+from gmtalker.avatar import Avatar, load_avatar
+from gmtalker.benchmark import SPEECH
+from gmtalker.device import one_core
+from gmtalker.models.expression_generator import ExpressionGenerator
+from gmtalker.models.motion_generator import BLINK
+from gmtalker.pipeline import GMTalkerPipeline
+from gmtalker.tracks import EMOTIONS, FPS, EmotionWeights, ExpressionTrack, FaceTrack, MotionTrack
+from personalize.datasets import Row, read_rows
+from personalize.evaluation import LARGEST_OFFSET, shifted_correlation
+from personalize.tracking import choose_crop, in_crop, measure_person, track_points
+
+STEPS = 16  # from one emotion to another (M in method section 4)
+PATH_FRAMES = 75  # of speech that is said on every step of the way
+DRAWN_EVERY = 25  # frames; the distance between pictures is measured on these
+STRENGTHS = 11  # from neutral to the whole emotion
+SEEDS = 10
+LONGEST_STRANGER = 30  # seconds of a test clip that are measured
+
+
+@dataclass(frozen=True)
+class Stranger:
+    """A test clip, of somebody to whom nothing was adapted: lips (frames,) their opening, motion (frames, 10), their sound."""
+
+    row: Row
+    lips: np.ndarray
+    motion: np.ndarray
+    waveform: np.ndarray
+
+
+def measure_generic(
+    pipeline: GMTalkerPipeline,
+    baseline: ExpressionGenerator | None = None,
+    data: Path | None = None,
+    leave_out: Sequence[str] = (),
+    told: Callable[[str], None] = lambda _: None,
+) -> dict:
+    """Every measure of the generic stages. baseline: a generator by label, measured beside the mixture.
+
+    data: a folder with a MANIFEST.csv whose test clips show how real people's lips and heads move; leave_out: people of it.
+    """
+    features = pipeline.encode(read_speech(SPEECH))
+    told("walking from emotion to emotion")
+    result = {"emotions": emotion_measures(pipeline, pipeline.expression_generator, features)}
+    if baseline is not None:
+        told("the same with the baseline")
+        result["emotions_of_baseline"] = emotion_measures(pipeline, baseline, features)
+    strangers = [] if data is None else _read_strangers(data, pipeline, leave_out, told)
+    told("moving heads")
+    result["motion"] = motion_measures(pipeline, features, strangers)
+    if strangers:
+        told("lips of strangers")
+        result["lips_of_strangers"] = lip_measures(pipeline, strangers)
+    return result
+
+
+# --- Emotions ------------------------------------------------------------------------------------------------------------------
+
+
+def emotion_measures(pipeline: GMTalkerPipeline, generator: ExpressionGenerator, features: Tensor) -> dict:
+    """E-PPL and EPDV over all pairs of emotions, how steadily an emotion grows with its weight, and what lips lose by it.
+
+    Distances: "mesh", root mean square over the face's points in thousandths of a face height; "picture", mean absolute
+    difference of the bundled avatar's frames over three scales, 0 to 255.
+    """
+    features, avatar = features[:PATH_FRAMES], load_avatar(None)
+    distances: dict[str, list[np.ndarray]] = {"mesh": [], "picture": []}
+    for first, second in itertools.combinations(range(len(EMOTIONS)), 2):
+        share = torch.linspace(0, 1, STEPS + 1)[:, None]
+        weights = (1 - share) * torch.eye(len(EMOTIONS))[first] + share * torch.eye(len(EMOTIONS))[second]
+        track = _said_with(generator, features, weights)
+        distances["mesh"].append(_mesh_distance(pipeline, track[:-1], track[1:]))
+        frames = [_drawn(pipeline, avatar, expression, omega) for expression, omega in zip(track, weights)]
+        distances["picture"].append(np.array([_picture_distance(a, b) for a, b in zip(frames[:-1], frames[1:])]))
+    result = {}
+    for name, rows in distances.items():
+        result[f"e_ppl_{name}"] = round(float(np.mean([row.sum() for row in rows])), 4)
+        result[f"epdv_{name}"] = round(float(np.mean([row.var() for row in rows])), 6)
+    return result | _growth(pipeline, generator, features)
+
+
+def _growth(pipeline: GMTalkerPipeline, generator: ExpressionGenerator, features: Tensor) -> dict:
+    """Of each emotion: Spearman's rank correlation of its weight with the distance from neutral, and how far the lips of the
+    whole emotion follow those of neutral."""
+    ranks, kept, strength = {}, {}, {}
+    for index, emotion in enumerate(EMOTIONS[1:], start=1):
+        share = torch.linspace(0, 1, STRENGTHS)[:, None]
+        weights = (1 - share) * torch.eye(len(EMOTIONS))[0] + share * torch.eye(len(EMOTIONS))[index]
+        track = _said_with(generator, features, weights)
+        away = _mesh_distance(pipeline, track[:1].expand_as(track), track)
+        lips = [pipeline.face_model.lip_opening(expression.numpy()) for expression in (track[0], track[-1])]
+        ranks[emotion] = round(float(spearmanr(share[:, 0], away).statistic), 3) if np.ptp(away) > 0 else 0.0
+        kept[emotion] = round(shifted_correlation(lips[1], lips[0], 0), 3)
+        strength[emotion] = round(float(away[-1]), 2)
+    return {
+        "weight_to_distance_spearman": ranks,
+        "distance_from_neutral_mesh": strength,
+        "lips_as_in_neutral": kept,
+    }
+
+
+@one_core()
+def _said_with(generator: ExpressionGenerator, features: Tensor, weights: Tensor) -> Tensor:
+    """(ways, frames, n): the same speech (frames, d), said with each row of weights (ways, 8); seed 0."""
+    device = generator.device
+    latents = generator.latent(weights.to(device), seed=0)[:, None].expand(-1, len(features), -1)
+    return generator.generate_ways(features.to(device), latents).cpu()
+
+
+def _mesh_distance(pipeline: GMTalkerPipeline, one: Tensor, other: Tensor) -> np.ndarray:
+    """(ways,) between expressions (ways, frames, n), in thousandths of a face height."""
+    moved = np.tensordot((other - one).numpy(), pipeline.face_model.expression_basis[:, :468], 1)
+    return 1000 * np.sqrt(np.square(moved).sum(-1).mean((1, 2)))
+
+
+def _drawn(pipeline: GMTalkerPipeline, avatar: Avatar, expression: Tensor, omega: Tensor) -> np.ndarray:
+    """(frames, height, width, 3) float32: every DRAWN_EVERY-th frame, by the avatar in its mean pose."""
+    rows = expression[::DRAWN_EVERY]
+    motion = torch.as_tensor(avatar.face.motion_mean).float().repeat(len(rows), 1)
+    motion[:, 6:] = 0
+    track = FaceTrack(ExpressionTrack(rows), MotionTrack.unstacked(motion), torch.ones(len(rows), dtype=torch.bool))
+    return np.stack(list(pipeline.draw(track, avatar, EmotionWeights(omega[None])))).astype(np.float32)
+
+
+def _picture_distance(one: np.ndarray, other: np.ndarray) -> float:
+    total = 0.0
+    for _ in range(3):
+        total += float(np.abs(one - other).mean()) / 3
+        one, other = (np.stack([cv2.pyrDown(frame) for frame in frames]) for frames in (one, other))
+    return total
+
+
+# --- Head motion ---------------------------------------------------------------------------------------------------------------
+
+
+def motion_measures(pipeline: GMTalkerPipeline, features: Tensor, strangers: Sequence[Stranger]) -> dict:
+    """Ten seeds for one speech: how widely the head turns (degrees), blinks a minute, how different the takes are, the largest
+    step between two frames (radians). The same of real clips, where there are any."""
+    generator = pipeline.motion_generator
+    nobody = torch.zeros(generator.scale.shape)
+    with torch.no_grad(), one_core():
+        made = [
+            generator.restore(generator.generate(features, seed=seed).float().cpu(), nobody).numpy() for seed in range(SEEDS)
+        ]
+    result = {"made": _moves(made)}
+    if strangers:
+        length = min(min(len(stranger.motion) for stranger in strangers), len(made[0]))
+        result["real"] = _moves([stranger.motion for stranger in strangers])
+        for name, motions in (("made", made), ("real", [stranger.motion for stranger in strangers])):
+            result[name]["distance_between_takes"] = _between([motion[:length, :6] for motion in motions], generator.scale)
+    else:
+        result["made"]["distance_between_takes"] = _between([motion[:, :6] for motion in made], generator.scale)
+    return result
+
+
+def _moves(motions: Sequence[np.ndarray]) -> dict:
+    blinks = sum(count_blinks(motion[:, BLINK].mean(1)) for motion in motions)
+    return {
+        "rotation_std_degrees": [
+            round(float(value), 2) for value in np.mean([np.degrees(motion[:, :3].std(0)) for motion in motions], axis=0)
+        ],
+        "blinks_a_minute": round(60 * FPS * blinks / sum(map(len, motions)), 1),
+        "largest_turn_of_a_frame_degrees": round(
+            float(max(np.degrees(np.abs(np.diff(motion[:, :3], axis=0))).max() for motion in motions)), 2
+        ),
+    }
+
+
+def count_blinks(closed: np.ndarray) -> int:
+    """How often eyes (frames,), 0 open to 1 closed, close by more than half and open again."""
+    shut, count = False, 0
+    for value in closed:
+        count += not shut and value > 0.5
+        shut = value > 0.5 or (shut and value > 0.3)  # a trembling lid is one blink
+    return int(count)
+
+
+def _between(motions: Sequence[np.ndarray], scale: Tensor) -> float:
+    """Mean over pairs of the root mean square difference of centred motions, in units of the generic scale."""
+    unit = scale[: motions[0].shape[1]].numpy()
+    centred = [(motion - motion.mean(0)) / unit for motion in motions]
+    pairs = [np.sqrt(np.square(a - b).mean()) for a, b in itertools.combinations(centred, 2)]
+    return round(float(np.mean(pairs)), 3) if pairs else 0.0
+
+
+# --- Lips of strangers ---------------------------------------------------------------------------------------------------------
+
+
+def lip_measures(pipeline: GMTalkerPipeline, strangers: Sequence[Stranger]) -> dict:
+    """Agreement of the generic lips, which know nothing of the person, with the real ones: in the mean, and of each clip."""
+    tables, silent, spoken = {}, [], []
+    for stranger in strangers:
+        features = pipeline.encode(stranger.waveform)
+        row = stranger.row
+        asked = EmotionWeights.from_mapping({} if row.emotion in (None, "neutral") else {row.emotion: row.level})
+        made = pipeline.face_model.lip_opening(_said_with(pipeline.expression_generator, features, asked.weights)[0].numpy())
+        count = min(len(made), len(stranger.lips))
+        tables[row.file] = [
+            shifted_correlation(made[:count], stranger.lips[:count], offset)
+            for offset in range(-LARGEST_OFFSET, LARGEST_OFFSET + 1)
+        ]
+        speed = np.abs(np.diff(made[:count]))
+        quiet = _silent_frames(stranger.waveform, count)[1:]
+        silent.append(speed[quiet])
+        spoken.append(speed[~quiet])
+    mean = np.mean(list(tables.values()), axis=0)
+    silent, spoken = np.concatenate(silent), np.concatenate(spoken)
+    best = int(mean.argmax()) - LARGEST_OFFSET
+    return {
+        "clips": len(tables),
+        "lip_correlation": round(float(mean[LARGEST_OFFSET]), 3),
+        "lip_best_offset_frames": best,
+        "lip_best_offset_ms": best * 1000 // FPS,
+        "lip_motion_in_silence": round(float(silent.mean() / spoken.mean()), 3) if len(silent) else None,
+        "by_clip": {file: round(table[LARGEST_OFFSET], 3) for file, table in tables.items()},
+    }
+
+
+def _silent_frames(waveform: np.ndarray, frames: int, around: int = 5) -> np.ndarray:
+    """(frames,) bool: nothing is said in this frame, nor `around` frames before or after it."""
+    samples = frames * SAMPLES_PER_FRAME
+    padded = np.pad(waveform, (0, max(0, samples - len(waveform))))[:samples]
+    level = np.sqrt(np.square(padded.reshape(frames, SAMPLES_PER_FRAME)).mean(1))
+    loud = (level > 0.05 * np.quantile(level, 0.95)).astype(int)
+    return np.convolve(loud, np.ones(2 * around + 1, int), "same") == 0
+
+
+def _read_strangers(
+    data: Path, pipeline: GMTalkerPipeline, leave_out: Sequence[str], told: Callable[[str], None]
+) -> list[Stranger]:
+    """The test videos of a manifest whose sound belongs to the picture."""
+    model, strangers = pipeline.face_model, []
+    for row in read_rows(data):
+        if not (row.test and row.is_video and row.speech and row.sync == "ok") or row.person in leave_out:
+            continue
+        told(f"tracking {row.file}")
+        video = track_points(row.path)
+        points, found = video.points[: LONGEST_STRANGER * FPS], video.found[: LONGEST_STRANGER * FPS]
+        sound = read_sound_or_none(row.heard_in)
+        if sound is None or found.mean() < 0.9:
+            continue
+        crop = choose_crop(points, *video.source_size)
+        face = measure_person(model, points, crop, video.source_size, lambda _: np.zeros((8, 8, 3), np.uint8), found)
+        track = model.track(in_crop(points, crop), face, 1.0, found)
+        lips = model.lip_opening(track.expression.coefficients.numpy(), face.neutral_shape)
+        strangers.append(Stranger(row, lips, track.motion.stacked().numpy(), sound[: LONGEST_STRANGER * SAMPLE_RATE]))
+    return strangers

@@ -1,0 +1,116 @@
+"""The measures of the generic stages measure what they say; tiny networks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import FEATURES, perturbed
+from media import real_clip
+
+import personalize.generic_measures as measures
+from gmtalker.__main__ import main
+from gmtalker.avatar import load_avatar
+from gmtalker.models.expression_generator import ExpressionGenerator
+from gmtalker.models.loading import save_half
+from gmtalker.tracks import EMOTIONS
+from personalize.datasets import Row
+
+
+@pytest.fixture
+def short(tiny_avatar, monkeypatch):
+    """Short ways, drawn by the tiny avatar."""
+    avatar = load_avatar(tiny_avatar)
+    monkeypatch.setattr(measures, "load_avatar", lambda _: avatar)
+    for name, value in (("STEPS", 2), ("PATH_FRAMES", 26), ("STRENGTHS", 3), ("SEEDS", 3)):
+        monkeypatch.setattr(measures, name, value)
+
+
+def by_label(pipeline) -> ExpressionGenerator:
+    torch.manual_seed(0)
+    small = {"features": FEATURES, "width": 16, "heads": 2, "decoder_layers": 1, "z_size": 8}
+    coefficients = pipeline.face_model.coefficients
+    return perturbed(ExpressionGenerator(coefficients=coefficients, speakers=2, by_label=True, **small))
+
+
+def test_emotions_that_change_nothing_are_no_distance_apart(tiny_pipeline, short):
+    generator = by_label(tiny_pipeline)
+    features = torch.randn(40, FEATURES, generator=torch.Generator().manual_seed(1))
+    moved = measures.emotion_measures(tiny_pipeline, generator, features)
+    assert moved["e_ppl_mesh"] > 0 and moved["epdv_mesh"] >= 0 and set(moved["lips_as_in_neutral"]) == set(EMOTIONS[1:])
+    with torch.no_grad():
+        generator.labels.copy_(generator.labels[:1].expand_as(generator.labels))
+    still = measures.emotion_measures(tiny_pipeline, generator, features)
+    assert still["e_ppl_mesh"] < 1e-3 * moved["e_ppl_mesh"] and min(still["lips_as_in_neutral"].values()) > 0.999
+
+
+def test_a_jump_on_the_way_shows_as_variance(tiny_pipeline, short, monkeypatch):
+    monkeypatch.setattr(measures, "STEPS", 8)
+    features = torch.randn(30, FEATURES, generator=torch.Generator().manual_seed(1))
+    generator = by_label(tiny_pipeline)
+    steady = measures.emotion_measures(tiny_pipeline, generator, features)
+    mixed = generator.latent
+    monkeypatch.setattr(generator, "latent", lambda weights, **options: mixed((weights > 0.5).float(), **options))
+    jumping = measures.emotion_measures(tiny_pipeline, generator, features)
+    assert jumping["epdv_mesh"] > 5 * steady["epdv_mesh"]
+
+
+def test_lips_of_the_generator_itself_agree_wholly(tiny_pipeline):
+    sound = np.random.default_rng(0).normal(size=32_000).astype(np.float32) * 0.1
+    sound[16_000:] = 0
+    features = tiny_pipeline.encode(sound)
+    made = measures._said_with(tiny_pipeline.expression_generator, features, torch.eye(8)[:1])[0]
+    lips = tiny_pipeline.face_model.lip_opening(made.numpy())
+    row = Row(Path("a.mp4"), "a.mp4", "speech", "p", 0.0, True, None, "ok", test=True)
+    late = np.roll(lips, -1)  # the real lips move one frame sooner: what is made is late
+    same, delayed = (
+        measures.lip_measures(tiny_pipeline, [measures.Stranger(row, real, np.zeros((50, 10)), sound)]) for real in (lips, late)
+    )
+    assert same["lip_correlation"] == pytest.approx(1.0) and same["lip_best_offset_frames"] == 0
+    assert delayed["lip_best_offset_frames"] == 1 and delayed["lip_best_offset_ms"] == 40
+    assert same["lip_motion_in_silence"] is not None
+
+
+def test_silence_is_where_nothing_is_heard_around():
+    sound = np.zeros(32_000, np.float32)
+    sound[:8_000] = 0.3
+    quiet = measures._silent_frames(sound, 50)
+    assert not quiet[:17].any() and quiet[18:].all()
+
+
+def test_blinks_are_counted_once_each():
+    closed = np.zeros(100)
+    for begin in (10, 40, 70):
+        closed[begin : begin + 6] = (0.3, 0.8, 0.45, 0.9, 0.4, 0.1)
+    assert measures.count_blinks(closed) == 3 and measures.count_blinks(np.zeros(10)) == 0
+
+
+def test_motion_of_several_seeds_beside_real_heads(tiny_pipeline, monkeypatch):
+    monkeypatch.setattr(measures, "SEEDS", 3)
+    features = torch.randn(60, FEATURES, generator=torch.Generator().manual_seed(1))
+    real = np.zeros((50, 10))
+    real[:, 0] = np.radians(10) * np.sin(np.arange(50))
+    row = Row(Path("a.mp4"), "a.mp4", "speech", "p", 0.0, True, None, "ok", test=True)
+    strangers = [measures.Stranger(row, np.zeros(50), sign * real, np.zeros(16_000, np.float32)) for sign in (1, -1)]
+    found = measures.motion_measures(tiny_pipeline, features, strangers)
+    assert found["real"]["rotation_std_degrees"][0] == pytest.approx(10 / np.sqrt(2), rel=0.05)
+    assert found["made"]["distance_between_takes"] > 0 and found["real"]["distance_between_takes"] > 0
+    largest = np.degrees(np.abs(np.diff(real[:, 0])).max())
+    assert found["real"]["largest_turn_of_a_frame_degrees"] == pytest.approx(largest, abs=0.01)
+
+
+def test_the_command_measures_strangers_of_a_manifest(tmp_path, tiny_generic, tiny_pipeline, short):
+    head = "file,kind,split,person,seconds,train_seconds,speech,emotion,sync\n"
+    (tmp_path / "MANIFEST.csv").write_text(head + "a.mp4,speech,test,p,5,0,yes,,ok\nb.mp4,speech,test,q,5,0,yes,,ok\n")
+    (tmp_path / "a.mp4").write_bytes(real_clip("av/vrt2.mp4").read_bytes())
+    save_half(by_label(tiny_pipeline), tmp_path / "baseline")
+    output = tmp_path / "measures.json"
+    options = ["--generic", str(tiny_generic), "--data", str(tmp_path), "--leave-out", "q"]
+    options += ["--baseline", str(tmp_path / "baseline"), "--device", "cpu"]
+    assert main(["emotions", "--json", str(output), *options]) == 0
+    found = json.loads(output.read_text())
+    assert found["lips_of_strangers"]["clips"] == 1 and list(found["lips_of_strangers"]["by_clip"]) == ["a.mp4"]
+    assert found["emotions_of_baseline"]["e_ppl_mesh"] > 0 and found["motion"]["real"]["rotation_std_degrees"][0] > 0
