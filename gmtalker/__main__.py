@@ -106,9 +106,10 @@ def _parser() -> argparse.ArgumentParser:
 
     pretrain = commands.add_parser("pretrain", help="train a generic stage on a folder with a MANIFEST.csv")
     pretrain.add_argument("stage", choices=STAGES)
-    _add_dataset(pretrain)
+    _add_dataset(pretrain)  # pretrain speech --speech-encoder needs none
     pretrain.add_argument("--output", type=Path, required=True, metavar="DIR")
     pretrain.add_argument("--minutes", type=float, metavar="M", help="stop after so many minutes; the same command goes on later")
+    pretrain.add_argument("--speech-encoder", metavar="H", help="speech only: take this HuBERT (folder or Hub name) as it is")
     pretrain.add_argument("--baseline", action="store_true", help="expression only: by label instead of by mixture, to compare")
     pretrain.add_argument("--leave-out", default="", metavar="P,Q", help="head only: people it must never see")
     _add_device(pretrain)
@@ -120,8 +121,8 @@ def _add_avatar(command: argparse.ArgumentParser) -> None:
     command.add_argument("--avatar", metavar="A", help="a name in the workspace or a folder (default: the bundled avatar)")
 
 
-def _add_dataset(command: argparse.ArgumentParser, required: bool = True) -> None:
-    where = command.add_mutually_exclusive_group(required=required)
+def _add_dataset(command: argparse.ArgumentParser) -> None:
+    where = command.add_mutually_exclusive_group()
     where.add_argument("--data", type=Path, metavar="DIR", help="a folder whose clips a MANIFEST.csv describes")
     where.add_argument("--root", type=Path, metavar="DIR", help="a public set as it lies on disk; --dataset says which")
     command.add_argument("--dataset", choices=DATASETS, help="the public set that --root holds")
@@ -129,6 +130,8 @@ def _add_dataset(command: argparse.ArgumentParser, required: bool = True) -> Non
 
 def _set_of(options: argparse.Namespace) -> tuple[Path, str]:
     """Where the clips are and how they lie there. Errors: WrongUsage."""
+    if options.data is None and options.root is None:
+        raise WrongUsage("Say where the clips are: --data DIR, or --dataset mead --root DIR.")
     if (options.root is None) != (options.dataset is None):
         raise WrongUsage("--root and --dataset belong together: --dataset mead --root DIR.")
     return (options.data, "manifest") if options.root is None else (options.root, options.dataset)
@@ -247,9 +250,14 @@ def _bench(options: argparse.Namespace) -> None:
 def _pretrain(options: argparse.Namespace) -> None:
     if options.minutes is not None and not options.minutes > 0:
         raise WrongUsage("--minutes must be more than 0.")
+    if options.speech_encoder and options.stage != "speech":
+        raise WrongUsage("--speech-encoder says what pretrain speech takes: pretrain speech --speech-encoder NAME.")
     from personalize import pretraining
     from personalize.datasets import training_rows
 
+    if options.speech_encoder:
+        pretraining.adopt_hubert(options.speech_encoder, options.output)
+        return
     material = training_rows(*_set_of(options))
 
     train = getattr(pretraining, f"pretrain_{options.stage}")

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import torch
 
-from gmtalker.audio import SAMPLE_RATE, frames_for, read_speech
+from gmtalker.audio import read_speech
 from gmtalker.device import one_core, usable_cores
+from gmtalker.models.mel import SAMPLE_RATE, frames_for
 from gmtalker.pipeline import BATCH, GMTalkerPipeline, SpeakRequest
 from gmtalker.tracks import EmotionWeights, FaceTrack
 from gmtalker.video import VideoWriter

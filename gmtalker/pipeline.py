@@ -12,18 +12,20 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from gmtalker.audio import SAMPLES_PER_FRAME, read_speech, speech_to_mel
+from gmtalker.audio import read_speech
 from gmtalker.avatar import Avatar, find_avatar, load_avatar
 from gmtalker.device import choose_device, is_half_fast, one_core, usable_cores
 from gmtalker.errors import UnusableInput
 from gmtalker.face_model import FaceModel, PersonFace
 from gmtalker.models.expression_generator import ExpressionGenerator
-from gmtalker.models.loading import load_strict
+from gmtalker.models.loading import load_speech_encoder, load_strict
+from gmtalker.models.mel import SAMPLES_PER_FRAME
 from gmtalker.models.motion_generator import MotionGenerator
 from gmtalker.models.speech_encoder import SpeechEncoder
 from gmtalker.renderer import Renderer
@@ -31,8 +33,11 @@ from gmtalker.speaking_style import with_speaking_style
 from gmtalker.tracks import EmotionWeights, ExpressionTrack, FaceTrack, MotionTrack
 from gmtalker.video import VideoWriter
 
+if TYPE_CHECKING:
+    from gmtalker.models.hubert_encoder import HubertEncoder
+
 GENERIC = Path(__file__).resolve().parent.parent / "assets" / "generic"
-NETWORKS = {"speech_encoder": SpeechEncoder, "expression_generator": ExpressionGenerator, "motion_generator": MotionGenerator}
+NETWORKS = {"expression_generator": ExpressionGenerator, "motion_generator": MotionGenerator}
 INDEX = "model_index.json"
 
 BATCH = 8  # frames the head generator draws at a time; fixed, because other batches round differently
@@ -129,7 +134,7 @@ class GMTalkerPipeline:
 
     def __init__(
         self,
-        speech_encoder: SpeechEncoder,
+        speech_encoder: SpeechEncoder | HubertEncoder,
         expression_generator: ExpressionGenerator,
         motion_generator: MotionGenerator,
         face_model: FaceModel,
@@ -155,20 +160,22 @@ class GMTalkerPipeline:
             index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise UnusableInput(f"{folder} does not hold the generic stages: its {INDEX} is missing or broken.") from error
-        missing = [name for name in (*NETWORKS, "face_model") if not isinstance(index, dict) or name not in index]
+        parts = ("speech_encoder", *NETWORKS, "face_model")
+        missing = [name for name in parts if not isinstance(index, dict) or name not in index]
         if missing:
             raise UnusableInput(f"{folder / INDEX} does not name {', '.join(missing)}.")
         networks = {name: load_strict(network, folder / name) for name, network in NETWORKS.items()}
+        networks["speech_encoder"] = load_speech_encoder(folder / "speech_encoder")
+        if networks["speech_encoder"].features != networks["expression_generator"].config.features:
+            raise UnusableInput(f"The speech encoder in {folder} is not the one that the other stages were trained with.")
         return cls(**networks, face_model=FaceModel.load(folder / "face_model"), device=device)
 
     # --- Stage by stage --------------------------------------------------------------------------------------------------------
 
-    @torch.no_grad()  # not inference_mode: training reads these features too
     @one_core()
     def encode(self, waveform: np.ndarray | Tensor) -> Tensor:
         """Speech (samples,) at 16 kHz -> features (frames, d), one row a video frame."""
-        mel = speech_to_mel(torch.as_tensor(waveform, dtype=torch.float32))
-        return self.speech_encoder(mel[None].to(self.device))[0]
+        return self.speech_encoder.encode(torch.as_tensor(waveform, dtype=torch.float32, device=self.device))
 
     @torch.no_grad()
     @one_core()

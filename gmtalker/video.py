@@ -17,8 +17,9 @@ import imageio_ffmpeg
 import numpy as np
 from av.container import InputContainer
 
-from gmtalker.audio import FORMATS_WITH_GUESSED_LENGTH, SAMPLE_RATE, open_media, picture_stream, stream_sound
+from gmtalker.audio import FORMATS_WITH_GUESSED_LENGTH, open_media, picture_stream, stream_sound
 from gmtalker.errors import UnusableInput, UnusableSpeech, UnusableVideo
+from gmtalker.models.mel import SAMPLE_RATE
 from gmtalker.tracks import FPS
 
 LARGEST_SIDE = 8192  # pixels; past 8K a file is a mistake or an attack on the memory

@@ -8,8 +8,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from gmtalker.audio import SAMPLE_RATE, read_speech
+from gmtalker.audio import read_speech
 from gmtalker.avatar import load_avatar
+from gmtalker.models.mel import SAMPLE_RATE
 from gmtalker.pipeline import GENERIC, GMTalkerPipeline
 from gmtalker.tracks import EMOTIONS
 

@@ -11,8 +11,9 @@ import torch
 from safetensors.numpy import load_file, save_file
 from tqdm import tqdm
 
-from gmtalker.audio import MEL_PER_FRAME, read_sound_or_none, speech_to_mel
+from gmtalker.audio import read_sound_or_none
 from gmtalker.face_model import LIPS, FaceModel, PersonFace
+from gmtalker.models.mel import MEL_PER_FRAME, speech_to_mel
 from gmtalker.tracks import FPS
 from gmtalker.video import read_frames
 from personalize.datasets import Row

@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from skimage.metrics import structural_similarity
 
-from gmtalker.audio import SAMPLES_PER_FRAME, read_sound_or_none
+from gmtalker.audio import read_sound_or_none
 from gmtalker.avatar import Avatar
 from gmtalker.errors import UnusableVideo
 from gmtalker.face_model import INNER_LIPS, LIPS
+from gmtalker.models.mel import SAMPLES_PER_FRAME
 from gmtalker.pipeline import GMTalkerPipeline, Performance
 from gmtalker.tracks import FPS
 from gmtalker.video import read_frames

@@ -48,11 +48,13 @@ def pretrain_expression(
     minutes = minutes or 40.0
     output = Path(output)
     face_model = FaceModel.load(output / "face_model")
-    tracked = hear(read_corpus(material, output), read_speech_encoder(output), seed)
+    speech_encoder = read_speech_encoder(output)
+    features = speech_encoder.features
+    tracked = hear(read_corpus(material, output), speech_encoder, seed)
     kept, held_out = hold_out(tracked, lambda item: item.features is not None, lambda item: item.person)
     torch.manual_seed(seed)
     people = len({item.person for item in tracked})
-    model = ExpressionGenerator(coefficients=face_model.coefficients, speakers=people, by_label=by_label)
+    model = ExpressionGenerator(coefficients=face_model.coefficients, features=features, speakers=people, by_label=by_label)
     # Speech teaches the lips, labels teach the mixture; by emotion, or the neutral corpora would drown the others.
     groups = {"speech": Sampler([item for item in kept if item.features is not None])}
     for index, emotion in enumerate(EMOTIONS):
@@ -64,7 +66,7 @@ def pretrain_expression(
     def batch(number: int) -> ExpressionBatch:
         draw = np.random.default_rng([seed, number])
         names = draw.choice(list(groups), BATCH, p=shares)
-        return _expression_batch([groups[name].draw(draw) for name in names], draw, lip_basis, model.config.features)
+        return _expression_batch([groups[name].draw(draw) for name in names], draw, lip_basis, features)
 
     def evaluate(network: ExpressionGenerator) -> dict[str, float]:
         named = _emotions_named(network, tracked) if not by_label else {}

@@ -13,11 +13,12 @@ import torch
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from gmtalker.audio import SAMPLE_RATE, SAMPLES_PER_FRAME, read_sound_or_none, read_speech
+from gmtalker.audio import read_sound_or_none, read_speech
 from gmtalker.avatar import Avatar, load_avatar
 from gmtalker.benchmark import SPEECH
 from gmtalker.device import one_core
 from gmtalker.models.expression_generator import ExpressionGenerator
+from gmtalker.models.mel import SAMPLE_RATE, SAMPLES_PER_FRAME
 from gmtalker.models.motion_generator import BLINK
 from gmtalker.pipeline import GMTalkerPipeline
 from gmtalker.tracks import EMOTIONS, FPS, EmotionWeights, ExpressionTrack, FaceTrack, MotionTrack

@@ -5,22 +5,27 @@ from __future__ import annotations
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Sequence
+from typing import TYPE_CHECKING, Callable, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from gmtalker.audio import read_sound_or_none
 from gmtalker.errors import UnusableInput
 from gmtalker.face_model import FaceModel
-from gmtalker.models.loading import load_strict, save_half
+from gmtalker.models.loading import load_speech_encoder, save_half
+from gmtalker.models.mel import SAMPLES_PER_FRAME
 from gmtalker.models.speech_encoder import IGNORED, SpeechEncoder, augment
 from gmtalker.tracks import EMOTIONS
 from personalize.corpus import Clip, load_corpus
 from personalize.datasets import Row, source_of
 from personalize.fitting import FitState
 from personalize.model_card import write_section
+
+if TYPE_CHECKING:
+    from gmtalker.models.hubert_encoder import HubertEncoder
 
 BATCH = 16
 HEARINGS = 4  # ways each clip is heard: as it is, and as other voices in other rooms
@@ -50,7 +55,7 @@ class TrackedSpeech:
         return self.clip.frames
 
 
-def hear(clips: Sequence[Clip], encoder: SpeechEncoder, seed: int) -> list[TrackedSpeech]:
+def hear(clips: Sequence[Clip], encoder: SpeechEncoder | HubertEncoder, seed: int) -> list[TrackedSpeech]:
     """Each clip with its speech features, its soft emotion label and the row of its person in the speaker table."""
     people = sorted({clip.person for clip in clips})
     tracked = []
@@ -58,10 +63,41 @@ def hear(clips: Sequence[Clip], encoder: SpeechEncoder, seed: int) -> list[Track
     for clip in tqdm(clips, desc="hearing", unit="clip", disable=None):
         features = None
         if clip.mel is not None and clip.sync_ok and clip.has_speech:
-            mel = torch.from_numpy(clip.mel)[None].float()
-            features = torch.cat([encoder(mel if index == 0 else augment(mel)) for index in range(HEARINGS)]).half()
+            features = torch.stack([_heard(clip, encoder, changed=index > 0) for index in range(HEARINGS)]).half()
         tracked.append(TrackedSpeech(clip, features, emotion_row(clip.row), people.index(clip.person)))
     return tracked
+
+
+@torch.no_grad()
+def _heard(clip: Clip, encoder: SpeechEncoder | HubertEncoder, changed: bool) -> Tensor:
+    """(frames, d) features of the clip's speech; changed: of another voice in another room."""
+    if isinstance(encoder, SpeechEncoder):
+        mel = torch.from_numpy(clip.mel)[None].float()
+        return encoder(augment(mel) if changed else mel)[0]
+    sound = read_sound_or_none(clip.row.heard_in)
+    waveform = torch.from_numpy(fitted(sound, clip.frames))
+    return encoder.encode(augment_waveform(waveform) if changed else waveform)
+
+
+def fitted(sound: np.ndarray, frames: int) -> np.ndarray:
+    """The sound of exactly so many frames: cut, or silence behind it."""
+    samples = frames * SAMPLES_PER_FRAME
+    return np.pad(sound[:samples], (0, max(0, samples - len(sound))))
+
+
+def augment_waveform(waveform: Tensor) -> Tensor:
+    """Another microphone and room for (samples,): a random filter, an echo, noise, loudness; the times stay what they are."""
+    spectrum = torch.fft.rfft(waveform)
+    place = torch.linspace(0, 1, len(spectrum))
+    tilt = torch.randn(3) * torch.tensor([0.8, 0.5, 0.3])
+    gain = sum(tilt[order] * torch.cos(torch.pi * (order + 1) * place) for order in range(3)).exp()
+    filtered = torch.fft.irfft(spectrum * gain, n=len(waveform))
+    late = int(torch.randint(160, 1600, ()))
+    echoed = filtered.clone()
+    echoed[late:] += 0.4 * torch.rand(()) * filtered[:-late]
+    level = echoed.square().mean().sqrt()
+    noise = torch.randn_like(echoed) * level * 10 ** (-torch.empty(()).uniform_(5, 35) / 20)
+    return (echoed + noise) * torch.empty(()).uniform_(0.5, 1.5)
 
 
 def emotion_row(row: Row) -> Tensor | None:
@@ -101,10 +137,10 @@ def read_corpus(rows: Sequence[Row], output: Path) -> list[Clip]:
     return clips
 
 
-def read_speech_encoder(output: Path) -> SpeechEncoder:
+def read_speech_encoder(output: Path) -> SpeechEncoder | HubertEncoder:
     if not (output / "speech_encoder").is_dir():
         raise UnusableInput(f"{output} holds no speech_encoder yet: run `pretrain speech` first.")
-    return load_strict(SpeechEncoder, output / "speech_encoder").requires_grad_(False)
+    return load_speech_encoder(output / "speech_encoder").requires_grad_(False)
 
 
 def hold_out(items: Sequence, usable: Callable, person: Callable) -> tuple[list, list]:

@@ -39,9 +39,10 @@ def pretrain_motion(
     """Trains the motion generator on the head motion, blinks and gaze of the tracked clips."""
     minutes = minutes or 25.0
     output = Path(output)
-    tracked = hear(read_corpus(material, output), read_speech_encoder(output), seed)
+    speech_encoder = read_speech_encoder(output)
+    tracked = hear(read_corpus(material, output), speech_encoder, seed)
     torch.manual_seed(seed)
-    model = MotionGenerator()
+    model = MotionGenerator(features=speech_encoder.features)
     motions = [torch.from_numpy(_smoothed(item.clip.motion)).float() for item in tracked]
     model.fit_scale(motions)
     scales = _person_scales(tracked, motions, model.scale)

@@ -9,6 +9,6 @@ from personalize.expression_pretraining import pretrain_expression
 from personalize.face_learning import pretrain_face
 from personalize.head_pretraining import pretrain_head
 from personalize.motion_pretraining import pretrain_motion
-from personalize.speech_pretraining import pretrain_speech
+from personalize.speech_pretraining import adopt_hubert, pretrain_speech
 
-__all__ = ["pretrain_expression", "pretrain_face", "pretrain_head", "pretrain_motion", "pretrain_speech"]
+__all__ = ["adopt_hubert", "pretrain_expression", "pretrain_face", "pretrain_head", "pretrain_motion", "pretrain_speech"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable, Sequence
@@ -12,8 +13,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from gmtalker.audio import MEL_PER_FRAME, SAMPLE_RATE, read_sound_or_none, speech_to_mel
+from gmtalker.audio import read_sound_or_none
 from gmtalker.errors import UnusableInput
+from gmtalker.models.mel import MEL_PER_FRAME, SAMPLE_RATE, speech_to_mel
 from gmtalker.models.speech_encoder import IGNORED, SpeechBatch, SpeechEncoder
 from gmtalker.tracks import FPS
 from personalize.corpus import Clip
@@ -76,6 +78,23 @@ def pretrain_speech(
     state = fit(model, batch, output / "checkpoints" / "speech", options, report, lambda m: _lip_correlation(m, held_out))
     figures = {"lip correlation, held-out clips of seen people": _lip_correlation(model, held_out).get("lip_correlation")}
     return finish(model, "speech", output, material, state, minutes, figures)
+
+
+def adopt_hubert(name: str, output: Path) -> Path:
+    """Takes a HuBERT, by its name on the Hub or its folder, as the speech encoder of the stages in `output`; it is not trained.
+
+    Errors: UnusableInput when it can't be fetched or is none.
+    """
+    from gmtalker.models.hubert_encoder import HubertEncoder  # late: transformers takes seconds to import
+
+    try:
+        encoder = HubertEncoder.from_hub(name)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UnusableInput(f"{name} can't be used as a speech encoder: {str(error).splitlines()[0]}") from error
+    folder = Path(output) / "speech_encoder"
+    shutil.rmtree(folder, ignore_errors=True)
+    encoder.hubert.save_pretrained(folder)
+    return folder
 
 
 def _lip_recordings(clips: Sequence[Clip]) -> list[Recording]:

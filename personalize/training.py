@@ -207,7 +207,7 @@ def _gather(
         else:
             emotion.append(pipeline.recognise(track[part], heard).weights)
         speaks.append(np.arange(len(video.points)) < (0 if heard is None else len(heard)))
-        silent = torch.zeros(len(video.points), pipeline.speech_encoder.config.features)
+        silent = torch.zeros(len(video.points), pipeline.speech_encoder.features)
         if heard is not None:
             silent[: len(heard)] = heard.cpu()
         features.append(silent)

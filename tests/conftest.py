@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from gmtalker.audio import SAMPLE_RATE
+from gmtalker.models.mel import SAMPLE_RATE
 
 ROOT = Path(__file__).resolve().parent.parent
 FEATURES = 16  # speech features a frame of the tiny stages

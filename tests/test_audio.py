@@ -7,17 +7,9 @@ import pytest
 import torch
 from media import babble, beep, ffmpeg, numbered, onset, real_clip, write_clip, write_wav
 
-from gmtalker.audio import (
-    SAMPLE_RATE,
-    frames_for,
-    log_mel,
-    mel_filters,
-    read_sound_or_none,
-    read_speech,
-    speech_to_mel,
-    stream_sound,
-)
+from gmtalker.audio import read_sound_or_none, read_speech, stream_sound
 from gmtalker.errors import UnusableSpeech, UnusableVideo
+from gmtalker.models.mel import SAMPLE_RATE, frames_for, log_mel, mel_filters, speech_to_mel
 
 ODD_NAMES = ["two words", "-dash", "it's \"so\"", "речь 말 声音", "a:b", "100%d", "http:x", "$(touch made); x", "a\\b"]
 

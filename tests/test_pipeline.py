@@ -9,10 +9,11 @@ import pytest
 import torch
 from conftest import SIZE, write_speech
 
-from gmtalker.audio import frames_for, read_speech
+from gmtalker.audio import read_speech
 from gmtalker.avatar import load_avatar
 from gmtalker.errors import UnusableAvatar, UnusableInput, UnusableSpeech
 from gmtalker.face_model import PersonFace
+from gmtalker.models.mel import frames_for
 from gmtalker.pipeline import GMTalkerPipeline, Performance, Progress, SpeakRequest, Stopped, retarget
 from gmtalker.speaking_style import save_speaking_style
 from gmtalker.tracks import EMOTIONS, EmotionWeights, ExpressionTrack, FaceTrack, MotionTrack

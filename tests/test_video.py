@@ -19,8 +19,9 @@ from media import (
     write_wav,
 )
 
-from gmtalker.audio import frames_for, read_speech
+from gmtalker.audio import read_speech
 from gmtalker.errors import UnusableInput, UnusableVideo
+from gmtalker.models.mel import frames_for
 from gmtalker.video import LARGEST_SIDE, VideoWriter, read_frames, read_info
 
 ODD_NAMES = ["two words", "-dash", "it's \"so\"", "видео 影片", "a:b", "100%d", "$(touch made); x"]

@@ -6,13 +6,17 @@ import inspect
 import json
 import os
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from gmtalker.errors import UnusableAvatar
+from gmtalker.models.speech_encoder import SpeechEncoder
+
+if TYPE_CHECKING:
+    from gmtalker.models.hubert_encoder import HubertEncoder
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"  # the name diffusers' from_pretrained looks for
@@ -35,6 +39,26 @@ def load_strict(cls: type[Model], folder: Path) -> Model:
     model = cls(**config)
     model.load_state_dict(weights, strict=True)
     return model.eval()
+
+
+def load_speech_encoder(folder: Path) -> SpeechEncoder | HubertEncoder:
+    """The speech encoder saved in folder, whichever its config names: the project's own, or HuBERT.
+
+    Errors: UnusableAvatar when it is neither, or misses a weight.
+    """
+    folder = Path(folder)
+    try:
+        kind = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8")).get("model_type")
+    except (OSError, ValueError, AttributeError):
+        kind = None  # load_strict says what is wrong
+    if kind != "hubert":
+        return load_strict(SpeechEncoder, folder)
+    from gmtalker.models.hubert_encoder import HubertEncoder  # late: transformers takes seconds to import, and few need it
+
+    try:
+        return HubertEncoder.from_hub(str(folder), local_files_only=True)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UnusableAvatar(f"The HuBERT in {folder.name} can't be loaded: {str(error).splitlines()[0]}") from error
 
 
 def save_half(model: torch.nn.Module, folder: Path) -> None:

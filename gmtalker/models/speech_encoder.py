@@ -10,6 +10,8 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from gmtalker.models.mel import speech_to_mel
+
 IGNORED = -1  # a target that is not known
 LOSS_WEIGHTS = {"phones": 0.5, "words": 0.5, "transcript": 0.2, "lips": 1.0, "lip_velocity": 1.0}
 
@@ -107,6 +109,16 @@ class SpeechEncoder(ModelMixin, ConfigMixin):
         if mask is None:
             mask = torch.ones(len(mel), mel.shape[1] // 4, dtype=torch.bool, device=mel.device)
         return self.norm(self.project(self.convolve(normalise(mel, mask), mask)))
+
+    @property
+    def features(self) -> int:
+        """Numbers a frame."""
+        return self.norm.normalized_shape[0]
+
+    @torch.no_grad()  # not inference_mode: training reads these features too
+    def encode(self, waveform: Tensor) -> Tensor:
+        """(samples,) at 16 kHz -> (frames, features): what every speech encoder of this project offers."""
+        return self(speech_to_mel(waveform)[None])[0]
 
     def convolve(self, mel: Tensor, mask: Tensor) -> Tensor:
         """Normalised mel (B,4T,mels) and mask (B,T) -> (B,T,width), each from its neighbourhood alone."""

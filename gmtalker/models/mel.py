@@ -1,0 +1,73 @@
+"""The log-mel spectrogram of 16 kHz speech, and the rule that says how many video frames a speech has."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from gmtalker.tracks import FPS
+
+SAMPLE_RATE = 16_000
+SAMPLES_PER_FRAME = SAMPLE_RATE // FPS  # 640
+MELS = 80
+MEL_HOP = 160  # 100 mel frames a second, 4 to a video frame
+MEL_WINDOW, MEL_FFT, MEL_FLOOR = 400, 512, 1e-6
+MEL_PER_FRAME = SAMPLES_PER_FRAME // MEL_HOP
+
+
+def frames_for(samples: int) -> int:
+    """Frames of 25 fps that a speech of so many 16 kHz samples has: the one rule of length."""
+    return -(-samples // SAMPLES_PER_FRAME)
+
+
+def log_mel(waveform: Tensor) -> Tensor:
+    """Natural log of the mel power spectrogram.
+
+    waveform: (samples,) or (batch, samples) at 16 kHz. Returns (frames, 80) or (batch, frames, 80) float32, 100 frames a second,
+    frame k centred on sample 160 k, 1 + samples // 160 frames in all. Not normalised: the speech encoder does that.
+    """
+    waveform = waveform.float()
+    frames = 1 + waveform.shape[-1] // MEL_HOP
+    padded = functional.pad(waveform, (MEL_FFT // 2, MEL_FFT // 2))
+    window = torch.hann_window(MEL_WINDOW, device=waveform.device)
+    filters = mel_filters().to(waveform.device)
+    blocks = []
+    for first in range(0, frames, 6000):  # a minute at a time: the spectrum of an hour would fill the memory
+        last = min(first + 6000, frames) - 1
+        block = padded[..., first * MEL_HOP : last * MEL_HOP + MEL_FFT]
+        spectrum = torch.stft(block, MEL_FFT, MEL_HOP, MEL_WINDOW, window, center=False, return_complex=True)
+        power = spectrum.real.square() + spectrum.imag.square()
+        blocks.append((filters @ power).clamp(min=MEL_FLOOR).log().transpose(-1, -2))
+    return torch.cat(blocks, dim=-2)
+
+
+def speech_to_mel(waveform: Tensor) -> Tensor:
+    """log_mel of exactly 4 mel frames for each video frame: (4 * frames_for(samples), 80), or (batch, ...) of it."""
+    samples = waveform.shape[-1]
+    frames = frames_for(samples)
+    return log_mel(functional.pad(waveform, (0, frames * SAMPLES_PER_FRAME - samples)))[..., : MEL_PER_FRAME * frames, :]
+
+
+@lru_cache(maxsize=1)
+def mel_filters() -> Tensor:
+    """(80, 257) triangles of equal area on Slaney's mel scale, 0 to 8000 Hz, as librosa.filters.mel gives them."""
+    # Written out because importing librosa for 80 triangles costs seconds.
+    edges = _mel_to_hertz(np.linspace(0.0, _hertz_to_mel(SAMPLE_RATE / 2), MELS + 2))
+    bins = np.linspace(0.0, SAMPLE_RATE / 2, MEL_FFT // 2 + 1)
+    rise = (bins - edges[:-2, None]) / (edges[1:-1] - edges[:-2])[:, None]
+    fall = (edges[2:, None] - bins) / (edges[2:] - edges[1:-1])[:, None]
+    triangles = np.clip(np.minimum(rise, fall), 0.0, None) * (2.0 / (edges[2:] - edges[:-2]))[:, None]
+    return torch.from_numpy(triangles.astype(np.float32))
+
+
+# Slaney's scale: linear with 3 mels in 200 Hz up to 1000 Hz, from there 27 mels for each factor of 6.4.
+def _hertz_to_mel(hertz: float) -> float:
+    return hertz * 3 / 200 if hertz < 1000 else 15 + 27 * np.log(hertz / 1000) / np.log(6.4)
+
+
+def _mel_to_hertz(mel: np.ndarray) -> np.ndarray:
+    return np.where(mel < 15, mel * 200 / 3, 1000 * 6.4 ** ((np.maximum(mel, 15) - 15) / 27))
