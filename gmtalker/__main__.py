@@ -83,7 +83,10 @@ def _parser() -> argparse.ArgumentParser:
 
     evaluate = commands.add_parser("evaluate", help="measure an avatar on held-out videos of its person")
     _add_avatar(evaluate)
-    evaluate.add_argument("--video", type=Path, required=True, nargs="+", metavar="F")
+    evaluate.add_argument("--video", type=Path, nargs="+", metavar="F")
+    evaluate.add_argument("--dataset", choices=DATASETS, help="instead of --video: the test clips of a public set...")
+    evaluate.add_argument("--root", type=Path, metavar="DIR", help="...as it lies on disk")
+    evaluate.add_argument("--person", metavar="P", help="whose clips of the set (default: the avatar's name)")
     evaluate.add_argument("--start", type=float, default=0.0, metavar="S", help="from second S of each video (default 0)")
     evaluate.add_argument("--json", type=Path, required=True, metavar="F", help="where the measures are written")
     _add_device(evaluate)
@@ -223,8 +226,16 @@ def _evaluate(options: argparse.Namespace) -> None:
 
     if not options.start >= 0:
         raise WrongUsage("--start must be 0 or more seconds.")
-    avatar, pipeline = load_avatar(options.avatar), _pipeline(options)
-    measures = evaluate_avatar(avatar, options.video, pipeline, start=options.start, progress=_tell)
+    if bool(options.video) == bool(options.dataset) or bool(options.dataset) != bool(options.root):
+        raise WrongUsage("Say what to measure on: --video F..., or --dataset mead --root DIR.")
+    avatar = load_avatar(options.avatar)
+    videos, sounds, start = options.video, {}, options.start
+    if options.dataset:
+        from personalize.datasets import clips_to_measure
+
+        rows, start = clips_to_measure(options.root, options.dataset, options.person or avatar.name)
+        videos, sounds = [row.path for row in rows], {row.path: row.heard_in for row in rows}
+    measures = evaluate_avatar(avatar, videos, _pipeline(options), start=start, progress=_tell, sounds=sounds)
     _write_json(measures, options.json)
 
 

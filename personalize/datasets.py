@@ -73,6 +73,16 @@ def training_rows(root: Path, dataset: str = MANIFEST) -> list[Row]:
     return [row for row in read_rows(root, dataset) if not row.test and row.train_seconds > 0]
 
 
+def clips_to_measure(root: Path, dataset: str, person: str) -> tuple[list[Row], float]:
+    """A person's test clips, and the second from which they are test. Errors: UnusableInput, naming the people there are."""
+    rows = [row for row in read_rows(root, dataset) if row.test or row.train_seconds < WHOLE]
+    own = [row for row in rows if row.person == person]
+    if not own:
+        people = ", ".join(sorted({row.person for row in rows})) or "nobody"
+        raise UnusableInput(f"{dataset} has no test clip of {person}; it has some of {people}.")
+    return own, 0.0 if own[0].test else own[0].train_seconds
+
+
 def source_of(rows: Sequence[Row]) -> str:
     """How the command line names the set that rows came from."""
     dataset = rows[0].dataset if rows else MANIFEST

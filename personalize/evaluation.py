@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Callable, Sequence
+from typing import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from skimage.metrics import structural_similarity
 
 from gmtalker.audio import read_sound_or_none
 from gmtalker.avatar import Avatar
+from gmtalker.device import one_core
 from gmtalker.errors import UnusableVideo
 from gmtalker.face_model import INNER_LIPS, LIPS
 from gmtalker.models.mel import SAMPLES_PER_FRAME
@@ -31,16 +32,18 @@ def evaluate_avatar(
     pipeline: GMTalkerPipeline,
     start: float = 0.0,
     progress: Callable[[str], None] | None = None,
+    sounds: Mapping[Path, Path] | None = None,
 ) -> dict:
     """Every measure, over all videos together, from second `start` of each: the avatar's person, unseen in training.
 
+    sounds: the file in which a video is heard, where it is not the video itself.
     Errors: UnusableVideo when one can't be read or shows no face.
     """
     images, speech = [], []
     for video in videos:
         if progress:
             progress(f"measuring {Path(video).name}")
-        scene = _Scene(avatar, Path(video), pipeline, start)
+        scene = _Scene(avatar, Path(video), pipeline, start, (sounds or {}).get(video, video))
         images.append(image_measures(scene.real, list(scene.reenacted()), scene.points))
         spoken = scene.spoken()
         if spoken is not None:
@@ -48,7 +51,7 @@ def evaluate_avatar(
     weights = [row["frames"] for row in images]
     result = {"avatar": avatar.name, "videos": len(videos), "frames": int(sum(weights)), "start_seconds": start}
     for name in ("psnr", "ssim", "mouth_landmark_distance", "face_landmark_distance"):
-        result[name] = round(float(np.average([row[name] for row in images], weights=weights)), 3)
+        result[name] = _weighted(images, name)
     if speech:
         correlations = np.array([row["correlations"] for row in speech])
         mean = np.average(correlations, axis=0, weights=[row["frames"] for row in speech])
@@ -58,14 +61,18 @@ def evaluate_avatar(
             "lip_best_offset_frames": best,
             "lip_best_offset_ms": best * 1000 // FPS,
             "lip_correlation_at_best_offset": round(float(mean.max()), 3),
-            "lip_correlation_track": round(
-                float(np.average([row["track"] for row in speech], weights=[r["frames"] for r in speech])), 3
-            ),
+            "lip_correlation_track": _weighted(speech, "track"),
+            "lip_correlation_track_without_speaking_style": _weighted(speech, "before"),
             "lip_spread": round(float(np.mean([row["spread"] for row in speech])), 3),
             "motion_std_degrees": _mean_row([row["motion_std"] for row in speech]),
             "motion_std_degrees_real": _mean_row([row["motion_std_real"] for row in speech]),
         }
     return result
+
+
+def _weighted(rows: list[dict], name: str) -> float:
+    """Mean of a measure over videos, each counted by its frames."""
+    return round(float(np.average([row[name] for row in rows], weights=[row["frames"] for row in rows])), 3)
 
 
 def _mean_row(rows: list) -> list[float]:
@@ -75,7 +82,7 @@ def _mean_row(rows: list) -> list[float]:
 class _Scene:
     """One held-out video beside what the avatar makes of it."""
 
-    def __init__(self, avatar: Avatar, video: Path, pipeline: GMTalkerPipeline, start: float):
+    def __init__(self, avatar: Avatar, video: Path, pipeline: GMTalkerPipeline, start: float, sound: Path):
         self.avatar, self.video, self.pipeline = avatar, video, pipeline
         tracked = track_points(video)
         begin = int(round(start * FPS))
@@ -89,8 +96,8 @@ class _Scene:
         self.track = track[: len(self.real)]
         if np.array_equal(crop, avatar.face.crop):  # in another framing the reference picture tells nothing
             self.track = replace(self.track, shoulders=torch.from_numpy(measure_shoulders(avatar.face, self.real)))
-        sound = read_sound_or_none(video)
-        self.sound = None if sound is None else sound[begin * SAMPLES_PER_FRAME :]
+        heard = read_sound_or_none(sound)
+        self.sound = None if heard is None else heard[begin * SAMPLES_PER_FRAME :]
 
     def reenacted(self) -> Performance:
         weights = self.pipeline.recognise(self.track, None if self.sound is None else self.pipeline.encode(self.sound))
@@ -143,16 +150,27 @@ def speech_measures(scene: _Scene, spoken: Performance) -> dict:
     count = min(len(drawn), len(real))
     model, face = scene.pipeline.face_model, scene.avatar.face
     track = model.lip_opening(spoken.track.expression.coefficients.numpy()[:count], face.neutral_shape)
+    before = model.lip_opening(_without_style(scene, spoken)[:count], face.neutral_shape)
     track_real = model.lip_opening(scene.track.expression.coefficients.numpy()[:count], face.neutral_shape)
     offsets = range(-LARGEST_OFFSET, LARGEST_OFFSET + 1)
     return {
         "frames": count,
         "correlations": [shifted_correlation(drawn[:count], real[:count], offset) for offset in offsets],
         "track": shifted_correlation(track, track_real, 0),
+        "before": shifted_correlation(before, track_real, 0),
         "spread": float(drawn[:count].std() / max(real[:count].std(), 1e-6)),
         "motion_std": np.degrees(spoken.track.motion.rotation.numpy().std(0)),
         "motion_std_real": np.degrees(scene.track.motion.rotation.numpy().std(0)),
     }
+
+
+def _without_style(scene: _Scene, spoken: Performance) -> np.ndarray:
+    """(frames, n): what the generic expression generator, which was not adapted to the person, says with the same speech."""
+    generator = scene.pipeline.expression_generator
+    features = scene.pipeline.encode(scene.sound)
+    with one_core():
+        latent = generator.latent(spoken.weights.at(len(features)).to(generator.device), seed=0)
+        return generator.generate(features, latent).cpu().numpy()
 
 
 def shifted_correlation(made: np.ndarray, real: np.ndarray, offset: int) -> float:

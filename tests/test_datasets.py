@@ -9,7 +9,7 @@ import pytest
 
 from gmtalker.__main__ import main
 from gmtalker.errors import UnusableInput
-from personalize.datasets import read_rows, training_rows
+from personalize.datasets import clips_to_measure, read_rows, training_rows
 from tests.media import real_clip
 
 
@@ -74,6 +74,15 @@ def test_lsp_trains_on_the_first_part_of_each_video(tmp_path):
     shutil.copy(real_clip("av/vrt2.mp4"), tmp_path / "May" / "May.mp4")
     (row,) = training_rows(tmp_path, "lsp")
     assert row.person == "May" and 3 < row.train_seconds < 6
+    assert clips_to_measure(tmp_path, "lsp", "May") == ([row], row.train_seconds)
+
+
+def test_measuring_takes_the_test_clips_of_one_person(tmp_path):
+    root = tree(tmp_path, "M003/video/front/sad/level_1/001.mp4", "W009/video/front/sad/level_1/001.mp4", "M001/audio/x.m4a")
+    rows, start = clips_to_measure(root, "mead", "W009")
+    assert [row.person for row in rows] == ["W009"] and start == 0
+    with pytest.raises(UnusableInput, match="M003, W009"):
+        clips_to_measure(root, "mead", "M001")
 
 
 def test_another_folder_is_refused_with_the_layout(tmp_path):
