@@ -89,6 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--person", metavar="P", help="whose clips of the set (default: the avatar's name)")
     evaluate.add_argument("--start", type=float, default=0.0, metavar="S", help="from second S of each video (default 0)")
     evaluate.add_argument("--json", type=Path, required=True, metavar="F", help="where the measures are written")
+    evaluate.add_argument("--pictures", type=Path, metavar="DIR", help="a folder for the traces of the lips")
     _add_device(evaluate)
     evaluate.set_defaults(run=_evaluate)
 
@@ -98,6 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     emotions.add_argument("--baseline", type=Path, metavar="DIR", help="also measure `pretrain expression --baseline`'s result")
     emotions.add_argument("--data", type=Path, metavar="DIR", help="also compare with the test clips of a MANIFEST.csv")
     emotions.add_argument("--leave-out", default="", metavar="P,Q", help="people of --data that are not compared with")
+    emotions.add_argument("--pictures", type=Path, metavar="DIR", help="a folder for pictures of the mixture and the motion")
     _add_device(emotions)
     emotions.set_defaults(run=_emotions)
 
@@ -235,8 +237,9 @@ def _evaluate(options: argparse.Namespace) -> None:
 
         rows, start = clips_to_measure(options.root, options.dataset, options.person or avatar.name)
         videos, sounds = [row.path for row in rows], {row.path: row.heard_in for row in rows}
-    measures = evaluate_avatar(avatar, videos, _pipeline(options), start=start, progress=_tell, sounds=sounds)
-    _write_json(measures, options.json)
+    pipeline = _pipeline(options)
+    measures = evaluate_avatar(avatar, videos, pipeline, start, progress=_tell, sounds=sounds, pictures=options.pictures)
+    _write_measures(measures, options.json)
 
 
 def _emotions(options: argparse.Namespace) -> None:
@@ -247,8 +250,8 @@ def _emotions(options: argparse.Namespace) -> None:
 
     pipeline = _pipeline(options)
     baseline = None if options.baseline is None else load_strict(ExpressionGenerator, options.baseline).to(pipeline.device)
-    measures = measure_generic(pipeline, baseline, options.data, _names(options.leave_out), _tell)
-    _write_json(measures, options.json)
+    measures = measure_generic(pipeline, baseline, options.data, _names(options.leave_out), _tell, options.pictures)
+    _write_measures(measures, options.json)
 
 
 def _bench(options: argparse.Namespace) -> None:
@@ -313,6 +316,14 @@ def _done(options: argparse.Namespace, **result: str) -> None:
 
 def _tell(sentence: str) -> None:
     print(sentence, file=sys.stderr)
+
+
+def _write_measures(measures: dict, path: Path) -> None:
+    """As JSON, and as a Markdown table of the same name beside it."""
+    from personalize.results_table import write_table
+
+    _write_json(measures, path)
+    write_table(measures, path)
 
 
 def _write_json(figures: dict, path: Path) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Iterator
 
 import av
+import cv2
 import imageio_ffmpeg
 import numpy as np
 from av.container import InputContainer
@@ -178,6 +179,13 @@ def _upright(picture: np.ndarray, matrix: np.ndarray) -> np.ndarray:
 
 def _picture(frame: av.VideoFrame, size: tuple[int, int], matrix: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(_upright(frame.to_ndarray(format="rgb24", width=size[0], height=size[1]), matrix))
+
+
+def write_picture(path: Path, picture: np.ndarray) -> None:
+    """A picture (height, width, 3) uint8 RGB to a jpeg file of any name."""
+    written, data = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])
+    assert written
+    path.write_bytes(data.tobytes())  # imwrite can't write every name
 
 
 class VideoWriter:

@@ -13,6 +13,7 @@ from gmtalker.avatar import load_avatar
 from gmtalker.models.mel import SAMPLE_RATE
 from gmtalker.pipeline import GENERIC, GMTalkerPipeline
 from gmtalker.tracks import EMOTIONS
+from gmtalker.video import write_picture
 
 PREVIEW_SPEECH = GENERIC.parent / "speech"
 PREVIEW_SECONDS = 5
@@ -21,8 +22,8 @@ PREVIEW_SECONDS = 5
 def write_card(folder: Path, pipeline: GMTalkerPipeline, credit: str = "") -> None:
     """poster.jpg, emotions.jpg, preview.mp4 and README.md of the avatar in `folder`. credit: a line on whose footage it is."""
     avatar = load_avatar(folder)
-    _write_picture(folder / "poster.jpg", pipeline.still(avatar))
-    _write_picture(folder / "emotions.jpg", emotion_strip(pipeline, avatar))
+    write_picture(folder / "poster.jpg", pipeline.still(avatar))
+    write_picture(folder / "emotions.jpg", emotion_strip(pipeline, avatar))
     speeches = sorted(PREVIEW_SPEECH.glob("*.flac")) + sorted(PREVIEW_SPEECH.glob("*.ogg"))
     if speeches:
         english = next((path for path in speeches if path.stem.startswith("english")), speeches[0])
@@ -40,12 +41,6 @@ def emotion_strip(pipeline: GMTalkerPipeline, avatar) -> np.ndarray:
         cv2.putText(face, emotion, (8, face.shape[0] - 10), cv2.FONT_HERSHEY_SIMPLEX, 0.6, (255, 255, 255), 1, cv2.LINE_AA)
         faces.append(face)
     return np.concatenate(faces, axis=1)
-
-
-def _write_picture(path: Path, picture: np.ndarray) -> None:
-    written, data = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])
-    assert written
-    path.write_bytes(data.tobytes())  # imwrite can't write every name
 
 
 def _card(card: dict, credit: str) -> str:

@@ -19,6 +19,7 @@ from gmtalker.models.mel import SAMPLES_PER_FRAME
 from gmtalker.pipeline import GMTalkerPipeline, Performance
 from gmtalker.tracks import FPS
 from gmtalker.video import read_frames
+from personalize.pictures import draw_lips
 from personalize.surroundings import measure_shoulders
 from personalize.tracking import TrackedVideo, cut, detect_landmarks, fill_and_smooth, track_of_person, track_points
 
@@ -33,10 +34,12 @@ def evaluate_avatar(
     start: float = 0.0,
     progress: Callable[[str], None] | None = None,
     sounds: Mapping[Path, Path] | None = None,
+    pictures: Path | None = None,
 ) -> dict:
     """Every measure, over all videos together, from second `start` of each: the avatar's person, unseen in training.
 
-    sounds: the file in which a video is heard, where it is not the video itself.
+    sounds: the file in which a video is heard, where it is not the video itself. pictures: a folder for lips.png, the traces of
+    the first video's lips.
     Errors: UnusableVideo when one can't be read or shows no face.
     """
     images, speech = [], []
@@ -56,6 +59,9 @@ def evaluate_avatar(
         correlations = np.array([row["correlations"] for row in speech])
         mean = np.average(correlations, axis=0, weights=[row["frames"] for row in speech])
         best = int(mean.argmax()) - LARGEST_OFFSET
+        if pictures is not None:
+            pictures.mkdir(parents=True, exist_ok=True)
+            draw_lips(*speech[0]["lips"], pictures / "lips.png")
         result |= {
             "lip_correlation": round(float(mean[LARGEST_OFFSET]), 3),
             "lip_best_offset_frames": best,
@@ -158,6 +164,7 @@ def speech_measures(scene: _Scene, spoken: Performance) -> dict:
         "correlations": [shifted_correlation(drawn[:count], real[:count], offset) for offset in offsets],
         "track": shifted_correlation(track, track_real, 0),
         "before": shifted_correlation(before, track_real, 0),
+        "lips": (real[:count], drawn[:count]),
         "spread": float(drawn[:count].std() / max(real[:count].std(), 1e-6)),
         "motion_std": np.degrees(spoken.track.motion.rotation.numpy().std(0)),
         "motion_std_real": np.degrees(scene.track.motion.rotation.numpy().std(0)),

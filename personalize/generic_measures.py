@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -24,6 +24,7 @@ from gmtalker.pipeline import GMTalkerPipeline
 from gmtalker.tracks import EMOTIONS, FPS, EmotionWeights, ExpressionTrack, FaceTrack, MotionTrack
 from personalize.datasets import Row, read_rows
 from personalize.evaluation import LARGEST_OFFSET, shifted_correlation
+from personalize.pictures import draw_generic
 from personalize.tracking import choose_crop, in_crop, measure_person, track_points
 
 STEPS = 16  # from one emotion to another (M in method section 4)
@@ -50,20 +51,26 @@ def measure_generic(
     data: Path | None = None,
     leave_out: Sequence[str] = (),
     told: Callable[[str], None] = lambda _: None,
+    pictures: Path | None = None,
 ) -> dict:
-    """Every measure of the generic stages. baseline: a generator by label, measured beside the mixture.
+    """Every measure of the generic stages; pictures of them into that folder.
 
+    baseline: a generator by label, measured beside the mixture.
     data: a folder with a MANIFEST.csv whose test clips show how real people's lips and heads move; leave_out: people of it.
     """
     features = pipeline.encode(read_speech(SPEECH))
+    avatar = replace(load_avatar(None), speaking_style=None)  # a face to show it on, which speaks as the generic stages do
     told("walking from emotion to emotion")
-    result = {"emotions": emotion_measures(pipeline, pipeline.expression_generator, features)}
+    result = {"emotions": emotion_measures(pipeline, pipeline.expression_generator, features, avatar)}
     if baseline is not None:
         told("the same with the baseline")
-        result["emotions_of_baseline"] = emotion_measures(pipeline, baseline, features)
+        result["emotions_of_baseline"] = emotion_measures(pipeline, baseline, features, avatar)
     strangers = [] if data is None else _read_strangers(data, pipeline, leave_out, told)
     told("moving heads")
-    result["motion"] = motion_measures(pipeline, features, strangers)
+    takes = _takes(pipeline, features)
+    result["motion"] = motion_measures(takes, strangers, pipeline.motion_generator.scale)
+    if pictures is not None:
+        draw_generic(pipeline, avatar, takes, pictures)
     if strangers:
         told("lips of strangers")
         result["lips_of_strangers"] = lip_measures(pipeline, strangers)
@@ -73,13 +80,15 @@ def measure_generic(
 # --- Emotions ------------------------------------------------------------------------------------------------------------------
 
 
-def emotion_measures(pipeline: GMTalkerPipeline, generator: ExpressionGenerator, features: Tensor) -> dict:
+def emotion_measures(
+    pipeline: GMTalkerPipeline, generator: ExpressionGenerator, features: Tensor, avatar: Avatar
+) -> dict:
     """E-PPL and EPDV over all pairs of emotions, how steadily an emotion grows with its weight, and what lips lose by it.
 
     Distances: "mesh", root mean square over the face's points in thousandths of a face height; "picture", mean absolute
-    difference of the bundled avatar's frames over three scales, 0 to 255.
+    difference of the avatar's frames over three scales, 0 to 255.
     """
-    features, avatar = features[:PATH_FRAMES], load_avatar(None)
+    features = features[:PATH_FRAMES]
     distances: dict[str, list[np.ndarray]] = {"mesh": [], "picture": []}
     for first, second in itertools.combinations(range(len(EMOTIONS)), 2):
         share = torch.linspace(0, 1, STEPS + 1)[:, None]
@@ -149,23 +158,26 @@ def _picture_distance(one: np.ndarray, other: np.ndarray) -> float:
 # --- Head motion ---------------------------------------------------------------------------------------------------------------
 
 
-def motion_measures(pipeline: GMTalkerPipeline, features: Tensor, strangers: Sequence[Stranger]) -> dict:
-    """Ten seeds for one speech: how widely the head turns (degrees), blinks a minute, how different the takes are, the largest
-    step between two frames (radians). The same of real clips, where there are any."""
+@torch.no_grad()
+@one_core()
+def _takes(pipeline: GMTalkerPipeline, features: Tensor) -> list[np.ndarray]:
+    """Ten seeds for one speech: (frames, 10) each, around a head that looks straight ahead, as widely as people move."""
     generator = pipeline.motion_generator
     nobody = torch.zeros(generator.scale.shape)
-    with torch.no_grad(), one_core():
-        made = [
-            generator.restore(generator.generate(features, seed=seed).float().cpu(), nobody).numpy() for seed in range(SEEDS)
-        ]
+    return [generator.restore(generator.generate(features, seed).float().cpu(), nobody).numpy() for seed in range(SEEDS)]
+
+
+def motion_measures(made: Sequence[np.ndarray], strangers: Sequence[Stranger], scale: Tensor) -> dict:
+    """How widely heads turn (degrees), blinks a minute, how different takes are, the largest step between two frames; the same
+    of real clips, where there are any. made: takes (frames, 10); scale: (10,) unit of the distance between takes."""
     result = {"made": _moves(made)}
     if strangers:
         length = min(min(len(stranger.motion) for stranger in strangers), len(made[0]))
         result["real"] = _moves([stranger.motion for stranger in strangers])
         for name, motions in (("made", made), ("real", [stranger.motion for stranger in strangers])):
-            result[name]["distance_between_takes"] = _between([motion[:length, :6] for motion in motions], generator.scale)
+            result[name]["distance_between_takes"] = _between([motion[:length, :6] for motion in motions], scale)
     else:
-        result["made"]["distance_between_takes"] = _between([motion[:, :6] for motion in made], generator.scale)
+        result["made"]["distance_between_takes"] = _between([motion[:, :6] for motion in made], scale)
     return result
 
 

@@ -27,6 +27,7 @@ def short(tiny_avatar, monkeypatch):
     monkeypatch.setattr(measures, "load_avatar", lambda _: avatar)
     for name, value in (("STEPS", 2), ("PATH_FRAMES", 26), ("STRENGTHS", 3), ("SEEDS", 3)):
         monkeypatch.setattr(measures, name, value)
+    return avatar
 
 
 def by_label(pipeline) -> ExpressionGenerator:
@@ -39,11 +40,11 @@ def by_label(pipeline) -> ExpressionGenerator:
 def test_emotions_that_change_nothing_are_no_distance_apart(tiny_pipeline, short):
     generator = by_label(tiny_pipeline)
     features = torch.randn(40, FEATURES, generator=torch.Generator().manual_seed(1))
-    moved = measures.emotion_measures(tiny_pipeline, generator, features)
+    moved = measures.emotion_measures(tiny_pipeline, generator, features, short)
     assert moved["e_ppl_mesh"] > 0 and moved["epdv_mesh"] >= 0 and set(moved["lips_as_in_neutral"]) == set(EMOTIONS[1:])
     with torch.no_grad():
         generator.labels.copy_(generator.labels[:1].expand_as(generator.labels))
-    still = measures.emotion_measures(tiny_pipeline, generator, features)
+    still = measures.emotion_measures(tiny_pipeline, generator, features, short)
     assert still["e_ppl_mesh"] < 1e-3 * moved["e_ppl_mesh"] and min(still["lips_as_in_neutral"].values()) > 0.999
 
 
@@ -51,10 +52,10 @@ def test_a_jump_on_the_way_shows_as_variance(tiny_pipeline, short, monkeypatch):
     monkeypatch.setattr(measures, "STEPS", 8)
     features = torch.randn(30, FEATURES, generator=torch.Generator().manual_seed(1))
     generator = by_label(tiny_pipeline)
-    steady = measures.emotion_measures(tiny_pipeline, generator, features)
+    steady = measures.emotion_measures(tiny_pipeline, generator, features, short)
     mixed = generator.latent
     monkeypatch.setattr(generator, "latent", lambda weights, **options: mixed((weights > 0.5).float(), **options))
-    jumping = measures.emotion_measures(tiny_pipeline, generator, features)
+    jumping = measures.emotion_measures(tiny_pipeline, generator, features, short)
     assert jumping["epdv_mesh"] > 5 * steady["epdv_mesh"]
 
 
@@ -95,7 +96,9 @@ def test_motion_of_several_seeds_beside_real_heads(tiny_pipeline, monkeypatch):
     real[:, 0] = np.radians(10) * np.sin(np.arange(50))
     row = Row(Path("a.mp4"), "a.mp4", "speech", "p", 0.0, True, None, "ok", test=True)
     strangers = [measures.Stranger(row, np.zeros(50), sign * real, np.zeros(16_000, np.float32)) for sign in (1, -1)]
-    found = measures.motion_measures(tiny_pipeline, features, strangers)
+    takes = measures._takes(tiny_pipeline, features)
+    assert len(takes) == 3 and not np.allclose(takes[0], takes[1])
+    found = measures.motion_measures(takes, strangers, tiny_pipeline.motion_generator.scale)
     assert found["real"]["rotation_std_degrees"][0] == pytest.approx(10 / np.sqrt(2), rel=0.05)
     assert found["made"]["distance_between_takes"] > 0 and found["real"]["distance_between_takes"] > 0
     largest = np.degrees(np.abs(np.diff(real[:, 0])).max())
@@ -109,8 +112,10 @@ def test_the_command_measures_strangers_of_a_manifest(tmp_path, tiny_generic, ti
     save_half(by_label(tiny_pipeline), tmp_path / "baseline")
     output = tmp_path / "measures.json"
     options = ["--generic", str(tiny_generic), "--data", str(tmp_path), "--leave-out", "q"]
-    options += ["--baseline", str(tmp_path / "baseline"), "--device", "cpu"]
+    options += ["--baseline", str(tmp_path / "baseline"), "--device", "cpu", "--pictures", str(tmp_path / "pictures")]
     assert main(["emotions", "--json", str(output), *options]) == 0
+    assert {path.name for path in (tmp_path / "pictures").iterdir()} == {"mixture.png", "head-motion.png", "angry-to-happy.jpg"}
+    assert "## emotions of baseline" in output.with_suffix(".md").read_text()
     found = json.loads(output.read_text())
     assert found["lips_of_strangers"]["clips"] == 1 and list(found["lips_of_strangers"]["by_clip"]) == ["a.mp4"]
     assert found["emotions_of_baseline"]["e_ppl_mesh"] > 0 and found["motion"]["real"]["rotation_std_degrees"][0] > 0
