@@ -23,6 +23,7 @@ from gmtalker.avatar import Avatar, find_avatar, load_avatar
 from gmtalker.device import choose_device, is_half_fast, one_core, usable_cores
 from gmtalker.errors import UnusableInput
 from gmtalker.face_model import FaceModel, PersonFace
+from gmtalker.lip_guard import LipGuard
 from gmtalker.models.expression_generator import ExpressionGenerator
 from gmtalker.models.loading import load_speech_encoder, load_strict
 from gmtalker.models.mel import SAMPLES_PER_FRAME
@@ -144,7 +145,7 @@ class GMTalkerPipeline:
         self.speech_encoder = speech_encoder.eval().to(self.device)
         self.expression_generator = expression_generator.eval().to(self.device)
         self.motion_generator = motion_generator.eval().to(self.device)
-        self.face_model = face_model
+        self.face_model, self.lip_guard = face_model, LipGuard(face_model)
         self.draws_in_half = is_half_fast(self.device)
         self._cast: OrderedDict[object, _Cast] = OrderedDict()
         self._lock = threading.Lock()
@@ -187,12 +188,19 @@ class GMTalkerPipeline:
         seed: int = 0,
         watch: Callable[[int], None] | None = None,
     ) -> ExpressionTrack:
-        """What the face says and feels, in the avatar's speaking style. watch is called with the number of finished frames."""
+        """What the face says and feels, in the avatar's speaking style. watch is called with the number of finished frames.
+
+        A mood is made beside the same speech without it, so that the lips still close and round where they must.
+        """
         generator = self._ready(avatar).expression_generator
-        latent = generator.latent(weights.at(len(features)).to(self.device), seed=seed, temperature=TEMPERATURE)
+        asked = weights.at(len(features)).to(self.device)
+        neutral = torch.eye(asked.shape[1], device=self.device)[:1].expand_as(asked)
+        ways = [asked] if torch.equal(asked, neutral) else [asked, neutral]
+        latents = torch.stack([generator.latent(way, seed=seed, temperature=TEMPERATURE) for way in ways])
         rows = []
-        for row in generator.stream(features, latent):
-            rows.append(row.float().cpu())
+        for said in generator.stream_ways(features, latents):
+            said = said.float().cpu()
+            rows.append(said[0] if len(said) == 1 else self.lip_guard(*said))
             if watch is not None:
                 watch(len(rows))
         return ExpressionTrack(torch.stack(rows))

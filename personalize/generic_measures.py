@@ -93,7 +93,7 @@ def emotion_measures(
     for first, second in itertools.combinations(range(len(EMOTIONS)), 2):
         share = torch.linspace(0, 1, STEPS + 1)[:, None]
         weights = (1 - share) * torch.eye(len(EMOTIONS))[first] + share * torch.eye(len(EMOTIONS))[second]
-        track = _said_with(generator, features, weights)
+        track = _said_with(pipeline, generator, features, weights)
         distances["mesh"].append(_mesh_distance(pipeline, track[:-1], track[1:]))
         frames = [_drawn(pipeline, avatar, expression, omega) for expression, omega in zip(track, weights)]
         distances["picture"].append(np.array([_picture_distance(a, b) for a, b in zip(frames[:-1], frames[1:])]))
@@ -111,7 +111,7 @@ def _growth(pipeline: GMTalkerPipeline, generator: ExpressionGenerator, features
     for index, emotion in enumerate(EMOTIONS[1:], start=1):
         share = torch.linspace(0, 1, STRENGTHS)[:, None]
         weights = (1 - share) * torch.eye(len(EMOTIONS))[0] + share * torch.eye(len(EMOTIONS))[index]
-        track = _said_with(generator, features, weights)
+        track = _said_with(pipeline, generator, features, weights)
         away = _mesh_distance(pipeline, track[:1].expand_as(track), track)
         lips = [pipeline.face_model.lip_opening(expression.numpy()) for expression in (track[0], track[-1])]
         ranks[emotion] = round(float(spearmanr(share[:, 0], away).statistic), 3) if np.ptp(away) > 0 else 0.0
@@ -125,11 +125,12 @@ def _growth(pipeline: GMTalkerPipeline, generator: ExpressionGenerator, features
 
 
 @one_core()
-def _said_with(generator: ExpressionGenerator, features: Tensor, weights: Tensor) -> Tensor:
-    """(ways, frames, n): the same speech (frames, d), said with each row of weights (ways, 8); seed 0."""
-    device = generator.device
-    latents = generator.latent(weights.to(device), seed=0)[:, None].expand(-1, len(features), -1)
-    return generator.generate_ways(features.to(device), latents).cpu()
+def _said_with(pipeline: GMTalkerPipeline, generator: ExpressionGenerator, features: Tensor, weights: Tensor) -> Tensor:
+    """(ways, frames, n): the same speech (frames, d), said with each row of weights (ways, 8) as the pipeline does; seed 0."""
+    weights = torch.cat([torch.eye(len(EMOTIONS))[:1], weights]).to(generator.device)
+    latents = generator.latent(weights, seed=0)[:, None].expand(-1, len(features), -1)
+    neutral, *ways = torch.stack(list(generator.stream_ways(features.to(generator.device), latents)), dim=1).cpu()
+    return torch.stack([pipeline.lip_guard(way, neutral) for way in ways])
 
 
 def _mesh_distance(pipeline: GMTalkerPipeline, one: Tensor, other: Tensor) -> np.ndarray:
@@ -221,7 +222,8 @@ def lip_measures(pipeline: GMTalkerPipeline, strangers: Sequence[Stranger]) -> d
         features = pipeline.encode(stranger.waveform)
         row = stranger.row
         asked = EmotionWeights.from_mapping({} if row.emotion in (None, "neutral") else {row.emotion: row.level})
-        made = pipeline.face_model.lip_opening(_said_with(pipeline.expression_generator, features, asked.weights)[0].numpy())
+        said = _said_with(pipeline, pipeline.expression_generator, features, asked.weights)[0]
+        made = pipeline.face_model.lip_opening(said.numpy())
         count = min(len(made), len(stranger.lips))
         tables[row.file] = [
             shifted_correlation(made[:count], stranger.lips[:count], offset)

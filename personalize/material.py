@@ -156,6 +156,15 @@ def hold_out(items: Sequence, usable: Callable, person: Callable) -> tuple[list,
     return kept, [item for index, item in enumerate(items) if held(index, item)]
 
 
+def hold_out_people(items: Sequence, person: Callable, one_in: int = 8) -> tuple[list, list]:
+    """Every eighth person with little material, by the checksum of the name: how well does a stage fit strangers?"""
+    counts: dict[str, int] = {}
+    for item in items:
+        counts[person(item)] = counts.get(person(item), 0) + 1
+    held = {name for name, count in counts.items() if count < 10 and zlib.crc32(name.encode()) % one_in == 0}
+    return [item for item in items if person(item) not in held], [item for item in items if person(item) in held]
+
+
 def random_times(length: int, frames: int, speed: float, draw: np.random.Generator) -> np.ndarray:
     """(frames,) moments of a clip of that many frames, from a random start; a short clip starts at its start and runs out."""
     slack = length - 1 - (frames - 1) * speed

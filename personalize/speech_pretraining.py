@@ -21,7 +21,18 @@ from gmtalker.tracks import FPS
 from personalize.corpus import Clip
 from personalize.datasets import Row
 from personalize.fitting import FitOptions, fit
-from personalize.material import BATCH, Sampler, finish, hold_out, interpolated, random_times, read_corpus, shares_of, unknown
+from personalize.material import (
+    BATCH,
+    Sampler,
+    finish,
+    hold_out,
+    hold_out_people,
+    interpolated,
+    random_times,
+    read_corpus,
+    shares_of,
+    unknown,
+)
 from personalize.speech_labels import GRID_WORDS, PHONES, phone_classes, sentence_phones, word_classes
 
 FRAMES = 75  # of a training crop: what a GRID clip has
@@ -63,6 +74,8 @@ def pretrain_speech(
     if not recordings:
         raise UnusableInput("None of the training clips holds speech to learn from.")
     kept, held_out = hold_out(recordings, lambda recording: recording.group == "lips", lambda recording: recording.person)
+    kept, strangers = hold_out_people(kept, lambda recording: recording.person)
+    strangers = [recording for recording in strangers if recording.group == "lips"]
     torch.manual_seed(seed)
     model = SpeechEncoder(phones=len(PHONES), words=len(GRID_WORDS), lips=LIP_NUMBERS)
     groups = {group: Sampler([x for x in kept if x.group == group]) for group in SHARES}
@@ -74,9 +87,16 @@ def pretrain_speech(
         names = draw.choice(list(groups), BATCH, p=shares)
         return _speech_batch([groups[name].draw(draw) for name in names], draw)
 
+    def evaluate(network: SpeechEncoder) -> dict[str, float]:
+        known, unknown = _lip_correlation(network, held_out), _lip_correlation(network, strangers)
+        return {"lip_correlation": known, "lip_correlation_strangers": unknown}
+
     options = FitOptions("speech", minutes=minutes, learning_rate=1e-3, precision="bf16", seed=seed, device=device)
-    state = fit(model, batch, output / "checkpoints" / "speech", options, report, lambda m: _lip_correlation(m, held_out))
-    figures = {"lip correlation, held-out clips of seen people": _lip_correlation(model, held_out).get("lip_correlation")}
+    state = fit(model, batch, output / "checkpoints" / "speech", options, report, evaluate)
+    figures = {
+        "lip correlation, held-out clips of seen people": _lip_correlation(model, held_out),
+        f"lip correlation, {len(strangers)} clips of people never trained on": _lip_correlation(model, strangers),
+    }
     return finish(model, "speech", output, material, state, minutes, figures)
 
 
@@ -183,8 +203,8 @@ def _speech_batch(recordings: Sequence[Recording], draw: np.random.Generator) ->
     return SpeechBatch(**{name: torch.from_numpy(np.stack(values)) for name, values in rows.items()})
 
 
-def _lip_correlation(model: SpeechEncoder, recordings: Sequence[Recording]) -> dict[str, float]:
-    """Mean correlation of the strongest lip component with its prediction."""
+def _lip_correlation(model: SpeechEncoder, recordings: Sequence[Recording]) -> float | None:
+    """Mean correlation of the strongest lip component with its prediction; None without a recording."""
     values = []
     model.eval()
     for recording in recordings[:40]:
@@ -195,4 +215,4 @@ def _lip_correlation(model: SpeechEncoder, recordings: Sequence[Recording]) -> d
             heard = model(torch.from_numpy(recording.mel[None]).float().to(device))
             predicted = model.lip_head(heard)[0, :, 0].cpu().numpy()
         values.append(np.corrcoef(predicted, recording.lips[:, 0])[0, 1])
-    return {"lip_correlation": round(float(np.mean(values)), 3)} if values else {}
+    return round(float(np.mean(values)), 3) if values else None

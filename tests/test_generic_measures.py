@@ -63,7 +63,7 @@ def test_lips_of_the_generator_itself_agree_wholly(tiny_pipeline):
     sound = np.random.default_rng(0).normal(size=32_000).astype(np.float32) * 0.1
     sound[16_000:] = 0
     features = tiny_pipeline.encode(sound)
-    made = measures._said_with(tiny_pipeline.expression_generator, features, torch.eye(8)[:1])[0]
+    made = measures._said_with(tiny_pipeline, tiny_pipeline.expression_generator, features, torch.eye(8)[:1])[0]
     lips = tiny_pipeline.face_model.lip_opening(made.numpy())
     row = Row(Path("a.mp4"), "a.mp4", "speech", "p", 0.0, True, None, "ok", test=True)
     late = np.roll(lips, -1)  # the real lips move one frame sooner: what is made is late

@@ -18,6 +18,7 @@ LAYERS = {
     "gmtalker.video": 2,
     "gmtalker.face_model": 2,
     "gmtalker.renderer": 2,
+    "gmtalker.lip_guard": 2,
     "gmtalker.speaking_style": 2,
     "gmtalker.avatar": 3,
     "gmtalker.pipeline": 4,

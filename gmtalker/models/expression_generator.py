@@ -197,23 +197,22 @@ class ExpressionGenerator(ModelMixin, ConfigMixin, PeftAdapterMixin):
 
         speaker: a row of the speaker table, None for a stranger.
         """
-        if len(speech) != len(z):
-            raise ValueError(f"speech has {len(speech)} frames and z {len(z)}")
-        with torch.no_grad():
-            condition = self._condition(z[None], torch.tensor([STRANGER if speaker is None else speaker], device=z.device))
-        for frame in self.decoder.stream(condition, speech[None]):
+        for frame in self.stream_ways(speech, z[None], speaker):
             yield frame[0]
+
+    def stream_ways(self, speech: Tensor, z: Tensor, speaker: int | None = None) -> Iterator[Tensor]:
+        """Coefficients (B,n) frame by frame: one speech (T,d) said in B ways at once, z (B,T,dz)."""
+        if len(speech) != z.shape[1]:
+            raise ValueError(f"speech has {len(speech)} frames and z {z.shape[1]}")
+        with torch.no_grad():
+            speakers = torch.full((len(z),), STRANGER if speaker is None else speaker, device=z.device)
+            condition = self._condition(z, speakers)
+        yield from self.decoder.stream(condition, speech.expand(len(z), -1, -1))
 
     def generate(self, speech: Tensor, z: Tensor, speaker: int | None = None) -> Tensor:
         """(T,n): all of stream at once."""
         frames = list(self.stream(speech, z, speaker))
         return torch.stack(frames) if frames else speech.new_zeros(0, self.config.coefficients)
-
-    @torch.no_grad()
-    def generate_ways(self, speech: Tensor, z: Tensor) -> Tensor:
-        """(B,T,n): one speech (T,d) said by a stranger in B ways at once, z (B,T,dz)."""
-        condition = self._condition(z, torch.full((len(z),), STRANGER, device=z.device))
-        return torch.stack(list(self.decoder.stream(condition, speech.expand(len(z), -1, -1))), dim=1)
 
     def _condition(self, z: Tensor, speaker: Tensor) -> Tensor:
         """z (B,T,dz) and speaker (B,) -> what is added to every step's input (B,T,width)."""

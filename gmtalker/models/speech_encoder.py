@@ -13,7 +13,8 @@ from torch.nn import functional as F
 from gmtalker.models.mel import speech_to_mel
 
 IGNORED = -1  # a target that is not known
-LOSS_WEIGHTS = {"phones": 0.5, "words": 0.5, "transcript": 0.2, "lips": 1.0, "lip_velocity": 1.0}
+VOICES = 0.08  # how far a voice's formants are stretched over frequency, either way
+LOSS_WEIGHTS = {"phones": 0.5, "words": 0.5, "transcript": 0.2, "lips": 1.0, "lip_velocity": 1.0, "agreement": 0.0}
 
 
 @dataclass(frozen=True)
@@ -136,6 +137,10 @@ class SpeechEncoder(ModelMixin, ConfigMixin):
         mel = augment(batch.mel) if self.training else batch.mel
         features = self(mel, batch.mask)
         parts = {}
+        if self.training and LOSS_WEIGHTS["agreement"]:
+            again = self(augment(batch.mel), batch.mask)
+            apart = (features - again).square().mean(-1)
+            parts["agreement"] = (apart * batch.mask).sum() / batch.mask.sum().clamp(min=1)
         if batch.phones is not None:
             parts["phones"] = _classify(self.phone_head(features), batch.phones)
         if batch.words is not None:
@@ -169,7 +174,7 @@ def augment(mel: Tensor) -> Tensor:
         return low + (high - low) * torch.rand(clips, 1, 1, device=device)
 
     bins = torch.arange(mels, device=device)[None, None]
-    source = (bins * uniform(0.92, 1.08) + uniform(-3, 3)).clamp(0, mels - 1)
+    source = (bins * uniform(1 - VOICES, 1 + VOICES) + uniform(-3, 3)).clamp(0, mels - 1)
     left = source.floor().long().clamp(max=mels - 2)
     share = source - left
     mel = mel.gather(2, left.expand_as(mel)) * (1 - share) + mel.gather(2, (left + 1).expand_as(mel)) * share

@@ -1,0 +1,40 @@
+"""Speech keeps its lips under any mood: where they must close or round, a mood may not hold them open or pull them wide."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from gmtalker.face_model import MOUTH_CORNERS, FaceModel
+
+GAPS = ((13, 14), (82, 87), (312, 317))  # upper and lower inner lip in the middle and to both sides
+CLOSED, OPEN = 0.012, 0.035  # face heights of lip opening at which lips must close wholly, and from which on they need not
+ROUND = 0.03  # face heights by which a rounded mouth is narrower than at rest
+WIDTH_SHARE = 0.5  # of a mood's pull on the corners that rounding takes back: a smile stays a smile
+
+
+class LipGuard:
+    """Takes from an expression what its mood does against the sounds that are said.
+
+    The change is the smallest of the whole face, in the sense of least squares over all points, that brings the lips' opening
+    (or width) back to what the same speech has without the mood; brows, cheeks and the rest of the mouth keep the mood.
+    """
+
+    def __init__(self, model: FaceModel):
+        basis = torch.tensor(model.expression_basis[:, :468], dtype=torch.float64)
+        vertical = [basis[:, lower, 1] - basis[:, upper, 1] for upper, lower in GAPS]
+        left, right = MOUTH_CORNERS
+        measures = torch.stack([*vertical, basis[:, right, 0] - basis[:, left, 0]])
+        flat = basis.reshape(len(basis), -1)
+        push = torch.linalg.solve(flat @ flat.T, measures.T)
+        self.measures = measures.float()  # (4, n): three openings and the width
+        self.change = (push @ torch.linalg.inv(measures @ push)).float()  # (n, 4): the least change that moves one of them by one
+
+    def __call__(self, moody: Tensor, neutral: Tensor) -> Tensor:
+        """Coefficients (..., n) of a mood and of the same speech without it -> (..., n)."""
+        said = neutral @ self.measures.T
+        excess = (moody - neutral) @ self.measures.T
+        closing = ((OPEN - said[..., :3]) / (OPEN - CLOSED)).clamp(0, 1)  # from the person's neutral face, whose lips are closed
+        rounding = (-said[..., 3:] / ROUND).clamp(0, 1) * WIDTH_SHARE
+        taken = torch.cat([closing, rounding], dim=-1) * excess.clamp(min=0)  # lips pressed tighter still say their sound
+        return moody - taken @ self.change.T

@@ -1,0 +1,62 @@
+"""A mood may not hold lips open that the speech closes, and keeps everything else."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from gmtalker.face_model import LIPS, FaceModel
+from gmtalker.lip_guard import CLOSED, OPEN, LipGuard
+from gmtalker.pipeline import GENERIC
+
+
+@pytest.fixture(scope="module")
+def model() -> FaceModel:
+    return FaceModel.load(GENERIC / "face_model")
+
+
+@pytest.fixture(scope="module")
+def guard(model) -> LipGuard:
+    return LipGuard(model)
+
+
+def with_measures(guard: LipGuard, *wanted: float) -> torch.Tensor:
+    """The smallest expression whose three openings and width differ from the neutral face by this much."""
+    return torch.tensor(wanted) @ guard.change.T
+
+
+def test_lips_that_must_close_close_under_a_mood_that_opens_them(guard):
+    neutral = with_measures(guard, 0.0, 0.0, 0.0, 0.0)
+    moody = neutral + with_measures(guard, 0.05, 0.05, 0.05, 0.02)
+    safe = guard(moody, neutral)
+    assert (moody @ guard.measures.T)[:3].min() > 0.045
+    assert (safe @ guard.measures.T)[:3].abs().max() < 0.003
+    assert (safe @ guard.measures.T)[3] == pytest.approx(0.02, abs=0.003)  # the smile stays
+
+
+def test_open_lips_keep_the_whole_mood(guard):
+    neutral = with_measures(guard, *[OPEN + 0.005] * 3, 0.005)
+    moody = neutral + with_measures(guard, 0.03, 0.03, 0.03, 0.03)
+    assert torch.allclose(guard(moody, neutral), moody, atol=1e-5)
+
+
+def test_a_mood_that_presses_the_lips_is_left_alone(guard):
+    neutral = with_measures(guard, CLOSED, CLOSED, CLOSED, 0.0)
+    moody = neutral - with_measures(guard, 0.01, 0.01, 0.01, 0.01)
+    assert torch.allclose(guard(moody, neutral), moody, atol=1e-5)
+
+
+def test_the_rest_of_the_face_hardly_moves(model, guard):
+    neutral = torch.zeros(model.coefficients)
+    moody = 1.5 * torch.randn(model.coefficients, generator=torch.Generator().manual_seed(3))
+    moody = moody if (moody @ guard.measures.T)[0] > 0 else -moody
+    change = torch.tensordot(guard(moody, neutral) - moody, torch.tensor(model.expression_basis, dtype=torch.float32), 1)
+    moved = change.norm(dim=-1)
+    brows = [70, 63, 105, 66, 107, 336, 296, 334, 293, 300]
+    assert moved[list(LIPS)].max() > 4 * moved[brows].max()
+
+
+def test_many_frames_at_once(guard):
+    moody, neutral = torch.randn(2, 7, guard.measures.shape[1], generator=torch.Generator().manual_seed(0))
+    rows = torch.stack([guard(a, b) for a, b in zip(moody, neutral)])
+    assert torch.allclose(guard(moody, neutral), rows, atol=1e-5)
