@@ -143,9 +143,7 @@ def _lsp(root: Path) -> Iterable[Row]:
 
 def _hdtf(root: Path) -> Iterable[Row]:
     """HDTF (Zhang et al. 2021): clips named RD_Radio1_000.mp4, WDA_..., WRA_..., in one folder or in several."""
-    paths = sorted(
-        path for path in {*root.glob("*.mp4"), *root.glob("*/*.mp4")} if re.match(r"(RD|WDA|WRA)_.+_\d+$", path.stem)
-    )
+    paths = sorted(path for path in {*root.glob("*.mp4"), *root.glob("*/*.mp4")} if re.match(r"(RD|WDA|WRA)_.+_\d+$", path.stem))
     people = sorted({path.stem.rpartition("_")[0] for path in paths})
     tested = set(people[HDTF_TESTED - 1 :: HDTF_TESTED])
     for path in paths:

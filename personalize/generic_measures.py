@@ -80,9 +80,7 @@ def measure_generic(
 # --- Emotions ------------------------------------------------------------------------------------------------------------------
 
 
-def emotion_measures(
-    pipeline: GMTalkerPipeline, generator: ExpressionGenerator, features: Tensor, avatar: Avatar
-) -> dict:
+def emotion_measures(pipeline: GMTalkerPipeline, generator: ExpressionGenerator, features: Tensor, avatar: Avatar) -> dict:
     """E-PPL and EPDV over all pairs of emotions, how steadily an emotion grows with its weight, and what lips lose by it.
 
     Distances: "mesh", root mean square over the face's points in thousandths of a face height; "picture", mean absolute

@@ -59,9 +59,7 @@ def test_surroundings_learn_how_the_picture_moves_with_the_head(model, face):
         around = Renderer(model, learned, SIZE).render(np.zeros(model.coefficients), motion[index])
         still = Renderer(model, face, SIZE).render(np.zeros(model.coefficients), motion[index])
         outside = (around[..., 3] == 0) & (np.abs(np.arange(SIZE) - SIZE / 2) < 100)[None]
-        error, before = (
-            np.abs(picture[..., :3].astype(int) - frames[index])[outside].mean() for picture in (around, still)
-        )
+        error, before = (np.abs(picture[..., :3].astype(int) - frames[index])[outside].mean() for picture in (around, still))
         assert error < 0.35 * before
 
 
