@@ -89,6 +89,8 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--person", metavar="P", help="whose clips of the set (default: the avatar's name)")
     evaluate.add_argument("--start", type=float, default=0.0, metavar="S", help="from second S of each video (default 0)")
     evaluate.add_argument("--json", type=Path, required=True, metavar="F", help="where the measures are written")
+    evaluate.add_argument("--judge", type=Path, metavar="F.pt", help="a TorchScript classifier: is the emotion asked for seen?")
+    evaluate.add_argument("--labelled", action="append", default=[], metavar="F=happy", help="a real clip for --judge, too")
     evaluate.add_argument("--pictures", type=Path, metavar="DIR", help="a folder for the traces of the lips")
     _add_device(evaluate)
     evaluate.set_defaults(run=_evaluate)
@@ -230,6 +232,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         raise WrongUsage("--start must be 0 or more seconds.")
     if bool(options.video) == bool(options.dataset) or bool(options.dataset) != bool(options.root):
         raise WrongUsage("Say what to measure on: --video F..., or --dataset mead --root DIR.")
+    labelled = dict(_labelled_clip(text) for text in options.labelled)
     avatar = load_avatar(options.avatar)
     videos, sounds, start = options.video, {}, options.start
     if options.dataset:
@@ -239,7 +242,21 @@ def _evaluate(options: argparse.Namespace) -> None:
         videos, sounds = [row.path for row in rows], {row.path: row.heard_in for row in rows}
     pipeline = _pipeline(options)
     measures = evaluate_avatar(avatar, videos, pipeline, start, progress=_tell, sounds=sounds, pictures=options.pictures)
+    if options.judge is not None:
+        from gmtalker.benchmark import SPEECH
+        from personalize.emotion_judge import EmotionJudge, emotion_accuracy
+
+        _tell("judging emotions")
+        measures |= emotion_accuracy(EmotionJudge(options.judge), pipeline, avatar, SPEECH, labelled)
     _write_measures(measures, options.json)
+
+
+def _labelled_clip(text: str) -> tuple[Path, str]:
+    """ "clip.mp4=happy" -> the clip and its emotion. Errors: WrongUsage."""
+    clip, equals, emotion = text.rpartition("=")
+    if not equals or emotion not in EMOTIONS:
+        raise WrongUsage(f"--labelled takes CLIP=EMOTION with one of {', '.join(EMOTIONS)}, not {text!r}.")
+    return Path(clip), emotion
 
 
 def _emotions(options: argparse.Namespace) -> None:
