@@ -44,12 +44,13 @@ def measure(pipeline: GMTalkerPipeline, avatar: str | None = None, speech: Path 
     with _timed(stages, "motion_generator", frames):
         motion = pipeline.motion(features, avatar)
     track = FaceTrack(expression, motion, torch.ones(frames, dtype=torch.bool))
-    with _timed(stages, "renderer", frames):
-        renderings = pipeline.render(track, avatar)
+    firsts = range(0, frames, BATCH)  # in the batches, and on the one core, of drawing
+    with one_core(), _timed(stages, "renderer", frames):
+        renderings = [pipeline.render(track, avatar, first, BATCH) for first in firsts]
     drawn, omega = [], weights.at(frames)
-    with one_core(), _timed(stages, "head_generator", frames):  # as drawing does: one core a batch
-        for first in range(0, frames, BATCH):
-            drawn += list(pipeline.paint(avatar, renderings[first : first + BATCH], omega[first : first + BATCH]))
+    with one_core(), _timed(stages, "head_generator", frames):
+        for first, rendering in zip(firsts, renderings):
+            drawn += list(pipeline.paint(avatar, rendering, omega[first : first + BATCH]))
 
     with tempfile.TemporaryDirectory() as folder:
         with _timed(stages, "video_encoder", frames):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -17,7 +18,13 @@ LARGEST_RANK = 128
 
 def save_speaking_style(generator: ExpressionGenerator, folder: Path) -> None:
     """Save the LoRA attached to a generator, and nothing of the generator itself, into folder (made when missing)."""
-    generator.save_lora_adapter(str(folder), weight_name=WEIGHTS_FILE)
+    talkative = logging.getLogger("diffusers.models.modeling_utils")
+    level = talkative.level
+    talkative.setLevel(logging.ERROR)  # it would warn of a cast that saving itself asks for
+    try:
+        generator.save_lora_adapter(str(folder), weight_name=WEIGHTS_FILE)
+    finally:
+        talkative.setLevel(level)
 
 
 def with_speaking_style(generator: ExpressionGenerator, folder: Path) -> ExpressionGenerator:
