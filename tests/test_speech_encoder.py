@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+from gmtalker.models import speech_encoder
+from gmtalker.models.mel import speech_to_mel
 from gmtalker.models.speech_encoder import SpeechBatch, SpeechEncoder, augment
 
 TINY = dict(
@@ -86,3 +88,14 @@ def test_all_heads_learn():
         losses[-1]["total"].backward()
         optimizer.step()
     assert all(losses[-1][name].item() < 0.8 * losses[0][name].item() for name in losses[0])
+
+
+def test_long_speech_is_encoded_piece_by_piece_as_in_one_go(monkeypatch):
+    torch.manual_seed(0)
+    model = SpeechEncoder(width=16, features=8).eval()  # as deep as the real one: as far does it reach
+    waveform = torch.randn(16_000 * 6 + 123)
+    whole = model(speech_to_mel(waveform)[None])[0]
+    monkeypatch.setattr(speech_encoder, "CHUNK", 40)
+    torch.testing.assert_close(model.encode(waveform), whole, atol=1e-5, rtol=1e-4)
+    monkeypatch.setattr(speech_encoder, "REACH", 2)
+    assert (model.encode(waveform) - whole).abs().max() > 1e-3  # it does need what is around

@@ -10,9 +10,10 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gmtalker.models.mel import speech_to_mel
+from gmtalker.models.mel import MEL_PER_FRAME, speech_to_mel
 
 IGNORED = -1  # a target that is not known
+CHUNK, REACH = 1500, 16  # frames encoded at a time, and heard around them: more than the convolutions read
 VOICES = 0.08  # how far a voice's formants are stretched over frequency, either way
 LOSS_WEIGHTS = {"phones": 0.5, "words": 0.5, "transcript": 0.2, "lips": 1.0, "lip_velocity": 1.0, "agreement": 0.0}
 
@@ -118,8 +119,19 @@ class SpeechEncoder(ModelMixin, ConfigMixin):
 
     @torch.no_grad()  # not inference_mode: training reads these features too
     def encode(self, waveform: Tensor) -> Tensor:
-        """(samples,) at 16 kHz -> (frames, features): what every speech encoder of this project offers."""
-        return self(speech_to_mel(waveform)[None])[0]
+        """(samples,) at 16 kHz -> (frames, features): what every speech encoder of this project offers.
+
+        The same as forward; a minute at a time, with what its convolutions reach around it, so that memory hardly grows.
+        """
+        mel = speech_to_mel(waveform)[None]
+        frames = mel.shape[1] // MEL_PER_FRAME
+        everything = torch.ones(1, frames, dtype=torch.bool, device=mel.device)
+        mel, pieces = normalise(mel, everything), []
+        for begin in range(0, frames, CHUNK):
+            left, right = max(0, begin - REACH), min(frames, begin + CHUNK + REACH)
+            heard = self.convolve(mel[:, MEL_PER_FRAME * left : MEL_PER_FRAME * right], everything[:, left:right])
+            pieces.append(self.norm(self.project(heard[0, begin - left : begin - left + CHUNK])))
+        return torch.cat(pieces)
 
     def convolve(self, mel: Tensor, mask: Tensor) -> Tensor:
         """Normalised mel (B,4T,mels) and mask (B,T) -> (B,T,width), each from its neighbourhood alone."""
