@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,10 +22,12 @@ from gmtalker.models.expression_generator import ExpressionGenerator
 from gmtalker.models.mel import SAMPLE_RATE, SAMPLES_PER_FRAME
 from gmtalker.models.motion_generator import BLINK
 from gmtalker.pipeline import GMTalkerPipeline
+from gmtalker.speaking_style import with_speaking_style
 from gmtalker.tracks import EMOTIONS, FPS, EmotionWeights, ExpressionTrack, FaceTrack, MotionTrack
 from personalize.datasets import Row, read_rows
 from personalize.evaluation import LARGEST_OFFSET, shifted_correlation
 from personalize.pictures import draw_generic
+from personalize.style_training import SpokenFootage, adapt_style
 from personalize.tracking import choose_crop, in_crop, measure_person, track_points
 
 STEPS = 16  # from one emotion to another (M in method section 4)
@@ -33,14 +36,17 @@ DRAWN_EVERY = 25  # frames; the distance between pictures is measured on these
 STRENGTHS = 11  # from neutral to the whole emotion
 SEEDS = 10
 LONGEST_STRANGER = 30  # seconds of a test clip that are measured
+ADAPTED_CLIP, ADAPTED_ON = 19.9, 0.7  # seconds that a clip must have for adaptation, and the part of it that is adapted to
 
 
 @dataclass(frozen=True)
 class Stranger:
-    """A test clip, of somebody to whom nothing was adapted: lips (frames,) their opening, motion (frames, 10), their sound."""
+    """A test clip, of somebody to whom nothing was adapted: lips (frames,) their opening, coefficients (frames, n), motion
+    (frames, 10), their sound."""
 
     row: Row
     lips: np.ndarray
+    coefficients: np.ndarray
     motion: np.ndarray
     waveform: np.ndarray
 
@@ -52,11 +58,13 @@ def measure_generic(
     leave_out: Sequence[str] = (),
     told: Callable[[str], None] = lambda _: None,
     pictures: Path | None = None,
+    adapt_minutes: float = 0.0,
 ) -> dict:
     """Every measure of the generic stages; pictures of them into that folder.
 
     baseline: a generator by label, measured beside the mixture.
-    data: a folder with a MANIFEST.csv whose test clips show how real people's lips and heads move; leave_out: people of it.
+    data: a folder with a MANIFEST.csv whose test clips show how real people's lips and heads move; leave_out: people of it;
+    adapt_minutes: adapt the speaking style for so long to the first part of each of its long clips, and measure on the rest.
     """
     features = pipeline.encode(read_speech(SPEECH))
     avatar = replace(load_avatar(None), speaking_style=None)  # a face to show it on, which speaks as the generic stages do
@@ -74,6 +82,10 @@ def measure_generic(
     if strangers:
         told("lips of strangers")
         result["lips_of_strangers"] = lip_measures(pipeline, strangers)
+    long = [stranger for stranger in strangers if len(stranger.lips) >= ADAPTED_CLIP * FPS]
+    if long and adapt_minutes:
+        told("adapting to strangers")
+        result["lips_after_adapting"] = adapted_lip_measures(pipeline, long, adapt_minutes)
     return result
 
 
@@ -244,6 +256,31 @@ def lip_measures(pipeline: GMTalkerPipeline, strangers: Sequence[Stranger]) -> d
     }
 
 
+def adapted_lip_measures(pipeline: GMTalkerPipeline, strangers: Sequence[Stranger], minutes: float) -> dict:
+    """Lips on the last part of each clip, before and after the speaking style was adapted to the first part."""
+    before, after = {}, {}
+    for stranger in strangers:
+        features = pipeline.encode(stranger.waveform)
+        count = min(len(features), len(stranger.lips))
+        rest = slice(int(ADAPTED_ON * count), count)
+        coefficients = torch.from_numpy(stranger.coefficients[:count])
+        emotion = EmotionWeights.from_mapping({}).at(count)
+        footage = SpokenFootage(coefficients, features[:count].cpu(), np.arange(count) < rest.start, emotion, [0])
+        with tempfile.TemporaryDirectory() as folder:
+            adapt_style(footage, pipeline, Path(folder), minutes, Path(folder), lambda _: None)
+            adapted = with_speaking_style(pipeline.expression_generator, Path(folder) / "speaking_style")
+        for result, generator in ((before, pipeline.expression_generator), (after, adapted)):
+            said = _said_with(pipeline, generator, features[:count], emotion[:1])[0]
+            lips = pipeline.face_model.lip_opening(said.numpy())
+            result[stranger.row.file] = round(shifted_correlation(lips[rest], stranger.lips[rest], 0), 3)
+    return {
+        "lip_correlation": round(float(np.mean(list(after.values()))), 3),
+        "lip_correlation_before": round(float(np.mean(list(before.values()))), 3),
+        "by_clip": after,
+        "by_clip_before": before,
+    }
+
+
 def _silent_frames(waveform: np.ndarray, frames: int, around: int = 5) -> np.ndarray:
     """(frames,) bool: nothing is said in this frame, nor `around` frames before or after it."""
     samples = frames * SAMPLES_PER_FRAME
@@ -270,6 +307,7 @@ def _read_strangers(
         crop = choose_crop(points, *video.source_size)
         face = measure_person(model, points, crop, video.source_size, lambda _: np.zeros((8, 8, 3), np.uint8), found)
         track = model.track(in_crop(points, crop), face, 1.0, found)
-        lips = model.lip_opening(track.expression.coefficients.numpy(), face.neutral_shape)
-        strangers.append(Stranger(row, lips, track.motion.stacked().numpy(), sound[: LONGEST_STRANGER * SAMPLE_RATE]))
+        coefficients, motion = track.expression.coefficients.numpy(), track.motion.stacked().numpy()
+        lips = model.lip_opening(coefficients, face.neutral_shape)
+        strangers.append(Stranger(row, lips, coefficients, motion, sound[: LONGEST_STRANGER * SAMPLE_RATE]))
     return strangers

@@ -12,30 +12,27 @@ from typing import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
-from peft import LoraConfig
 from safetensors.numpy import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from gmtalker.audio import read_sound_or_none
 from gmtalker.avatar import load_avatar, slug, workspace, write_avatar
-from gmtalker.errors import UnusableInput, UnusableVideo
+from gmtalker.errors import UnusableVideo
 from gmtalker.face_model import FaceModel, PersonFace
 from gmtalker.models.discriminator import Discriminator
 from gmtalker.models.emotion_mapping import EmotionMapping
-from gmtalker.models.expression_generator import ExpressionBatch, ExpressionGenerator
 from gmtalker.models.head_generator import HeadGenerator
 from gmtalker.models.loading import load_strict, save_half
 from gmtalker.pipeline import GENERIC, GMTalkerPipeline, Performance
 from gmtalker.renderer import Renderer
-from gmtalker.speaking_style import save_speaking_style
 from gmtalker.tracks import EMOTIONS, FPS, EmotionWeights, FaceTrack
 from gmtalker.video import read_frames
 from personalize.avatar_card import write_card
 from personalize.consent import Consent
 from personalize.evaluation import image_measures
-from personalize.fitting import FitOptions, fit
 from personalize.head_training import FilmedPerson, HeadTraining, train_head
 from personalize.jobs import PRESETS
+from personalize.style_training import SpokenFootage, adapt_style
 from personalize.surroundings import learn_surroundings
 from personalize.tracking import TrackedVideo, choose_crop, cut, detect_landmarks, in_crop, measure_person, track_points
 
@@ -43,8 +40,6 @@ STYLE_SHARE, LONGEST_STYLE = 0.2, 1.5  # part of the minutes that goes to the sp
 HELD_OUT_SHARE, LONGEST_HELD_OUT = 0.1, 20.0  # the last part of the footage is never trained on; at most so many seconds
 MOST_FRAMES = 6000  # kept in memory for training, evenly over the footage: 1.2 GB at 256
 SIZE, BATCH = 256, 4
-STYLE_RANK, STYLE_FRAMES, STYLE_BATCH = 16, 50, 12
-SHIFT_FRAMES = 100  # of speech over which an emotion's mean face is taken
 ANCHOR = 0.5  # how firmly the head of an emotion that was never shown is held to the generic EMN
 MEASURED_FRAMES = 250
 WRAP_UP = 30.0  # seconds that measuring and the pictures take at the end
@@ -69,6 +64,11 @@ class Footage:
     begins: list[int]
     seconds: float
     labelled: list[str]
+
+    def spoken(self) -> SpokenFootage:
+        """What the speaking style may be learned from."""
+        usable = self.speaks & self.track.found.numpy() & ~self.held_out
+        return SpokenFootage(self.track.expression.coefficients, self.features, usable, self.emotion, self.begins)
 
 
 def train_avatar(
@@ -97,12 +97,13 @@ def train_avatar(
     teller = _Teller(report)
     with write_avatar(name, replace=True) as folder:
         footage = _gather([Path(clip) for clip in clips], emotions or {}, pipeline, work, minutes, teller)
+        spoken = footage.spoken()
         style_minutes = min(STYLE_SHARE * minutes, LONGEST_STYLE) if footage.speaks.sum() >= 3 * FPS else 0.0
         if style_minutes:
             teller.stage(
                 "learning the speaking style", 10, 10 + 80 * style_minutes / minutes, 60 * (minutes - style_minutes) + WRAP_UP
             )
-            _adapt_style(footage, pipeline, work, style_minutes, folder, teller)
+            adapt_style(spoken, pipeline, work, style_minutes, folder, teller)
         else:
             report({"message": "The clips hold no speech: the picture is trained, not the speaking style."})
         teller.stage("training the head", 10 + 80 * style_minutes / minutes, 92, WRAP_UP)
@@ -240,78 +241,6 @@ def _tracked(clip: Path, work: Path, progress: Callable[[int], None]) -> Tracked
     )
     unfinished.replace(path)
     return video
-
-
-def _adapt_style(footage: Footage, pipeline: GMTalkerPipeline, work: Path, minutes: float, folder: Path, teller: _Teller) -> None:
-    """LoRA of the generic expression generator on the person's own speech and face."""
-    generic = pipeline.expression_generator
-    config = {name: value for name, value in generic.config.items() if not name.startswith("_")}
-    generator = ExpressionGenerator(**config)
-    generator.load_state_dict({name: tensor.detach().cpu().clone() for name, tensor in generic.state_dict().items()})
-    generator.requires_grad_(False)
-    torch.manual_seed(0)
-    style = LoraConfig(
-        r=STYLE_RANK,
-        lora_alpha=STYLE_RANK,
-        lora_dropout=0.05,
-        target_modules=[
-            name for name, layer in generator.named_modules() if name.startswith("decoder.") and isinstance(layer, nn.Linear)
-        ],
-    )
-    generator.add_adapter(style)
-    lip_basis = pipeline.face_model.lip_basis()
-    starts = _windows(footage)
-    coefficients = footage.track.expression.coefficients
-    shifts = _emotion_shifts(generic, footage.features[starts[len(starts) // 2] :][:SHIFT_FRAMES])
-
-    def batch(number: int) -> ExpressionBatch:
-        draw = np.random.default_rng([7, number])
-        rows = [slice(start, start + STYLE_FRAMES) for start in draw.choice(starts, STYLE_BATCH)]
-        expression = torch.stack([coefficients[row] for row in rows])
-        emotion = torch.stack([footage.emotion[row].mean(0) for row in rows])
-        # The person hardly showed most emotions: half of the rows get the generic look of one on top, or the style would forget
-        # all but their own mood.
-        strength = torch.from_numpy(draw.uniform(0.3, 1.0, STYLE_BATCH) * (draw.random(STYLE_BATCH) < 0.5)).float()[:, None]
-        other = torch.from_numpy(draw.integers(1, len(EMOTIONS), STYLE_BATCH))
-        expression = expression + (strength * shifts[other])[:, None]
-        emotion = (1 - strength) * emotion + strength * torch.eye(len(EMOTIONS))[other]
-        return ExpressionBatch(
-            expression=expression,
-            speech=torch.stack([footage.features[row] for row in rows]),
-            speech_mask=torch.ones(STYLE_BATCH, dtype=torch.bool),
-            mask=torch.ones(STYLE_BATCH, STYLE_FRAMES, dtype=torch.bool),
-            emotion=emotion,
-            labelled=torch.ones(STYLE_BATCH, dtype=torch.bool),
-            speaker=torch.full((STYLE_BATCH,), -1),
-            lip_basis=lip_basis,
-        )
-
-    options = FitOptions("style", minutes=minutes, learning_rate=2e-3, warm_up=30, average=0.99, weight_decay=0.0)
-    fit(generator, batch, work / "style", options, teller)
-    save_speaking_style(generator, folder / "speaking_style")
-
-
-def _emotion_shifts(generic: ExpressionGenerator, features: Tensor) -> Tensor:
-    """(8, n): how the generic generator's mean face in each emotion differs from its neutral one, over features (frames, d)."""
-    means = []
-    for weights in torch.eye(len(EMOTIONS), device=generic.device):
-        latent = generic.latent(weights.expand(len(features), -1), seed=0, temperature=0.0)
-        means.append(generic.generate(features.to(generic.device), latent).mean(0).cpu())
-    return torch.stack(means) - means[0]
-
-
-def _windows(footage: Footage) -> np.ndarray:
-    """First frames of the stretches of speech that lie within one clip, with the face found and nothing held out."""
-    usable = footage.speaks & footage.track.found.numpy() & ~footage.held_out
-    inside = np.ones(len(usable), bool)
-    ends = [*footage.begins[1:], len(usable)]
-    for end in ends:
-        inside[max(0, end - STYLE_FRAMES + 1) : end] = False
-    whole = np.convolve(usable, np.ones(STYLE_FRAMES, int), "full")[STYLE_FRAMES - 1 :][: len(usable)] == STYLE_FRAMES
-    starts = np.flatnonzero(whole & inside)
-    if not len(starts):
-        raise UnusableInput("No two seconds of speech with the face in view were found; please film a longer stretch of talking.")
-    return starts
 
 
 def _train_head(footage: Footage, model: FaceModel, work: Path, minutes: float, teller: _Teller) -> HeadTraining:

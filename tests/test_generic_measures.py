@@ -67,12 +67,26 @@ def test_lips_of_the_generator_itself_agree_wholly(tiny_pipeline):
     lips = tiny_pipeline.face_model.lip_opening(made.numpy())
     row = Row(Path("a.mp4"), "a.mp4", "speech", "p", 0.0, True, None, "ok", test=True)
     late = np.roll(lips, -1)  # the real lips move one frame sooner: what is made is late
-    same, delayed = (
-        measures.lip_measures(tiny_pipeline, [measures.Stranger(row, real, np.zeros((50, 10)), sound)]) for real in (lips, late)
-    )
+    rest = made.numpy(), np.zeros((50, 10)), sound
+    same, delayed = (measures.lip_measures(tiny_pipeline, [measures.Stranger(row, real, *rest)]) for real in (lips, late))
     assert same["lip_correlation"] == pytest.approx(1.0) and same["lip_best_offset_frames"] == 0
     assert delayed["lip_best_offset_frames"] == 1 and delayed["lip_best_offset_ms"] == 40
     assert same["lip_motion_in_silence"] is not None
+
+
+def test_adapting_learns_the_first_part_and_is_measured_on_the_rest(tiny_pipeline):
+    """Lips that open with the loudness, in a way that the random tiny stages do not know."""
+    random = np.random.default_rng(0)
+    level = np.repeat(random.random(40), 5)[:200]
+    sound = (np.repeat(level, 640) * random.normal(size=128_000) * 0.2).astype(np.float32)
+    model = tiny_pipeline.face_model
+    opening = np.array([model.lip_opening(row[None])[0] for row in np.eye(model.coefficients)])
+    coefficients = np.zeros((200, model.coefficients), np.float32)
+    coefficients[:, opening.argmax()] = 3 * level
+    row = Row(Path("a.mp4"), "a.mp4", "speech", "p", 0.0, True, None, "ok", test=True)
+    stranger = measures.Stranger(row, model.lip_opening(coefficients), coefficients, np.zeros((200, 10)), sound)
+    found = measures.adapted_lip_measures(tiny_pipeline, [stranger], minutes=0.1)
+    assert found["lip_correlation"] > max(found["lip_correlation_before"] + 0.1, 0.5)
 
 
 def test_silence_is_where_nothing_is_heard_around():
@@ -95,7 +109,8 @@ def test_motion_of_several_seeds_beside_real_heads(tiny_pipeline, monkeypatch):
     real = np.zeros((50, 10))
     real[:, 0] = np.radians(10) * np.sin(np.arange(50))
     row = Row(Path("a.mp4"), "a.mp4", "speech", "p", 0.0, True, None, "ok", test=True)
-    strangers = [measures.Stranger(row, np.zeros(50), sign * real, np.zeros(16_000, np.float32)) for sign in (1, -1)]
+    silence, still = np.zeros(16_000, np.float32), np.zeros((50, 3))
+    strangers = [measures.Stranger(row, np.zeros(50), still, sign * real, silence) for sign in (1, -1)]
     takes = measures._takes(tiny_pipeline, features)
     assert len(takes) == 3 and not np.allclose(takes[0], takes[1])
     found = measures.motion_measures(takes, strangers, tiny_pipeline.motion_generator.scale)

@@ -99,7 +99,7 @@ def test_held_out_frames_are_never_drawn_for_training(workspace, pipeline, monke
         raise KeyboardInterrupt
 
     monkeypatch.setattr(training, "train_head", spy)
-    monkeypatch.setattr(training, "_adapt_style", lambda *arguments: None)
+    monkeypatch.setattr(training, "adapt_style", lambda *arguments: None)
     with pytest.raises(KeyboardInterrupt):
         train_avatar([real_clip("av/vrt2.mp4")], "h", Consent.given_now("h"), minutes=0.1, pipeline=pipeline)
     train, held = (torch.from_numpy(seen[name].reshape(len(seen[name]), -1).astype(np.int16)) for name in ("train", "held"))
