@@ -50,7 +50,7 @@ def pretrain_expression(
     face_model = FaceModel.load(output / "face_model")
     speech_encoder = read_speech_encoder(output)
     features = speech_encoder.features
-    tracked = hear(read_corpus(material, output), speech_encoder, seed)
+    tracked = hear(read_corpus(material, output), speech_encoder, output / "corpus", seed)
     kept, held_out = hold_out(tracked, lambda item: item.features is not None, lambda item: item.person)
     torch.manual_seed(seed)
     people = len({item.person for item in tracked})

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Callable, Sequence
+from typing import TYPE_CHECKING, Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -55,15 +56,23 @@ class TrackedSpeech:
         return self.clip.frames
 
 
-def hear(clips: Sequence[Clip], encoder: SpeechEncoder | HubertEncoder, seed: int) -> list[TrackedSpeech]:
-    """Each clip with its speech features, its soft emotion label and the row of its person in the speaker table."""
+def hear(
+    clips: Sequence[Clip], encoder: SpeechEncoder | HubertEncoder, cache: Path, seed: int
+) -> list[TrackedSpeech]:
+    """Each clip with its speech features, its soft emotion label and the row of its person in the speaker table.
+
+    The sound is moved to be in time with the picture where the offsets in `cache` say so.
+    """
     people = sorted({clip.person for clip in clips})
     tracked = []
     torch.manual_seed(seed)
+    offsets = read_offsets(cache)
     for clip in tqdm(clips, desc="hearing", unit="clip", disable=None):
         features = None
         if clip.mel is not None and clip.sync_ok and clip.has_speech:
             features = torch.stack([_heard(clip, encoder, changed=index > 0) for index in range(HEARINGS)]).half()
+            later = torch.arange(clip.frames) - offsets.get(clip.file, 0)  # sound that comes early is heard later
+            features = features[:, later.clamp(0, clip.frames - 1)]
         tracked.append(TrackedSpeech(clip, features, emotion_row(clip.row), people.index(clip.person)))
     return tracked
 
@@ -77,6 +86,18 @@ def _heard(clip: Clip, encoder: SpeechEncoder | HubertEncoder, changed: bool) ->
     sound = read_sound_or_none(clip.row.heard_in)
     waveform = torch.from_numpy(fitted(sound, clip.frames))
     return encoder.encode(augment_waveform(waveform) if changed else waveform)
+
+
+def write_offsets(cache: Path, offsets: Mapping[str, int]) -> None:
+    """Keeps by how many frames the sound of each clip comes before its picture."""
+    cache.mkdir(parents=True, exist_ok=True)
+    (cache / "offsets.json").write_text(json.dumps(dict(offsets), indent=1), encoding="utf-8")
+
+
+def read_offsets(cache: Path) -> dict[str, int]:
+    """What write_offsets kept; nothing when it was never called."""
+    path = cache / "offsets.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def fitted(sound: np.ndarray, frames: int) -> np.ndarray:
@@ -156,8 +177,8 @@ def hold_out(items: Sequence, usable: Callable, person: Callable) -> tuple[list,
     return kept, [item for index, item in enumerate(items) if held(index, item)]
 
 
-def hold_out_people(items: Sequence, person: Callable, one_in: int = 8) -> tuple[list, list]:
-    """Every eighth person with little material, by the checksum of the name: how well does a stage fit strangers?"""
+def hold_out_people(items: Sequence, person: Callable, one_in: int = 16) -> tuple[list, list]:
+    """One in so many people with little material, by the checksum of the name: how well does a stage fit strangers?"""
     counts: dict[str, int] = {}
     for item in items:
         counts[person(item)] = counts.get(person(item), 0) + 1

@@ -40,7 +40,7 @@ def pretrain_motion(
     minutes = minutes or 25.0
     output = Path(output)
     speech_encoder = read_speech_encoder(output)
-    tracked = hear(read_corpus(material, output), speech_encoder, seed)
+    tracked = hear(read_corpus(material, output), speech_encoder, output / "corpus", seed)
     torch.manual_seed(seed)
     model = MotionGenerator(features=speech_encoder.features)
     motions = [torch.from_numpy(_smoothed(item.clip.motion)).float() for item in tracked]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Callable, Sequence
 
@@ -20,7 +20,8 @@ from gmtalker.models.speech_encoder import IGNORED, SpeechBatch, SpeechEncoder
 from gmtalker.tracks import FPS
 from personalize.corpus import Clip
 from personalize.datasets import Row
-from personalize.fitting import FitOptions, fit
+from personalize.evaluation import shifted_correlation
+from personalize.fitting import FitOptions, FitState, fit
 from personalize.material import (
     BATCH,
     Sampler,
@@ -32,11 +33,15 @@ from personalize.material import (
     read_corpus,
     shares_of,
     unknown,
+    write_offsets,
 )
 from personalize.speech_labels import GRID_WORDS, PHONES, phone_classes, sentence_phones, word_classes
 
 FRAMES = 75  # of a training crop: what a GRID clip has
 LIP_NUMBERS = 8
+OFFSET_SHARE = 0.25  # of the minutes, for finding out where sound and picture are apart
+LARGEST_SHIFT, SURE_FRAMES = 4, 60  # frames a sound may be moved (the outermost are no peak), and that a clip needs for it
+SURE, GAIN = 0.25, 0.02  # agreement of the lips that tells an offset, and how much better than as recorded
 LONGEST_SENTENCE = 20
 SHARES = {"lips": 8, "sentences": 4, "phones": 4}  # of a batch
 
@@ -47,6 +52,7 @@ class Recording:
 
     group: str
     person: str
+    file: str
     mel: np.ndarray
     phones: np.ndarray
     words: np.ndarray
@@ -66,7 +72,11 @@ def pretrain_speech(
     device: str | None = None,
     report: Callable[[dict], None] | None = None,
 ) -> Path:
-    """Trains the speech encoder: lips of tracked clips, phones of EmoDB, words of GRID, sentences of RAVDESS."""
+    """Trains the speech encoder: lips of tracked clips, phones of EmoDB, words of GRID, sentences of RAVDESS.
+
+    A first part of the minutes only finds out by how many frames each recording's sound lies beside its picture; the stages
+    trained after this one read that from output/corpus/offsets.json.
+    """
     minutes = minutes or 40.0
     output = Path(output)
     clips = [clip for clip in read_corpus(material, output) if clip.has_speech and clip.sync_ok and clip.mel is not None]
@@ -76,28 +86,63 @@ def pretrain_speech(
     kept, held_out = hold_out(recordings, lambda recording: recording.group == "lips", lambda recording: recording.person)
     kept, strangers = hold_out_people(kept, lambda recording: recording.person)
     strangers = [recording for recording in strangers if recording.group == "lips"]
-    torch.manual_seed(seed)
-    model = SpeechEncoder(phones=len(PHONES), words=len(GRID_WORDS), lips=LIP_NUMBERS)
-    groups = {group: Sampler([x for x in kept if x.group == group]) for group in SHARES}
-    groups = {group: sampler for group, sampler in groups.items() if sampler.items}
-    shares = shares_of([SHARES[group] for group in groups])
 
-    def batch(number: int) -> SpeechBatch:
-        draw = np.random.default_rng([seed, number])
-        names = draw.choice(list(groups), BATCH, p=shares)
-        return _speech_batch([groups[name].draw(draw) for name in names], draw)
+    def train(stage: str, share: float, taught: Sequence[Recording]) -> tuple[SpeechEncoder, FitState]:
+        torch.manual_seed(seed)
+        model = SpeechEncoder(phones=len(PHONES), words=len(GRID_WORDS), lips=LIP_NUMBERS)
+        groups = {group: Sampler([x for x in taught if x.group == group]) for group in SHARES}
+        groups = {group: sampler for group, sampler in groups.items() if sampler.items}
+        shares = shares_of([SHARES[group] for group in groups])
 
-    def evaluate(network: SpeechEncoder) -> dict[str, float]:
-        known, unknown = _lip_correlation(network, held_out), _lip_correlation(network, strangers)
-        return {"lip_correlation": known, "lip_correlation_strangers": unknown}
+        def batch(number: int) -> SpeechBatch:
+            draw = np.random.default_rng([seed, number])
+            names = draw.choice(list(groups), BATCH, p=shares)
+            return _speech_batch([groups[name].draw(draw) for name in names], draw)
 
-    options = FitOptions("speech", minutes=minutes, learning_rate=1e-3, precision="bf16", seed=seed, device=device)
-    state = fit(model, batch, output / "checkpoints" / "speech", options, report, evaluate)
+        def evaluate(network: SpeechEncoder) -> dict[str, float]:
+            known, unknown = _lip_correlation(network, held_out), _lip_correlation(network, strangers)
+            return {"lip_correlation": known, "lip_correlation_strangers": unknown}
+
+        options = FitOptions(stage, share * minutes, learning_rate=1e-3, precision="bf16", seed=seed, device=device)
+        return model, fit(model, batch, output / "checkpoints" / stage, options, report, evaluate)
+
+    listener, _ = train("speech_offsets", OFFSET_SHARE, kept)
+    offsets = {recording.file: sound_offset(listener, recording) for recording in kept if recording.lips_known}
+    write_offsets(output / "corpus", offsets)
+    model, state = train("speech", 1 - OFFSET_SHARE, [_in_time(recording, offsets.get(recording.file, 0)) for recording in kept])
     figures = {
         "lip correlation, held-out clips of seen people": _lip_correlation(model, held_out),
         f"lip correlation, {len(strangers)} clips of people never trained on": _lip_correlation(model, strangers),
+        "clips whose sound was moved": sum(offset != 0 for offset in offsets.values()),
     }
     return finish(model, "speech", output, material, state, minutes, figures)
+
+
+@torch.no_grad()
+def sound_offset(model: SpeechEncoder, recording: Recording) -> int:
+    """By how many frames the sound of a recording comes before its picture; 0 when that can't be told.
+
+    Where the lips that the sound lets expect agree best with the real ones, if they agree much better than as recorded.
+    """
+    if len(recording) < SURE_FRAMES:
+        return 0
+    device = model.norm.weight.device
+    expected = model.lip_head(model(torch.from_numpy(recording.mel[None]).float().to(device)))[0].cpu().numpy()
+    shifts = range(-LARGEST_SHIFT, LARGEST_SHIFT + 1)
+    agreement = [
+        np.mean([shifted_correlation(expected[:, k], recording.lips[:, k], -shift) for k in range(3)]) for shift in shifts
+    ]
+    best = int(np.argmax(agreement))
+    sure = 0 < best < len(agreement) - 1 and agreement[best] > max(SURE, agreement[LARGEST_SHIFT] + GAIN)
+    return shifts[best] if sure else 0
+
+
+def _in_time(recording: Recording, offset: int) -> Recording:
+    """The recording with its lips moved to its sound: `offset` frames earlier, its ends held."""
+    if not offset:
+        return recording
+    frames = np.clip(np.arange(len(recording)) + offset, 0, len(recording.lips) - 1)
+    return replace(recording, lips=recording.lips[frames])
 
 
 def adopt_hubert(name: str, output: Path) -> Path:
@@ -131,7 +176,8 @@ def _lip_recordings(clips: Sequence[Clip]) -> list[Recording]:
         alignment = clip.row.path.parent / "align" / (clip.row.path.stem + ".align")
         words = word_classes(alignment, clip.frames) if alignment.is_file() else unknown(clip.frames)
         lips = (shape / np.maximum(shape.std(0), floor)).astype(np.float32)
-        recordings.append(Recording("lips", clip.person, clip.mel, unknown(clip.frames), words, unknown(0), lips, True))
+        phones = unknown(clip.frames)
+        recordings.append(Recording("lips", clip.person, clip.file, clip.mel, phones, words, unknown(0), lips, True))
     return recordings
 
 
@@ -152,7 +198,7 @@ def _heard_recordings(rows: Sequence[Row], cache: Path) -> list[Recording]:
             phones = unknown(frames) if phones is None else phones
             sentence = unknown(0) if sentence is None else sentence
             lips = np.zeros((frames, LIP_NUMBERS), np.float32)
-            recordings.append(Recording(group, row.person, mel, phones, unknown(frames), sentence, lips, False))
+            recordings.append(Recording(group, row.person, row.file, mel, phones, unknown(frames), sentence, lips, False))
     return recordings
 
 

@@ -15,8 +15,9 @@ from gmtalker.models.motion_generator import MotionGenerator
 from gmtalker.models.speech_encoder import IGNORED, SpeechEncoder
 from personalize import expression_pretraining, material, pretraining
 from personalize.datasets import Row, training_rows
-from personalize.material import Sampler, hold_out, interpolated, random_times
+from personalize.material import Sampler, hear, hold_out, interpolated, random_times, unknown, write_offsets
 from personalize.speech_labels import GRID_WORDS, PHONES, phone_classes, sentence_phones, word_classes
+from personalize.speech_pretraining import Recording, _in_time, sound_offset
 
 
 @dataclass(frozen=True)
@@ -149,3 +150,38 @@ def test_times_stay_in_the_clip_where_it_is_long_enough():
     assert random_times(20, 75, 1.0, random)[0] == 0
     track = np.arange(10.0)[:, None]
     np.testing.assert_allclose(interpolated(track, np.array([0.5, 3.25, 20.0]))[:, 0], [0.5, 3.25, 9.0])
+
+
+def test_sound_beside_its_picture_is_found_and_moved():
+    """An encoder whose lips are the loudness itself: the offset of a recording is what it was moved by."""
+
+    class Loudness(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm = torch.nn.LayerNorm(1)
+            self.lip_head = torch.nn.Identity()
+
+        def forward(self, mel):
+            return mel.unflatten(1, (-1, 4)).mean((2, 3))[..., None].expand(-1, -1, 8)
+
+    random = np.random.default_rng(0)
+    level = np.convolve(random.standard_normal(120), np.ones(5) / 5, "same").astype(np.float32)
+    mel = np.repeat(level, 4)[:, None] + 0.01 * random.standard_normal((480, 80)).astype(np.float32)
+    for early in (-2, 0, 3):
+        lips = np.repeat(np.roll(level, early)[:, None], 8, axis=1)  # the picture comes `early` frames after the sound
+        recording = Recording("lips", "p", "a.mp4", mel, unknown(120), unknown(120), unknown(0), lips, True)
+        assert sound_offset(Loudness(), recording) == early
+        moved = _in_time(recording, early)
+        assert np.abs(moved.lips[5:-5, 0] - level[5:-5]).max() < 1e-6
+    short = Recording("lips", "p", "b.mp4", mel[:80], unknown(20), unknown(20), unknown(0), lips[:20], True)
+    assert sound_offset(Loudness(), short) == 0
+
+
+def test_stages_hear_a_moved_sound(tmp_path):
+    clip = made_up(0, None, True)
+    torch.manual_seed(0)
+    encoder = SpeechEncoder(width=16, features=8, fine_dilations=(1,), coarse_dilations=(1,)).eval()
+    (plain,) = hear([clip], encoder, tmp_path, 0)
+    write_offsets(tmp_path, {clip.file: 2})
+    (moved,) = hear([clip], encoder, tmp_path, 0)
+    assert torch.equal(moved.features[0, 2:], plain.features[0, :-2]) and not torch.equal(moved.features, plain.features)
