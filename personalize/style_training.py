@@ -91,7 +91,7 @@ def adapt_style(
             lip_basis=lip_basis,
         )
 
-    options = FitOptions("style", minutes=minutes, learning_rate=2e-3, warm_up=30, average=0.99, weight_decay=0.0)
+    options = FitOptions("style", minutes=minutes, learning_rate=5e-4, warm_up=30, average=0.99, weight_decay=0.0)
     fit(generator, batch, work / "style", options, report)
     save_speaking_style(generator, folder / "speaking_style")
 
