@@ -112,7 +112,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_device(bench)
     bench.set_defaults(run=_bench)
 
-    pretrain = commands.add_parser("pretrain", help="train a generic stage on a folder with a MANIFEST.csv")
+    pretrain = commands.add_parser("pretrain", help="train a generic stage on a set of clips")
     pretrain.add_argument("stage", choices=STAGES)
     _add_dataset(pretrain)  # pretrain speech --speech-encoder needs none
     pretrain.add_argument("--output", type=Path, required=True, metavar="DIR")
@@ -233,6 +233,8 @@ def _evaluate(options: argparse.Namespace) -> None:
         raise WrongUsage("--start must be 0 or more seconds.")
     if bool(options.video) == bool(options.dataset) or bool(options.dataset) != bool(options.root):
         raise WrongUsage("Say what to measure on: --video F..., or --dataset mead --root DIR.")
+    if options.labelled and not options.judge:
+        raise WrongUsage("--labelled clips are for --judge F.pt to name.")
     labelled = dict(_labelled_clip(text) for text in options.labelled)
     avatar = load_avatar(options.avatar)
     videos, sounds, start = options.video, {}, options.start
@@ -240,15 +242,20 @@ def _evaluate(options: argparse.Namespace) -> None:
         from personalize.datasets import clips_to_measure
 
         rows, start = clips_to_measure(options.root, options.dataset, options.person or avatar.name)
+        start = max(start, options.start)
         videos, sounds = [row.path for row in rows], {row.path: row.heard_in for row in rows}
-    pipeline = _pipeline(options)
-    measures = evaluate_avatar(avatar, videos, pipeline, start, progress=_tell, sounds=sounds, pictures=options.pictures)
+    judge = None
     if options.judge is not None:
-        from gmtalker.benchmark import SPEECH
         from personalize.emotion_judge import EmotionJudge, emotion_accuracy
 
+        judge = EmotionJudge(options.judge)  # before the long part: a wrong file should not cost it
+    pipeline = _pipeline(options)
+    measures = evaluate_avatar(avatar, videos, pipeline, start, progress=_tell, sounds=sounds, pictures=options.pictures)
+    if judge is not None:
+        from gmtalker.benchmark import SPEECH
+
         _tell("judging emotions")
-        measures |= emotion_accuracy(EmotionJudge(options.judge), pipeline, avatar, SPEECH, labelled)
+        measures |= emotion_accuracy(judge, pipeline, avatar, SPEECH, labelled)
     _write_measures(measures, options.json)
 
 
@@ -266,6 +273,8 @@ def _emotions(options: argparse.Namespace) -> None:
     from gmtalker.models.loading import load_strict
     from personalize.generic_measures import measure_generic
 
+    if not 0 <= options.adapt < math.inf or (options.adapt and options.data is None):
+        raise WrongUsage("--adapt takes minutes, and needs the test clips of --data DIR.")
     pipeline = _pipeline(options)
     baseline = None if options.baseline is None else load_strict(ExpressionGenerator, options.baseline).to(pipeline.device)
     measures = measure_generic(
@@ -292,14 +301,13 @@ def _pretrain(options: argparse.Namespace) -> None:
     if options.speech_encoder:
         pretraining.adopt_hubert(options.speech_encoder, options.output)
         return
+    if options.baseline and options.stage != "expression":
+        raise WrongUsage("--baseline is another expression generator: pretrain expression --baseline.")
     material = training_rows(*_set_of(options))
-
     train = getattr(pretraining, f"pretrain_{options.stage}")
     limits = {} if options.stage == "face" else {"minutes": options.minutes, "device": options.device}
     if options.stage == "head":
         limits["leave_out"] = _names(options.leave_out)
-    if options.baseline and options.stage != "expression":
-        raise WrongUsage("--baseline is another expression generator: pretrain expression --baseline.")
     if options.baseline:
         limits["by_label"] = True
     train(material, options.output, **limits)  # the face is solved for, not trained: it takes no time to limit
@@ -343,7 +351,7 @@ def _write_measures(measures: dict, path: Path) -> None:
     from personalize.results_table import write_table
 
     _write_json(measures, path)
-    write_table(measures, path)
+    write_table(_finite(measures), path)
 
 
 def _write_json(figures: dict, path: Path) -> None:

@@ -64,7 +64,7 @@ def read_rows(root: Path, dataset: str = MANIFEST) -> list[Row]:
     """Every clip of a set, training and test. Errors: UnusableInput when `root` does not hold that set."""
     rows = [replace(row, dataset=dataset) for row in READERS[dataset](Path(root))]
     if not rows:
-        raise UnusableInput(f"{root} holds no clip where {dataset} has its: {LAYOUTS[dataset]}.")
+        raise UnusableInput(f"{root} holds no clip named as those of {dataset} are: {LAYOUTS[dataset]}.")
     return rows
 
 
@@ -144,10 +144,11 @@ def _lsp(root: Path) -> Iterable[Row]:
 def _hdtf(root: Path) -> Iterable[Row]:
     """HDTF (Zhang et al. 2021): clips named RD_Radio1_000.mp4, WDA_..., WRA_..., in one folder or in several."""
     paths = sorted(path for path in {*root.glob("*.mp4"), *root.glob("*/*.mp4")} if re.match(r"(RD|WDA|WRA)_.+_\d+$", path.stem))
-    people = sorted({path.stem.rpartition("_")[0] for path in paths})
-    tested = set(people[HDTF_TESTED - 1 :: HDTF_TESTED])
-    for path in paths:
-        person = path.stem.rpartition("_")[0]
+    names = [path.stem.rpartition("_")[0] for path in paths]
+    # A politician's several videos are numbered behind the name; RD_Radio1 and RD_Radio2 are two people.
+    names = [name if name.startswith("RD_") else name.rstrip("0123456789") for name in names]
+    tested = set(sorted(set(names))[HDTF_TESTED - 1 :: HDTF_TESTED])
+    for path, person in zip(paths, names):
         yield _row(root, path, person, person in tested, None, 1.0, None)
 
 

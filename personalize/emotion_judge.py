@@ -74,10 +74,11 @@ def emotion_accuracy(
 
 
 def _face(frame: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """(64, 64) uint8: the face, upright and square, with a little around it."""
+    """(64, 64) uint8: the face in a square."""
     low, high = points[:468, :2].min(0), points[:468, :2].max(0)
     middle, side = (low + high) / 2, MARGIN * (high - low).max()
     zoom = SIDE / side
     matrix = np.array([[zoom, 0, SIDE / 2 - zoom * middle[0]], [0, zoom, SIDE / 2 - zoom * middle[1]]])
     grey = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
-    return cv2.warpAffine(grey, matrix, (SIDE, SIDE), flags=cv2.INTER_AREA, borderMode=cv2.BORDER_REPLICATE)
+    grey = cv2.GaussianBlur(grey, (0, 0), max(0.3, 0.5 / zoom))  # as many pixels as the small picture has
+    return cv2.warpAffine(grey, matrix, (SIDE, SIDE), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)

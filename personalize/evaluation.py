@@ -103,7 +103,8 @@ class _Scene:
         if np.array_equal(crop, avatar.face.crop):  # in another framing the reference picture tells nothing
             self.track = replace(self.track, shoulders=torch.from_numpy(measure_shoulders(avatar.face, self.real)))
         heard = read_sound_or_none(sound)
-        self.sound = None if heard is None else heard[begin * SAMPLES_PER_FRAME :]
+        heard = None if heard is None else heard[begin * SAMPLES_PER_FRAME :]
+        self.sound = heard if heard is not None and len(heard) else None  # a sound may be shorter than its picture
 
     def reenacted(self) -> Performance:
         weights = self.pipeline.recognise(self.track, None if self.sound is None else self.pipeline.encode(self.sound))

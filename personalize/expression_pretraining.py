@@ -24,6 +24,7 @@ from personalize.material import (
     hold_out,
     random_times,
     read_corpus,
+    read_face_model,
     read_speech_encoder,
     shares_of,
 )
@@ -47,7 +48,7 @@ def pretrain_expression(
     """
     minutes = minutes or 40.0
     output = Path(output)
-    face_model = FaceModel.load(output / "face_model")
+    face_model = read_face_model(output)
     speech_encoder = read_speech_encoder(output)
     features = speech_encoder.features
     tracked = hear(read_corpus(material, output), speech_encoder, output / "corpus", seed)

@@ -18,6 +18,7 @@ from gmtalker.audio import read_sound_or_none, read_speech
 from gmtalker.avatar import Avatar, load_avatar
 from gmtalker.benchmark import SPEECH
 from gmtalker.device import one_core
+from gmtalker.errors import UnusableVideo
 from gmtalker.models.expression_generator import ExpressionGenerator
 from gmtalker.models.mel import SAMPLE_RATE, SAMPLES_PER_FRAME
 from gmtalker.models.motion_generator import BLINK
@@ -76,7 +77,7 @@ def measure_generic(
     strangers = [] if data is None else _read_strangers(data, pipeline, leave_out, told)
     told("moving heads")
     takes = _takes(pipeline, features)
-    result["motion"] = motion_measures(takes, strangers, pipeline.motion_generator.scale)
+    result["motion"] = motion_measures(takes, strangers, pipeline.motion_generator.scale.cpu())
     if pictures is not None:
         draw_generic(pipeline, avatar, takes, pictures)
     if strangers:
@@ -174,8 +175,8 @@ def _picture_distance(one: np.ndarray, other: np.ndarray) -> float:
 def _takes(pipeline: GMTalkerPipeline, features: Tensor) -> list[np.ndarray]:
     """Ten seeds for one speech: (frames, 10) each, around a head that looks straight ahead, as widely as people move."""
     generator = pipeline.motion_generator
-    nobody = torch.zeros(generator.scale.shape)
-    return [generator.restore(generator.generate(features, seed).float().cpu(), nobody).numpy() for seed in range(SEEDS)]
+    nobody = torch.zeros_like(generator.scale)
+    return [generator.restore(generator.generate(features, seed).float(), nobody).cpu().numpy() for seed in range(SEEDS)]
 
 
 def motion_measures(made: Sequence[np.ndarray], strangers: Sequence[Stranger], scale: Tensor) -> dict:
@@ -231,7 +232,7 @@ def lip_measures(pipeline: GMTalkerPipeline, strangers: Sequence[Stranger]) -> d
     for stranger in strangers:
         features = pipeline.encode(stranger.waveform)
         row = stranger.row
-        asked = EmotionWeights.from_mapping({} if row.emotion in (None, "neutral") else {row.emotion: row.level})
+        asked = EmotionWeights.from_mapping({row.emotion: row.level} if row.emotion in EMOTIONS[1:] else {})
         said = _said_with(pipeline, pipeline.expression_generator, features, asked.weights)[0]
         made = pipeline.face_model.lip_opening(said.numpy())
         count = min(len(made), len(stranger.lips))
@@ -299,7 +300,11 @@ def _read_strangers(
         if not (row.test and row.is_video and row.speech and row.sync == "ok") or row.person in leave_out:
             continue
         told(f"tracking {row.file}")
-        video = track_points(row.path)
+        try:
+            video = track_points(row.path)
+        except UnusableVideo as error:
+            told(f"{row.file} is left out: {error}")
+            continue
         points, found = video.points[: LONGEST_STRANGER * FPS], video.found[: LONGEST_STRANGER * FPS]
         sound = read_sound_or_none(row.heard_in)
         if sound is None or found.mean() < 0.9:

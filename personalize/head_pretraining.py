@@ -24,7 +24,7 @@ from personalize.corpus import load_points
 from personalize.datasets import Row, source_of
 from personalize.fitting import FitState
 from personalize.head_training import FilmedPerson, HeadTraining, train_head
-from personalize.material import emotion_row
+from personalize.material import emotion_row, read_face_model
 from personalize.model_card import write_section
 from personalize.surroundings import learn_surroundings
 from personalize.tracking import choose_crop, cut, in_crop, measure_person
@@ -47,7 +47,7 @@ def pretrain_head(
     """Trains StyleUNet, EMN and their discriminator on every training clip; people in `leave_out` stay strangers to them."""
     minutes = minutes or 60.0
     output = Path(output)
-    model = FaceModel.load(output / "face_model")
+    model = read_face_model(output)
     rows = [row for row in material if row.is_video and row.person not in leave_out]
     people = list(_film(rows, output / "corpus", model))
     if len(people) <= HELD_OUT_CLIPS:

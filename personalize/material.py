@@ -147,12 +147,16 @@ class Sampler:
         return self.items[draw.choice(len(self.items), p=self.shares)]
 
 
-def read_corpus(rows: Sequence[Row], output: Path) -> list[Clip]:
+def read_face_model(output: Path) -> FaceModel:
+    """Errors: UnusableInput when it was not made yet."""
     try:
-        model = FaceModel.load(output / "face_model")
+        return FaceModel.load(output / "face_model")
     except OSError as error:
         raise UnusableInput(f"{output} holds no face_model yet: run `pretrain face` first.") from error
-    clips = load_corpus(rows, output / "corpus", model)
+
+
+def read_corpus(rows: Sequence[Row], output: Path) -> list[Clip]:
+    clips = load_corpus(rows, output / "corpus", read_face_model(output))
     if not clips:
         raise UnusableInput("None of the training clips is a video with a face.")
     return clips

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Mapping, Sequence
 
+from gmtalker.pipeline import GENERIC, INDEX
 from personalize.datasets import MANIFEST, WHOLE, Row
 from personalize.fitting import FitState
 
@@ -66,3 +68,6 @@ def write_section(
     others = [part.rstrip() + "\n" for part in kept if not part.startswith(f"## {stage}\n")]
     card.parent.mkdir(parents=True, exist_ok=True)
     card.write_text("\n".join([*others, section]), encoding="utf-8")
+    index = card.parent / INDEX
+    if not index.exists():  # what was trained can be used as generic stages as soon as all of them are there
+        shutil.copy(GENERIC / INDEX, index)

@@ -1,7 +1,7 @@
 """The generic stages' trainings, one call each, in the order they need each other: face, speech, expression, motion.
 
 The head needs the face alone.
-Each reads a folder with a MANIFEST.csv, goes on where it stopped when called again, and leaves `output`/<part>/ (config and
+Each takes the training rows of a set, goes on where it stopped when called again, and leaves `output`/<part>/ (config and
 safetensors) and its section of `output`/README.md.
 """
 

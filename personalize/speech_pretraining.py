@@ -9,6 +9,7 @@ from typing import Callable, Sequence
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
@@ -35,12 +36,14 @@ from personalize.material import (
     unknown,
     write_offsets,
 )
+from personalize.model_card import write_section
 from personalize.speech_labels import GRID_WORDS, PHONES, phone_classes, sentence_phones, word_classes
 
 FRAMES = 75  # of a training crop: what a GRID clip has
 LIP_NUMBERS = 8
 OFFSET_SHARE = 0.25  # of the minutes, for finding out where sound and picture are apart
 LARGEST_SHIFT, SURE_FRAMES = 4, 60  # frames a sound may be moved (the outermost are no peak), and that a clip needs for it
+MOST_WATCHED = 40  # clips that a measure taken during training looks at
 SURE, GAIN = 0.25, 0.02  # agreement of the lips that tells an offset, and how much better than as recorded
 LONGEST_SENTENCE = 20
 SHARES = {"lips": 8, "sentences": 4, "phones": 4}  # of a batch
@@ -83,9 +86,9 @@ def pretrain_speech(
     recordings = _lip_recordings(clips) + _heard_recordings(material, output / "corpus")
     if not recordings:
         raise UnusableInput("None of the training clips holds speech to learn from.")
-    kept, held_out = hold_out(recordings, lambda recording: recording.group == "lips", lambda recording: recording.person)
-    kept, strangers = hold_out_people(kept, lambda recording: recording.person)
-    strangers = [recording for recording in strangers if recording.group == "lips"]
+    kept, strangers = hold_out_people(recordings, lambda recording: recording.person)
+    kept, held_out = hold_out(kept, lambda recording: recording.group == "lips", lambda recording: recording.person)
+    strangers = [recording for recording in strangers if recording.group == "lips"][:MOST_WATCHED]
 
     def train(stage: str, share: float, taught: Sequence[Recording]) -> tuple[SpeechEncoder, FitState]:
         torch.manual_seed(seed)
@@ -107,7 +110,8 @@ def pretrain_speech(
         return model, fit(model, batch, output / "checkpoints" / stage, options, report, evaluate)
 
     listener, _ = train("speech_offsets", OFFSET_SHARE, kept)
-    offsets = {recording.file: sound_offset(listener, recording) for recording in kept if recording.lips_known}
+    tracked = [recording for recording in [*kept, *held_out, *strangers] if recording.lips_known]
+    offsets = {recording.file: sound_offset(listener, recording) for recording in tracked}
     write_offsets(output / "corpus", offsets)
     model, state = train("speech", 1 - OFFSET_SHARE, [_in_time(recording, offsets.get(recording.file, 0)) for recording in kept])
     figures = {
@@ -154,11 +158,14 @@ def adopt_hubert(name: str, output: Path) -> Path:
 
     try:
         encoder = HubertEncoder.from_hub(name)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise UnusableInput(f"{name} can't be used as a speech encoder: {str(error).splitlines()[0]}") from error
     folder = Path(output) / "speech_encoder"
     shutil.rmtree(folder, ignore_errors=True)
     encoder.hubert.save_pretrained(folder)
+    command = f"python -m gmtalker pretrain speech --speech-encoder {name} --output DIR"
+    count = sum(weight.numel() for weight in encoder.parameters())
+    write_section(Path(output) / "README.md", "speech_encoder", command, FitState(), [], {}, count)
     return folder
 
 
@@ -205,10 +212,11 @@ def _heard_recordings(rows: Sequence[Row], cache: Path) -> list[Recording]:
 def _read_mels(rows: Sequence[Row], cache: Path) -> dict[str, Tensor]:
     """float16 log-mel (4T,80) of every training recording without a picture, quiet ends cut off; cached."""
     path = cache / "recordings.safetensors"
-    if path.is_file():
-        return load_file(str(path))
-    mels = {}
-    for row in tqdm([row for row in rows if not row.is_video], desc="listening", unit="file", disable=None):
+    mels = load_file(str(path)) if path.is_file() else {}
+    missing = [row for row in rows if not row.is_video and row.file not in mels]
+    if not missing:
+        return mels
+    for row in tqdm(missing, desc="listening", unit="file", disable=None):
         sound = read_sound_or_none(row.path)
         if sound is not None and (row.speech or row.kind):
             mel = speech_to_mel(torch.from_numpy(sound)[: int(row.train_seconds * SAMPLE_RATE)])
@@ -253,7 +261,7 @@ def _lip_correlation(model: SpeechEncoder, recordings: Sequence[Recording]) -> f
     """Mean correlation of the strongest lip component with its prediction; None without a recording."""
     values = []
     model.eval()
-    for recording in recordings[:40]:
+    for recording in recordings[:MOST_WATCHED]:
         if len(recording) < FPS:
             continue
         with torch.no_grad():

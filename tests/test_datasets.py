@@ -57,8 +57,8 @@ def test_cremad(tmp_path):
 
 def test_hdtf_tests_on_whole_people(tmp_path):
     names = [f"RD_Radio{person}_{clip:03d}.mp4" for person in range(40) for clip in range(2)]
-    rows = read_rows(tree(tmp_path, *names, "WRA/WRA_Someone_000.mp4", "other.mp4"), "hdtf")
-    assert len(rows) == 81
+    rows = read_rows(tree(tmp_path, *names, "WRA/WRA_Someone0_000.mp4", "WRA_Someone1_000.mp4", "other.mp4"), "hdtf")
+    assert len(rows) == 82 and sum(row.person == "WRA_Someone" for row in rows) == 2
     tested = {row.person for row in rows if row.test}
     assert len(tested) == 2 and not tested & {row.person for row in rows if not row.test}
 

@@ -32,7 +32,7 @@ def judge(tmp_path) -> EmotionJudge:
 def test_a_real_face_is_seen_and_named(judge):
     frames = [frame for _, frame in zip(range(10), read_frames(real_clip("av/vrt2.mp4")))]
     assert judge.names([np.full_like(frame, 255) // 2 + frame // 2 for frame in frames]) == "happy"
-    assert judge.names([frame // 8 for frame in frames]) in ("sad", "")
+    assert judge.names([frame // 3 for frame in frames]) == "sad"
     assert judge.names([np.zeros((96, 96, 3), np.uint8)] * 10) == ""
 
 

@@ -102,6 +102,7 @@ def test_stages_in_their_order(folders):
     assert [line for line in card.splitlines() if line.startswith("## ")] == [
         "## speech_encoder", "## expression_generator", "## motion_generator",
     ]  # fmt: skip
+    assert (output / "model_index.json").is_file()
     assert "not for commercial use" in card and str(rows[0].path.parents[1]) not in card
     pretraining.pretrain_speech(rows, output, minutes=0.005, device="cpu")
     assert (output / "README.md").read_text().count("## speech_encoder") == 1

@@ -15,7 +15,7 @@ CHUNK, CONTEXT = 20, 2  # seconds heard at a time, and heard around them on eith
 
 
 class HubertEncoder(nn.Module):
-    """HuBERT (arXiv 2106.07447) at 25 frames a second: the mean of the two last hidden states of every frame. Never trained."""
+    """HuBERT (arXiv 2106.07447) at 25 frames a second: the mean of the two states of its last layer that make a frame. Frozen."""
 
     def __init__(self, hubert: HubertModel) -> None:
         super().__init__()

@@ -57,7 +57,7 @@ def load_speech_encoder(folder: Path) -> SpeechEncoder | HubertEncoder:
 
     try:
         return HubertEncoder.from_hub(str(folder), local_files_only=True)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise UnusableAvatar(f"The HuBERT in {folder.name} can't be loaded: {str(error).splitlines()[0]}") from error
 
 
