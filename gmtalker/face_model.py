@@ -238,7 +238,7 @@ class PersonFace:
         try:
             tensors = load_file(str(path))
             if set(tensors) != {field.name for field in fields(cls)}:
-                raise ValueError("other fields than a face has")
+                raise ValueError("it was made by another version of this program; please train it again")
             return cls(**tensors)
         except (OSError, ValueError, TypeError, SafetensorError) as error:
             raise UnusableAvatar(f"The face of this avatar ({Path(path).parent.name}) is missing or broken: {error}.") from error
