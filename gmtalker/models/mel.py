@@ -30,26 +30,32 @@ def log_mel(waveform: Tensor) -> Tensor:
     waveform: (samples,) or (batch, samples) at 16 kHz. Returns (frames, 80) or (batch, frames, 80) float32, 100 frames a second,
     frame k centred on sample 160 k, 1 + samples // 160 frames in all. Not normalised: the speech encoder does that.
     """
-    waveform = waveform.float()
-    frames = 1 + waveform.shape[-1] // MEL_HOP
-    padded = functional.pad(waveform, (MEL_FFT // 2, MEL_FFT // 2))
+    return _mel(waveform, 0, 1 + waveform.shape[-1] // MEL_HOP)
+
+
+def speech_to_mel(waveform: Tensor, first: int = 0, last: int | None = None) -> Tensor:
+    """log_mel of exactly 4 mel frames for each video frame: (4 * frames_for(samples), 80), or (batch, ...) of it.
+
+    first, last: only those video frames, each as it is in the whole.
+    """
+    last = frames_for(waveform.shape[-1]) if last is None else last
+    return _mel(waveform, MEL_PER_FRAME * first, MEL_PER_FRAME * last)
+
+
+def _mel(waveform: Tensor, first: int, last: int) -> Tensor:
+    """log_mel's frames first to last (exclusive); what lies outside the waveform is silence."""
     window = torch.hann_window(MEL_WINDOW, device=waveform.device)
-    filters = mel_filters().to(waveform.device)
-    blocks = []
-    for first in range(0, frames, 6000):  # a minute at a time: the spectrum of an hour would fill the memory
-        last = min(first + 6000, frames) - 1
-        block = padded[..., first * MEL_HOP : last * MEL_HOP + MEL_FFT]
-        spectrum = torch.stft(block, MEL_FFT, MEL_HOP, MEL_WINDOW, window, center=False, return_complex=True)
+    filters, blocks = mel_filters().to(waveform.device), []
+    for begin in range(first, last, 6000):  # a minute at a time: the spectrum of an hour would fill the memory
+        end = min(begin + 6000, last)
+        left, right = begin * MEL_HOP - MEL_FFT // 2, (end - 1) * MEL_HOP + MEL_FFT // 2
+        heard = waveform[..., max(0, left) : max(0, right)].float()
+        missing = max(0, -left)
+        heard = functional.pad(heard, (missing, right - left - missing - heard.shape[-1]))
+        spectrum = torch.stft(heard, MEL_FFT, MEL_HOP, MEL_WINDOW, window, center=False, return_complex=True)
         power = spectrum.real.square() + spectrum.imag.square()
         blocks.append((filters @ power).clamp(min=MEL_FLOOR).log().transpose(-1, -2))
     return torch.cat(blocks, dim=-2)
-
-
-def speech_to_mel(waveform: Tensor) -> Tensor:
-    """log_mel of exactly 4 mel frames for each video frame: (4 * frames_for(samples), 80), or (batch, ...) of it."""
-    samples = waveform.shape[-1]
-    frames = frames_for(samples)
-    return log_mel(functional.pad(waveform, (0, frames * SAMPLES_PER_FRAME - samples)))[..., : MEL_PER_FRAME * frames, :]
 
 
 @lru_cache(maxsize=1)

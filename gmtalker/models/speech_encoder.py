@@ -10,7 +10,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gmtalker.models.mel import MEL_PER_FRAME, speech_to_mel
+from gmtalker.models.mel import MEL_PER_FRAME, MELS, frames_for, speech_to_mel
 
 IGNORED = -1  # a target that is not known
 CHUNK, REACH = 1500, 16  # frames encoded at a time, and heard around them: more than the convolutions read
@@ -121,15 +121,21 @@ class SpeechEncoder(ModelMixin, ConfigMixin):
     def encode(self, waveform: Tensor) -> Tensor:
         """(samples,) at 16 kHz -> (frames, features): what every speech encoder of this project offers.
 
-        The same as forward; a minute at a time, with what its convolutions reach around it, so that memory hardly grows.
+        The same as forward; a minute at a time, with what its convolutions reach around it, so that memory hardly grows. The
+        first time through finds the level, as normalise does.
         """
-        mel = speech_to_mel(waveform)[None]
-        frames = mel.shape[1] // MEL_PER_FRAME
-        everything = torch.ones(1, frames, dtype=torch.bool, device=mel.device)
-        mel, pieces = normalise(mel, everything), []
+        frames = frames_for(len(waveform))
+        total = square = 0.0
+        for begin in range(0, frames, CHUNK):
+            mel = speech_to_mel(waveform, begin, min(frames, begin + CHUNK)).double()
+            total, square = total + mel.sum(), square + mel.square().sum()
+        mean = total / (frames * MEL_PER_FRAME * MELS)
+        deviation = (square / (frames * MEL_PER_FRAME * MELS) - mean.square()).sqrt()
+        pieces = []
         for begin in range(0, frames, CHUNK):
             left, right = max(0, begin - REACH), min(frames, begin + CHUNK + REACH)
-            heard = self.convolve(mel[:, MEL_PER_FRAME * left : MEL_PER_FRAME * right], everything[:, left:right])
+            mel = (speech_to_mel(waveform, left, right) - mean.float()) / (deviation.float() + 1e-3)
+            heard = self.convolve(mel[None], torch.ones(1, right - left, dtype=torch.bool, device=mel.device))
             pieces.append(self.norm(self.project(heard[0, begin - left : begin - left + CHUNK])))
         return torch.cat(pieces)
 
