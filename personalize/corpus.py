@@ -30,7 +30,6 @@ class Clip:
 
     row: Row
     person: str
-    emotion: str | None
     sync_ok: bool
     has_speech: bool
     expression: np.ndarray
@@ -123,7 +122,6 @@ def load_corpus(rows: Sequence[Row], cache: Path, model: FaceModel) -> list[Clip
                 Clip(
                     row,
                     person,
-                    row.emotion,
                     row.sync == "ok",
                     row.speech,
                     expression,

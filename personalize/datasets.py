@@ -19,7 +19,8 @@ WHOLE = 24 * 3600.0  # training seconds of a clip that is learned from to its en
 
 # MEAD: the four people that EAMM, EAT and others after them keep for testing.
 MEAD_TEST = frozenset({"M003", "M030", "W009", "W015"})
-# CREMA-D: the test speakers of Vougioukas, Petridis, Pantic, "Realistic speech-driven facial animation with GANs" (2019).
+# CREMA-D has no official split. These are the test speakers of Vougioukas, Petridis, Pantic, "Realistic speech-driven facial
+# animation with GANs" (2019), as far as we remember them: compare with their list before citing a figure.
 CREMAD_TEST = frozenset(f"10{number}" for number in (15, 20, 21, 30, 33, 52, 62, 81, 82, 89))
 CREMAD_EMOTIONS = {"ANG": "angry", "DIS": "disgusted", "FEA": "fear", "HAP": "happy", "NEU": "neutral", "SAD": "sad"}
 CREMAD_LEVELS = {"LO": 0.6, "MD": 0.8, "HI": 1.0, "XX": 0.8}

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from gmtalker.__main__ import main
+from gmtalker.__main__ import DATASETS, main
 from gmtalker.errors import UnusableInput
-from personalize.datasets import clips_to_measure, read_rows, training_rows
+from personalize.datasets import LAYOUTS, MANIFEST, READERS, clips_to_measure, read_rows, training_rows
 from tests.media import real_clip
 
 
@@ -85,8 +85,12 @@ def test_measuring_takes_the_test_clips_of_one_person(tmp_path):
         clips_to_measure(root, "mead", "M001")
 
 
+def test_the_command_line_offers_every_set_that_can_be_read():
+    assert {MANIFEST, *DATASETS} == set(READERS) == set(LAYOUTS)
+
+
 def test_another_folder_is_refused_with_the_layout(tmp_path):
-    for dataset in ("mead", "cremad", "lsp", "hdtf", "voxceleb2"):
+    for dataset in DATASETS:
         with pytest.raises(UnusableInput, match=dataset):
             read_rows(tmp_path, dataset)
 

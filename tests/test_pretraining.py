@@ -15,7 +15,7 @@ from gmtalker.models.motion_generator import MotionGenerator
 from gmtalker.models.speech_encoder import IGNORED, SpeechEncoder
 from personalize import expression_pretraining, material, pretraining
 from personalize.datasets import Row, training_rows
-from personalize.material import Sampler, hear, hold_out, interpolated, random_times, unknown, write_offsets
+from personalize.material import Sampler, hear, hold_out, hold_out_people, interpolated, random_times, unknown, write_offsets
 from personalize.speech_labels import GRID_WORDS, PHONES, phone_classes, sentence_phones, word_classes
 from personalize.speech_pretraining import Recording, _in_time, sound_offset
 
@@ -186,3 +186,12 @@ def test_stages_hear_a_moved_sound(tmp_path):
     write_offsets(tmp_path, {clip.file: 2})
     (moved,) = hear([clip], encoder, tmp_path, 0)
     assert torch.equal(moved.features[0, 2:], plain.features[0, :-2]) and not torch.equal(moved.features, plain.features)
+
+
+def test_people_who_are_held_out_are_held_out_whole():
+    """Nobody is half a stranger, and somebody with much material is none."""
+    items = [(f"person {index % 90}", index) for index in range(270)] + [("known", index) for index in range(50)]
+    kept, held = hold_out_people(items, lambda item: item[0])
+    strangers = {name for name, _ in held}
+    assert len(kept) + len(held) == 320 and not strangers & {name for name, _ in kept} and "known" not in strangers
+    assert 1 <= len(strangers) <= 20

@@ -99,3 +99,10 @@ def test_long_speech_is_encoded_piece_by_piece_as_in_one_go(monkeypatch):
     torch.testing.assert_close(model.encode(waveform), whole, atol=1e-5, rtol=1e-4)
     monkeypatch.setattr(speech_encoder, "REACH", 2)
     assert (model.encode(waveform) - whole).abs().max() > 1e-3  # it does need what is around
+
+
+@pytest.mark.parametrize("level", [0.0, 1e-7])
+def test_silence_is_encoded_as_numbers(level):
+    torch.manual_seed(0)
+    model = SpeechEncoder(width=16, features=8).eval()
+    assert torch.isfinite(model.encode(torch.full((33_333,), level))).all()

@@ -130,7 +130,8 @@ class SpeechEncoder(ModelMixin, ConfigMixin):
             mel = speech_to_mel(waveform, begin, min(frames, begin + CHUNK)).double()
             total, square = total + mel.sum(), square + mel.square().sum()
         mean = total / (frames * MEL_PER_FRAME * MELS)
-        deviation = (square / (frames * MEL_PER_FRAME * MELS) - mean.square()).sqrt()
+        # Clamped: of a wholly even spectrum, silence, rounding may leave a little less than nothing.
+        deviation = (square / (frames * MEL_PER_FRAME * MELS) - mean.square()).clamp(min=0).sqrt()
         pieces = []
         for begin in range(0, frames, CHUNK):
             left, right = max(0, begin - REACH), min(frames, begin + CHUNK + REACH)
