@@ -117,7 +117,7 @@ EYE_REGION = tuple(
         }
     )
 )
-POSE_FEATURES, SHOULDER_FEATURES = 15, 2  # numbers that tell where the picture around the face has moved to
+POSE_FEATURES, SHOULDER_FEATURES = 15, 4  # numbers that tell where the picture around the face has moved to
 SHOULDER_STEP = 0.02  # crop widths that count as one step of the shoulders, about as far as they move while somebody talks
 SURROUNDINGS = 48  # cells to a side of the grid on which that is known
 EYE_RADIUS = 0.55  # eyeball radius in eye widths (about 12.5 mm to 24 mm of lid opening): turns iris offsets into angles
@@ -169,8 +169,8 @@ class PersonFace:
     motion_mean, motion_scale: (10,) mean and standard deviation of MotionTrack.stacked();
     crop: (3,) left, top and side of the square crop in pixels of the source; source_size: (2,) its width and height.
     surroundings: (features, grid, grid, 2) how far, for each of surrounding_features, a place of the picture around the face lies
-    from where it is in the reference, in crop widths; shoulder_follow: (POSE_FEATURES, 2) how the shoulders follow the head.
-    Without footage to learn the last two from, nothing around the face moves.
+    from where it is in the reference, in crop widths; shoulder_follow: (POSE_FEATURES, SHOULDER_FEATURES) how shoulders follow
+    the head. Without footage to learn the last two from, nothing around the face moves.
     """
 
     neutral_shape: np.ndarray
@@ -221,7 +221,7 @@ class PersonFace:
         return np.concatenate([np.ones((len(pose), 1)), pose, bent**2, *products], axis=1)
 
     def surrounding_features(self, motion: np.ndarray, shoulders: np.ndarray | None = None) -> np.ndarray:
-        """(frames, POSE_FEATURES + SHOULDER_FEATURES) of motion (frames, 10) and shoulders (frames, 2) in crop widths.
+        """(frames, POSE_FEATURES + SHOULDER_FEATURES) of motion (frames, 10) and shoulders (frames, 4), as a FaceTrack has.
 
         Without shoulders, they follow the head as they do on the person's own footage.
         """

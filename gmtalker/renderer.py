@@ -99,7 +99,7 @@ class Renderer:
         return self.model.project(self.model.shape(self.face, coefficients, motion[6:8], motion[8:10]), motion, self.size)
 
     def render(self, coefficients: np.ndarray, motion: np.ndarray, shoulders: np.ndarray | None = None) -> np.ndarray:
-        """(size, size, 8) uint8 for one frame: coefficients (n,), motion (10,) as MotionTrack.stacked(), shoulders (2,).
+        """(size, size, 8) uint8 for one frame: coefficients (n,), motion (10,) as MotionTrack.stacked(), shoulders (4,).
 
         Without shoulders, they follow the head.
         """

@@ -8,7 +8,7 @@ from dataclasses import replace
 import cv2
 import numpy as np
 
-from gmtalker.face_model import CHIN, FOREHEAD, SURROUNDINGS, PersonFace
+from gmtalker.face_model import CHIN, FOREHEAD, SHOULDER_FEATURES, SURROUNDINGS, PersonFace
 
 FLOW_SIZE = 256  # pixels on a side at which pictures are compared
 MOST_FITTED = 1500  # frames that the surroundings are learned from, evenly over the footage
@@ -23,7 +23,7 @@ class _Flow:
     def __init__(self, face: PersonFace):
         self.reference = _grey(face.reference)
         self.method = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-        self.shoulders = _shoulder_mask(face)
+        self.shoulders = _shoulder_masks(face)
 
     def __call__(self, frame: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Of a frame (h, w, 3): flow (size, size, 2) and the strength of edges (size, size), in which the flow can be trusted."""
@@ -33,17 +33,21 @@ class _Flow:
         return self.method.calc(grey, self.reference, None), edges
 
     def shoulders_of(self, flow: np.ndarray, edges: np.ndarray) -> np.ndarray:
-        """(2,) how far the shoulders are from where the reference has them, in crop widths."""
-        if not self.shoulders.any():
+        """(4,) how far either shoulder is from where the reference has it, in crop widths: FaceTrack.shoulders of one frame."""
+        return np.concatenate([self._moved(shoulder, flow, edges) for shoulder in self.shoulders])
+
+    @staticmethod
+    def _moved(shoulder: np.ndarray, flow: np.ndarray, edges: np.ndarray) -> np.ndarray:
+        if not shoulder.any():
             return np.zeros(2)
-        textured = self.shoulders & (edges >= np.quantile(edges[self.shoulders], 1 - TEXTURED))
+        textured = shoulder & (edges >= np.quantile(edges[shoulder], 1 - TEXTURED))
         return -np.median(flow[textured], axis=0) / FLOW_SIZE
 
 
 def measure_shoulders(face: PersonFace, frames: Sequence[np.ndarray]) -> np.ndarray:
-    """(frames, 2) float32: FaceTrack.shoulders of frames cut by the same crop as the face's reference picture."""
+    """(frames, 4) float32: FaceTrack.shoulders of frames cut by the same crop as the face's reference picture."""
     flow = _Flow(face)
-    return np.array([flow.shoulders_of(*flow(frame)) for frame in frames], np.float32).reshape(-1, 2)
+    return np.array([flow.shoulders_of(*flow(frame)) for frame in frames], np.float32).reshape(-1, SHOULDER_FEATURES)
 
 
 def learn_surroundings(
@@ -61,7 +65,7 @@ def learn_surroundings(
     choice = np.flatnonzero(usable)
     rows = choice[np.linspace(0, len(choice) - 1, min(len(choice), MOST_FITTED)).astype(int)]
     fitted, flow = set(rows.tolist()), _Flow(face)
-    shoulders, cells = np.zeros((len(frames), 2), np.float32), []
+    shoulders, cells = np.zeros((len(frames), SHOULDER_FEATURES), np.float32), []
     for index, frame in enumerate(frames):
         if progress:
             progress(index)
@@ -93,12 +97,13 @@ def _grey(picture: np.ndarray) -> np.ndarray:
     return grey if len(grey) == FLOW_SIZE else cv2.resize(grey, (FLOW_SIZE, FLOW_SIZE), interpolation=cv2.INTER_AREA)
 
 
-def _shoulder_mask(face: PersonFace) -> np.ndarray:
-    """(size, size) bool: the reference picture below the chin, without the neck, which moves with the head."""
+def _shoulder_masks(face: PersonFace) -> list[np.ndarray]:
+    """Two (size, size) bool, left and right in the picture: the reference below the chin, without the neck, which moves with the
+    head."""
     points = face.reference_points * FLOW_SIZE
     height = np.linalg.norm(points[CHIN, :2] - points[FOREHEAD, :2])
     x, y = points[CHIN, :2]
     down, across = np.mgrid[:FLOW_SIZE, :FLOW_SIZE]
     below = down >= y + BELOW_CHIN * height
     neck = (down < y + NECK_LENGTH * height) & (np.abs(across - x) < NECK_WIDTH / 2 * height)
-    return below & ~neck
+    return [below & ~neck & (across < x), below & ~neck & (across >= x)]

@@ -39,7 +39,14 @@ def moved(picture: np.ndarray, across: float, down: float) -> np.ndarray:
 
 def test_shoulders_are_found_where_they_went(face):
     frames = [moved(face.reference, *by) for by in ((0, 0), (5, -3), (-4, 2))]
-    assert measure_shoulders(face, frames) * SIZE == pytest.approx(np.array([[0, 0], [5, -3], [-4, 2]]), abs=0.3)
+    both = np.array([[0, 0, 0, 0], [5, -3, 5, -3], [-4, 2, -4, 2]])
+    assert measure_shoulders(face, frames) * SIZE == pytest.approx(both, abs=0.3)
+
+
+def test_a_shoulder_that_is_raised_alone_is_told_from_the_other(face):
+    raised, x = face.reference.copy(), int(face.reference_points[152, 0] * SIZE)
+    raised[:, x:] = moved(face.reference, 0, -4)[:, x:]
+    assert measure_shoulders(face, [raised]) * SIZE == pytest.approx(np.array([[0, 0, 0, -4]]), abs=0.5)
 
 
 def test_a_close_up_without_shoulders_has_none_to_move(model, face):
@@ -72,19 +79,19 @@ def test_frames_that_are_not_usable_teach_nothing(face):
 
 
 def test_shoulders_that_were_not_measured_follow_the_head(face):
-    follow = np.zeros((15, 2), np.float32)
-    follow[1] = 0.03, 0.0  # one standard deviation of yaw
+    follow = np.zeros((15, 4), np.float32)
+    follow[1, ::2] = 0.03  # one standard deviation of yaw
     learned = replace(face, shoulder_follow=follow)
     motion = face.motion_mean[None].astype(float)
     motion[0, 0] += 0.11  # a standard deviation and the hundredth that keeps a still head from being divided by nothing
     features = learned.surrounding_features(motion)
-    assert features == pytest.approx(learned.surrounding_features(motion, np.array([[0.03, 0.0]])), abs=1e-6)
-    assert not np.allclose(features, learned.surrounding_features(motion, np.zeros((1, 2))))
+    assert features == pytest.approx(learned.surrounding_features(motion, np.array([[0.03, 0, 0.03, 0]])), abs=1e-6)
+    assert not np.allclose(features, learned.surrounding_features(motion, np.zeros((1, 4))))
 
 
 def test_shoulders_are_kept_with_the_track(tmp_path):
     parts = ExpressionTrack(torch.zeros(4, 3)), MotionTrack.unstacked(torch.zeros(4, 10)), torch.ones(4, dtype=torch.bool)
-    track = FaceTrack(*parts, shoulders=torch.arange(8.0).reshape(4, 2))
+    track = FaceTrack(*parts, shoulders=torch.arange(16.0).reshape(4, 4))
     track.save(tmp_path / "t.safetensors")
     again = FaceTrack.load(tmp_path / "t.safetensors")
     assert torch.equal(again.shoulders, track.shoulders) and torch.equal(again[1:3].shoulders, track.shoulders[1:3])
