@@ -15,7 +15,7 @@ from gmtalker.errors import UnusableInput
 from gmtalker.face_model import FaceModel
 from gmtalker.models.discriminator import Discriminator
 from gmtalker.models.emotion_mapping import EmotionMapping
-from gmtalker.models.head_generator import HeadGenerator
+from gmtalker.models.head_generator import WIDTHS, HeadGenerator
 from gmtalker.models.loading import save_half
 from gmtalker.renderer import Renderer
 from gmtalker.tracks import EMOTIONS
@@ -23,16 +23,16 @@ from gmtalker.video import read_frames
 from personalize.corpus import load_points
 from personalize.datasets import Row, source_of
 from personalize.fitting import FitState
-from personalize.head_training import FilmedPerson, HeadTraining, train_head
+from personalize.head_training import FilmedPerson, HeadTraining, PixelWeights, sized, train_head
 from personalize.material import emotion_row, read_face_model
 from personalize.model_card import write_section
 from personalize.surroundings import learn_surroundings
 from personalize.tracking import choose_crop, cut, in_crop, measure_person
 
-SIZE = 256
+SHARP = 0.8  # pixels of the footage that a pixel of the drawn head must have
 FRAMES_A_CLIP = 160
 HELD_OUT_CLIPS = 3  # people of whom no frame is trained on: how well does the start fit a stranger
-BATCH = 4
+BATCH, GPU_BATCH = 4, 16
 
 
 def pretrain_head(
@@ -40,24 +40,28 @@ def pretrain_head(
     output: Path,
     minutes: float | None = None,
     leave_out: Sequence[str] = (),
+    size: int = 256,
     seed: int = 0,
     device: str | None = None,
     report: Callable[[dict], None] | None = None,
 ) -> Path:
-    """Trains StyleUNet, EMN and their discriminator on every training clip; people in `leave_out` stay strangers to them."""
+    """Trains StyleUNet, EMN and their discriminator on every training clip; people in `leave_out` stay strangers to them.
+
+    size: pixels of a side that it draws; each size has a start of its own.
+    """
     minutes = minutes or 60.0
     output = Path(output)
     model = read_face_model(output)
     rows = [row for row in material if row.is_video and row.person not in leave_out]
-    people = list(_film(rows, output / "corpus", model))
+    people = list(_film(rows, output / "corpus", model, size))
     if len(people) <= HELD_OUT_CLIPS:
         raise UnusableInput(f"The clips show {len(people)} people; pretraining a head needs more than {HELD_OUT_CLIPS}.")
     strangers = range(0, len(people), len(people) // HELD_OUT_CLIPS)[:HELD_OUT_CLIPS]
     held_out = [_thinned(people[index], 12) for index in strangers]
     people = [person for index, person in enumerate(people) if index not in strangers]
     torch.manual_seed(seed)
-    generator, mapping, discriminator = HeadGenerator(SIZE), EmotionMapping(), Discriminator()
-    training = HeadTraining(generator, mapping, discriminator, learning_rate=1e-3, average=0.998, device=device)
+    networks = HeadGenerator(size, widths=WIDTHS[size]), EmotionMapping(), Discriminator()
+    training = HeadTraining(*networks, PixelWeights(model), learning_rate=1e-3, average=0.998, device=device)
     bar = tqdm(total=100, desc="head", disable=None, bar_format="{desc} {percentage:3.0f}%|{bar}| {postfix}")
 
     def tell(values: dict) -> None:
@@ -68,58 +72,61 @@ def pretrain_head(
     state = train_head(
         training,
         people,
-        model,
         minutes=minutes,
-        batch=BATCH,
-        checkpoint=output / "checkpoints" / "head.safetensors",
+        batch=BATCH if training.accelerator.device.type == "cpu" else GPU_BATCH,
+        checkpoint=output / "checkpoints" / f"{sized('head', size)}.safetensors",
         held_out=held_out,
         report=tell,
-        recolour=True,
+        varied=True,
         seed=seed,
         checkpoint_seconds=120,
     )
     bar.close()
     generator, mapping = training.networks()
-    save_half(generator, output / "head_generator")
-    save_half(mapping, output / "emotion_mapping")
-    save_half(training.accelerator.unwrap_model(training.discriminator), output / "discriminator")
+    discriminator = training.accelerator.unwrap_model(training.discriminator)
+    for name, network in (("head_generator", generator), ("emotion_mapping", mapping), ("discriminator", discriminator)):
+        save_half(network, output / sized(name, size))
     command = f"python -m gmtalker pretrain head {source_of(rows)} --output DIR --minutes {minutes:g}"
+    command += f" --size {size}" if size != 256 else ""
     command += f" --leave-out {','.join(leave_out)}" if leave_out else ""
     figures = {"PSNR on frames of people never trained on, dB": round(state.curve[-1]["psnr"], 2)}
     count = sum(weight.numel() for network in (generator, mapping) for weight in network.parameters())
-    write_section(output / "README.md", "head", command, FitState(state.step, state.seconds), rows, figures, count)
-    return output / "head_generator"
+    write_section(output / "README.md", sized("head", size), command, FitState(state.step, state.seconds), rows, figures, count)
+    return output / sized("head_generator", size)
 
 
-def _film(rows: Sequence[Row], cache: Path, model: FaceModel) -> Iterator[FilmedPerson]:
+def _film(rows: Sequence[Row], cache: Path, model: FaceModel, size: int) -> Iterator[FilmedPerson]:
     """Every clip with a face as a FilmedPerson; a person's clips of one camera are measured together."""
     groups: dict[tuple, list] = {}
     for row in rows:
-        points, found, size = load_points(row, cache)
+        points, found, source_size = load_points(row, cache)
         if found.mean() >= 0.9 and len(points) >= 25:
-            groups.setdefault((row.person, tuple(size), row.kind), []).append((row, points, found))
-    for (_, size, _), clips in tqdm(groups.items(), desc="filming", unit="person", disable=None if sys.stderr.isatty() else True):
+            groups.setdefault((row.person, tuple(source_size), row.kind), []).append((row, points, found))
+    silent = None if sys.stderr.isatty() else True
+    for (_, source_size, _), clips in tqdm(groups.items(), desc="filming", unit="person", disable=silent):
         every = np.concatenate([points for _, points, _ in clips])
         found = np.concatenate([found for _, _, found in clips])
         calm = np.concatenate([np.full(len(points), row.emotion == "neutral") for row, points, _ in clips])
-        crop = choose_crop(every, *size)
+        crop = choose_crop(every, *source_size)
+        if crop[2] < SHARP * size:  # blown up, it would teach blur
+            continue
         keep = {int(i) for i in np.linspace(0, len(every) - 1, min(len(every), FRAMES_A_CLIP * min(len(clips), 6)))}
         kept, frames, begin = [], [], 0
         for row, points, _ in clips:
             for index, frame in zip(range(len(points)), read_frames(row.path)):
                 if begin + index in keep and found[begin + index]:
                     kept.append(begin + index)
-                    frames.append(cut(frame, crop, SIZE))
+                    frames.append(cut(frame, crop, size))
             begin += len(points)
         kept_array = np.array(kept)
         emotion = np.concatenate([np.repeat(_emotion(row)[None], len(points), 0) for row, points, _ in clips])[kept_array]
-        whole = np.array([0, 0, SIZE])  # the kept frames are already cut
+        whole = np.array([0, 0, size])  # the kept frames are already cut
 
         face = measure_person(
             model,
-            in_crop(every[kept_array], crop, SIZE),
+            in_crop(every[kept_array], crop, size),
             whole,
-            (SIZE, SIZE),
+            (size, size),
             frames.__getitem__,
             np.ones(len(kept), bool),
             calm[kept_array],
@@ -127,7 +134,7 @@ def _film(rows: Sequence[Row], cache: Path, model: FaceModel) -> Iterator[Filmed
         track = model.track(in_crop(every[kept_array], crop), face, 1.0, np.ones(len(kept), bool))
         face, shoulders = learn_surroundings(face, frames, track.motion.stacked().numpy(), np.ones(len(frames), bool))
         track = replace(track, shoulders=torch.from_numpy(shoulders))
-        yield FilmedPerson(Renderer(model, face, SIZE), np.stack(frames), track, emotion)
+        yield FilmedPerson(Renderer(model, face, size), np.stack(frames), track, emotion)
 
 
 def _emotion(row: Row) -> np.ndarray:

@@ -15,8 +15,9 @@ from diffusers.training_utils import EMAModel
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 
-from gmtalker.device import is_half_fast
+from gmtalker.device import is_half_fast, usable_cores
 from gmtalker.face_model import EYE_REGION, LIPS, FaceModel
 from gmtalker.models.discriminator import Discriminator
 from gmtalker.models.emotion_mapping import EmotionMapping
@@ -28,6 +29,8 @@ from personalize.fitting import load_moments, moments_of
 # Weights are keyed like the metrics. L1 in [-1, 1] is small beside the critic's logits, so it is weighted up (our choice).
 LOSS_WEIGHTS = {"pixel": 10.0, "edges": 5.0, "critic": 0.05, "features": 1.0, "anchor": 1.0}
 R1_WEIGHT, R1_EVERY = 10.0, 16
+CANONICAL_ENDS = 295  # what both ends of a canonical coordinate, 40 and 255, add up to
+MOST_STEPS = 1 << 40
 RANDOM_EMOTION = 0.2  # part of the frames drawn with any emotion weights: whatever the slider, it is this person
 MOUTH_WEIGHT, EYE_WEIGHT = 3.0, 2.0
 SHARE_WITHOUT_CRITIC = 0.35  # first the picture, then its sharpness
@@ -54,12 +57,29 @@ class FilmedPerson:
 
 @dataclass
 class HeadBatch:
-    """rendering (B, channels, H, W) and frame (B, 3, H, W) in [-1, 1]; emotion (B, 8); weight (B, 1, H, W) of each pixel."""
+    """What one step learns from: rendering (B, H, W, channels) and frame (B, H, W, 3) uint8; emotion (B, 8); gain and lift (B, 3)
+    the change of colour of each, in [-1, 1], that is made to the look of both."""
 
     rendering: Tensor
     frame: Tensor
     emotion: Tensor
-    weight: Tensor
+    gain: Tensor
+    lift: Tensor
+
+    def to(self, device: torch.device) -> HeadBatch:
+        return HeadBatch(*(getattr(self, name).to(device, non_blocking=True) for name in self.__dataclass_fields__))
+
+    def pictures(self) -> tuple[Tensor, Tensor]:
+        """rendering (B, channels, H, W) and frame (B, 3, H, W) in [-1, 1]."""
+        rendering, frame = (x.permute(0, 3, 1, 2).float() / 127.5 - 1 for x in (self.rendering, self.frame))
+        gain, lift = self.gain[:, :, None, None], self.lift[:, :, None, None]
+        look, rest = rendering[:, :3], rendering[:, 3:]
+        return torch.cat([(look * gain + lift).clamp(-1, 1), rest], dim=1), (frame * gain + lift).clamp(-1, 1)
+
+
+def sized(name: str, size: int) -> str:
+    """What a generic stage that draws `size` pixels is called."""
+    return name if size == 256 else f"{name}_{size}"
 
 
 class PixelWeights:
@@ -68,44 +88,57 @@ class PixelWeights:
     def __init__(self, model: FaceModel):
         place = canonical_colours(model, model.mean_shape)
         lips, eyes = place[list(LIPS), :2], place[list(EYE_REGION), :2]
-        self.mouth = (lips.min(0) - [10, 8], lips.max(0) + [10, 12])
-        self.eyes = (eyes.min(0) - 4, eyes.max(0) + 4)
+        self.boxes = (
+            (MOUTH_WEIGHT, lips.min(0) - [10, 8], lips.max(0) + [10, 12]),
+            (EYE_WEIGHT, eyes.min(0) - 4, eyes.max(0) + 4),
+        )
 
-    def __call__(self, rendering: np.ndarray) -> np.ndarray:
+    def __call__(self, rendering: Tensor) -> Tensor:
         """(B, H, W, channels) uint8 to (B, H, W) float32."""
-        place = rendering[..., 3:5]
+        weight = torch.ones(rendering.shape[:3], device=rendering.device)
+        for extra, low, high in self.boxes:
+            across, down = rendering[..., 3], rendering[..., 4]
+            inside = (across >= low[0]) & (across <= high[0]) & (down >= low[1]) & (down <= high[1])
+            weight += extra * inside
+        return weight
 
-        def inside(box) -> np.ndarray:
-            return ((place >= box[0]) & (place <= box[1])).all(-1)
 
-        return 1.0 + MOUTH_WEIGHT * inside(self.mouth) + EYE_WEIGHT * inside(self.eyes)
+class HeadBatches(Dataset):
+    """The batch of every step: people drawn evenly whatever the length of their clips. varied: other colours and mirrored
+    pictures too, for the generic start."""
+
+    def __init__(self, people: list[FilmedPerson], size: int, varied: bool, seed: int):
+        self.people, self.size, self.varied, self.seed = people, size, varied, seed
+
+    def __getitem__(self, step: int) -> HeadBatch:
+        # Every step's draw is its own, so that a resumed run goes on as if it had never stopped.
+        random, size = np.random.default_rng([self.seed, step]), self.size
+        renderings, frames, emotions = [], [], []
+        for _ in range(size):
+            person = self.people[random.integers(len(self.people))]
+            index = random.integers(len(person.frames))
+            rendering, frame = person.rendering(index), person.frames[index]
+            if self.varied and random.random() < 0.5:
+                rendering, frame = mirrored(rendering), frame[:, ::-1]
+            renderings.append(rendering)
+            frames.append(frame)
+            emotion = person.emotion[index]
+            if random.random() < RANDOM_EMOTION:
+                emotion = random.dirichlet(np.full(len(emotion), 0.4))
+            emotions.append(emotion)
+        gain, lift = np.ones((size, 3)), np.zeros((size, 3))
+        if self.varied:
+            gain, lift = random.uniform(0.8, 1.2, (size, 3)), random.uniform(-0.15, 0.15, (size, 3))
+        pictures = (torch.from_numpy(np.stack(x)) for x in (renderings, frames))
+        return HeadBatch(*pictures, *(torch.from_numpy(np.stack(x)).float() for x in (emotions, gain, lift)))
 
 
-def make_batch(
-    people: list[FilmedPerson], weights: PixelWeights, random: np.random.Generator, size: int, recolour: bool
-) -> HeadBatch:
-    """`size` frames, people drawn evenly whatever the length of their clips. recolour: shift colours, for the generic start."""
-    renderings, frames, emotions = [], [], []
-    for _ in range(size):
-        person = people[random.integers(len(people))]
-        index = random.integers(len(person.frames))
-        renderings.append(person.rendering(index))
-        frames.append(person.frames[index])
-        emotion = person.emotion[index]
-        if random.random() < RANDOM_EMOTION:
-            emotion = random.dirichlet(np.full(len(emotion), 0.4))
-        emotions.append(emotion)
-    rendering, frame = np.stack(renderings), np.stack(frames)
-    weight = weights(rendering)
-    rendering = torch.from_numpy(rendering).permute(0, 3, 1, 2).float() / 127.5 - 1
-    frame = torch.from_numpy(frame).permute(0, 3, 1, 2).float() / 127.5 - 1
-    if recolour:
-        gain = torch.from_numpy(random.uniform(0.8, 1.2, (size, 3, 1, 1))).float()
-        lift = torch.from_numpy(random.uniform(-0.15, 0.15, (size, 3, 1, 1))).float()
-        frame = (frame * gain + lift).clamp(-1, 1)
-        rendering[:, :3] = (rendering[:, :3] * gain + lift).clamp(-1, 1)
-    emotion = torch.from_numpy(np.stack(emotions)).float()
-    return HeadBatch(rendering, frame, emotion, torch.from_numpy(weight).float()[:, None])
+def mirrored(rendering: np.ndarray) -> np.ndarray:
+    """(H, W, channels) as the mirror shows it: the canonical coordinate that runs across the face runs the other way."""
+    flipped = rendering[:, ::-1].copy()
+    across = flipped[..., 3]
+    across[across > 0] = np.minimum(CANONICAL_ENDS - across[across > 0].astype(int), 255)
+    return flipped
 
 
 @dataclass
@@ -120,6 +153,7 @@ class HeadState:
 class HeadTraining:
     """StyleUNet + EMN + discriminator with their optimisers and averages, resumable from one safetensors file.
 
+    weights: how much each pixel counts.
     anchor: (8,) how much each emotion's head is held to the generic EMN: 1 where the person never showed the emotion, towards 0
     where they did; None trains all heads freely.
     """
@@ -129,6 +163,7 @@ class HeadTraining:
         generator: HeadGenerator,
         mapping: EmotionMapping,
         discriminator: Discriminator,
+        weights: PixelWeights,
         *,
         learning_rate: float,
         average: float,
@@ -136,7 +171,7 @@ class HeadTraining:
         device: str | None = None,
     ):
         self.accelerator = Accelerator(cpu=device == "cpu")
-        self.learning_rate, self.anchor = learning_rate, anchor
+        self.learning_rate, self.anchor, self.weights = learning_rate, anchor, weights
         self.start = [[p.detach().clone() for p in head.parameters()] for head in mapping.heads]
         drawing = nn.ModuleDict({"generator": generator, "mapping": mapping})
         self.draw_optimizer = torch.optim.Adam(drawing.parameters(), learning_rate, betas=(0.5, 0.99))
@@ -154,22 +189,23 @@ class HeadTraining:
 
     def step(self, batch: HeadBatch, share: float) -> dict[str, float]:
         """One step of generator and critic; share of the training that is done, 0 to 1."""
-        device = self.accelerator.device
-        batch = HeadBatch(*(getattr(batch, name).to(device) for name in batch.__dataclass_fields__))
+        batch = batch.to(self.accelerator.device)
+        rendering, frame = batch.pictures()
         rate = self.learning_rate * min(1.0, (self.state.step + 1) / 50) * min(1.0, max(0.04, 2.5 * (1 - share)))
         for optimizer in (self.draw_optimizer, self.judge_optimizer):
             for group in optimizer.param_groups:
                 group["lr"] = rate
         with self._half():
-            drawn = self.generator(batch.rendering, self.mapping(batch.emotion))
-        losses = {"pixel": ((drawn - batch.frame).abs() * batch.weight).mean(), "edges": edge_loss(drawn, batch.frame)}
+            drawn = self.generator(rendering, self.mapping(batch.emotion))
+        weight = self.weights(batch.rendering)[:, None]
+        losses = {"pixel": ((drawn - frame).abs() * weight).mean(), "edges": edge_loss(drawn, frame)}
         critic = share > SHARE_WITHOUT_CRITIC
         if critic:
             self.discriminator.requires_grad_(False)
             with self._half():
-                logits, features = self.discriminator(drawn, batch.rendering)
+                logits, features = self.discriminator(drawn, rendering)
                 with torch.no_grad():
-                    _, real_features = self.discriminator(batch.frame, batch.rendering)
+                    _, real_features = self.discriminator(frame, rendering)
             losses["critic"] = F.softplus(-logits.float()).mean()
             losses["features"] = sum(F.l1_loss(a.float(), b.float()) for a, b in zip(features, real_features)) / len(features)
             self.discriminator.requires_grad_(True)
@@ -180,7 +216,7 @@ class HeadTraining:
         self.accelerator.clip_grad_norm_(self.drawing.parameters(), 5.0)
         self.draw_optimizer.step()
         if critic:
-            losses["judge"] = self._judge(batch, drawn.detach())
+            losses["judge"] = self._judge(rendering, frame, drawn.detach())
         self.average.step(self.drawing.parameters())
         self.state.step += 1
         return {name: loss.item() for name, loss in losses.items()}
@@ -190,16 +226,16 @@ class HeadTraining:
         device = self.accelerator.device
         return torch.autocast(device.type, torch.bfloat16, enabled=is_half_fast(device))
 
-    def _judge(self, batch: HeadBatch, drawn: Tensor) -> Tensor:
+    def _judge(self, rendering: Tensor, frame: Tensor, drawn: Tensor) -> Tensor:
         """Non-saturating GAN loss of the critic, with R1 on real frames every 16 steps (lazy regularisation)."""
         with self._half():
-            fake, _ = self.discriminator(drawn, batch.rendering)
-            real, _ = self.discriminator(batch.frame, batch.rendering)
+            fake, _ = self.discriminator(drawn, rendering)
+            real, _ = self.discriminator(frame, rendering)
         loss = F.softplus(fake.float()).mean() + F.softplus(-real.float()).mean()
         total = loss
         if self.state.step % R1_EVERY == 0:
-            frame = batch.frame.detach().requires_grad_()
-            logits, _ = self.discriminator(frame, batch.rendering)
+            frame = frame.detach().requires_grad_()
+            logits, _ = self.discriminator(frame, rendering)
             # The mean over the map stands for StyleGAN2's one logit; a sum would smother the critic.
             (slope,) = torch.autograd.grad(logits.mean((1, 2, 3)).sum(), frame, create_graph=True)
             total = loss + R1_EVERY * R1_WEIGHT / 2 * slope.square().sum((1, 2, 3)).mean()
@@ -295,14 +331,13 @@ def held_out_psnr(generator: HeadGenerator, mapping: EmotionMapping, person: Fil
 def train_head(
     training: HeadTraining,
     people: list[FilmedPerson],
-    model: FaceModel,
     *,
     minutes: float,
     batch: int,
     checkpoint: Path,
     held_out: list[FilmedPerson],
     report: Callable[[dict], None],
-    recolour: bool = False,
+    varied: bool = False,
     seed: int = 0,
     stop: Callable[[], bool] | None = None,
     checkpoint_seconds: float = 60.0,
@@ -313,15 +348,16 @@ def train_head(
     """
     if checkpoint.exists():
         training.load(checkpoint)
-    state, weights = training.state, PixelWeights(model)
+    state = training.state
+    workers = 0 if training.accelerator.device.type == "cpu" else max(1, usable_cores() - 2)  # a GPU outruns what one core draws
+    steps = range(state.step, MOST_STEPS)
+    batches = iter(DataLoader(HeadBatches(people, batch, varied, seed), batch_size=None, sampler=steps, num_workers=workers))
     saved = told = time.monotonic()
     while state.seconds < 60 * minutes and not (stop and stop()):
         began = time.monotonic()
-        # Every step's draw is its own, so that a resumed run goes on as if it had never stopped.
-        random = np.random.default_rng([seed, state.step])
         torch.manual_seed(seed * 1_000_003 + state.step)
         share = state.seconds / (60 * minutes)
-        losses = training.step(make_batch(people, weights, random, batch, recolour), share)
+        losses = training.step(next(batches), share)
         now = time.monotonic()
         state.seconds += now - began
         if now - told > 2:

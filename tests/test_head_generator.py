@@ -13,7 +13,7 @@ from gmtalker.models.head_generator import HeadGenerator, ModulatedConvolution, 
 from gmtalker.pipeline import GENERIC
 from gmtalker.renderer import Renderer
 from gmtalker.tracks import ExpressionTrack, FaceTrack, MotionTrack
-from personalize.head_training import FilmedPerson, HeadTraining, PixelWeights, held_out_psnr, make_batch, train_head
+from personalize.head_training import FilmedPerson, HeadBatches, HeadTraining, PixelWeights, held_out_psnr, mirrored, train_head
 from tests.test_face_model import make_face
 
 SIZE = 64
@@ -90,16 +90,17 @@ def test_emotion_mapping_is_the_weighted_sum_of_its_heads():
 
 def test_training_learns_and_resumes(tmp_path):
     model, person = tiny_person()
+    weights = PixelWeights(model)
     checkpoint = tmp_path / "head.safetensors"
     told = []
 
     def make():
         generator, mapping, discriminator = tiny()
-        return HeadTraining(generator, mapping, discriminator, learning_rate=3e-3, average=0.9, device="cpu")
+        return HeadTraining(generator, mapping, discriminator, weights, learning_rate=3e-3, average=0.9, device="cpu")
 
     training = make()
     before = held_out_psnr(*training.networks(), person)
-    train_head(training, [person], model, minutes=0.12, batch=2, checkpoint=checkpoint, held_out=[person], report=told.append)
+    train_head(training, [person], minutes=0.12, batch=2, checkpoint=checkpoint, held_out=[person], report=told.append)
     after = held_out_psnr(*training.networks(), person)
     assert after > before + 3 and training.state.curve[-1]["psnr"] == pytest.approx(after, abs=0.01)
     again = make()
@@ -116,18 +117,18 @@ def test_resuming_goes_on_as_if_never_interrupted(tmp_path):
     def run(training, steps):
         for _ in range(steps):
             torch.manual_seed(training.state.step)
-            training.step(make_batch([person], weights, np.random.default_rng(training.state.step), 2, False), 0.6)
+            training.step(HeadBatches([person], 2, False, 0)[training.state.step], 0.6)
 
     trainings = []
     for _ in range(2):
         generator, mapping, discriminator = tiny()
-        trainings.append(HeadTraining(generator, mapping, discriminator, learning_rate=1e-3, average=0.9, device="cpu"))
+        trainings.append(HeadTraining(generator, mapping, discriminator, weights, learning_rate=1e-3, average=0.9, device="cpu"))
     whole, broken = trainings
     run(whole, 4)
     run(broken, 2)
     broken.save(tmp_path / "c.safetensors")
     generator, mapping, discriminator = tiny(seed=5)
-    resumed = HeadTraining(generator, mapping, discriminator, learning_rate=1e-3, average=0.9, device="cpu")
+    resumed = HeadTraining(generator, mapping, discriminator, weights, learning_rate=1e-3, average=0.9, device="cpu")
     resumed.load(tmp_path / "c.safetensors")
     run(resumed, 2)
     for a, b in zip(whole.drawing.parameters(), resumed.drawing.parameters()):
@@ -137,10 +138,11 @@ def test_resuming_goes_on_as_if_never_interrupted(tmp_path):
 
 def test_checkpoint_of_other_networks_is_refused(tmp_path):
     generator, mapping, discriminator = tiny()
-    HeadTraining(generator, mapping, discriminator, learning_rate=1e-3, average=0.9, device="cpu").save(
-        tmp_path / "c.safetensors"
-    )
-    other = HeadTraining(HeadGenerator(SIZE, widths=(8, 8, 8)), *tiny()[1:], learning_rate=1e-3, average=0.9, device="cpu")
+    weights = PixelWeights(FaceModel.load(GENERIC / "face_model"))
+    training = HeadTraining(generator, mapping, discriminator, weights, learning_rate=1e-3, average=0.9, device="cpu")
+    training.save(tmp_path / "c.safetensors")
+    networks = HeadGenerator(SIZE, widths=(8, 8, 8)), *tiny()[1:]
+    other = HeadTraining(*networks, weights, learning_rate=1e-3, average=0.9, device="cpu")
     with pytest.raises(ValueError, match="other networks"):
         other.load(tmp_path / "c.safetensors")
 
@@ -153,18 +155,39 @@ def test_heads_of_unseen_emotions_stay_near_the_generic_ones():
         generator, mapping, discriminator = tiny()
         start = [head.weight.detach().clone() for head in mapping.heads]
         training = HeadTraining(
-            generator, mapping, discriminator, learning_rate=3e-3, average=0.9, anchor=torch.full((8,), strength), device="cpu"
+            generator,
+            mapping,
+            discriminator,
+            weights,
+            learning_rate=3e-3,
+            average=0.9,
+            anchor=torch.full((8,), strength),
+            device="cpu",
         )
         for step in range(12):
-            training.step(make_batch([person], weights, np.random.default_rng(step), 2, False), 0.1)
+            training.step(HeadBatches([person], 2, False, 0)[step], 0.1)
         moved[strength] = sum((head.weight - first).norm().item() for head, first in zip(mapping.heads, start))
     assert moved[200.0] < 0.6 * moved[0.0]
 
 
 def test_mouth_and_eyes_weigh_more():
     model, person = tiny_person(1)
-    rendering = person.rendering(0)[None]
+    rendering = torch.from_numpy(person.rendering(0)[None])
     weight = PixelWeights(model)(rendering)[0]
     points = person.renderer.points(person.coefficients[0], person.motion[0])
     mouth, forehead = points[13, :2].astype(int), points[151, :2].astype(int)
     assert weight[mouth[1], mouth[0]] > weight[forehead[1], forehead[0]] == 1 and weight[0, 0] == 1
+
+
+def test_the_generic_start_sees_mirrored_faces_and_other_colours():
+    _, person = tiny_person(1)
+    rendering = person.rendering(0)
+    again = mirrored(rendering)
+    assert np.array_equal(mirrored(again), rendering) and np.array_equal(again[..., :3], rendering[:, ::-1, :3])
+    face = rendering[:, ::-1, 3] > 0
+    assert np.array_equal(again[..., 3] > 0, face)
+    assert np.all(again[face][:, 3] + rendering[:, ::-1][face][:, 3].astype(int) == 295)
+    varied, plain = (HeadBatches([person], 4, varied, 0)[3] for varied in (True, False))
+    assert len(varied.gain.unique()) > 4 and torch.equal(plain.gain, torch.ones(4, 3)) and not plain.lift.any()
+    rendering, frame = plain.pictures()
+    assert rendering.shape == (4, 8, SIZE, SIZE) and frame.shape == (4, 3, SIZE, SIZE) and -1 <= frame.min() < frame.max() <= 1

@@ -87,15 +87,25 @@ class DecoderLevel(nn.Module):
         return features, self.to_rgb(features, style)
 
 
+# Of size/2, size/4, ... down to 8. A larger picture is drawn by the same network with one more level at its end.
+WIDTHS = {
+    256: (48, 96, 160, 224, 256),
+    512: (24, 48, 96, 160, 224, 256),
+    1024: (16, 24, 48, 96, 160, 224, 256),
+}
+# StyleAvatar's at 512 (arXiv 2305.00942), and the same without its last level.
+REFERENCE_WIDTHS = {256: (128, 256, 512, 512, 512), 512: (64, 128, 256, 512, 512, 512)}
+
+
 class HeadGenerator(ModelMixin, ConfigMixin):
     """StyleUNet of the EGHG: rendering (B, channels, size, size) in [-1, 1] and style (B, style) to a frame (B, 3, size, size).
 
-    RGB leaves, and the rendering enters, as Haar coefficients at half size; widths are those of size/2, size/4, ... down to 8.
-    The paper's reference widths at 512 are (64, 128, 256, 512, 512, 512); ours are for two CPU cores (our choice).
+    RGB leaves, and the rendering enters, as Haar coefficients at half size; widths are those of size/2, size/4, ... down to 8:
+    WIDTHS, for two CPU cores (our choice), or REFERENCE_WIDTHS.
     """
 
     @register_to_config
-    def __init__(self, size: int = 256, channels: int = 8, style: int = 64, widths: Sequence[int] = (32, 64, 128, 192, 256)):
+    def __init__(self, size: int = 256, channels: int = 8, style: int = 64, widths: Sequence[int] = WIDTHS[256]):
         super().__init__()
         if size // 2 >> (len(widths) - 1) < 4:
             raise ValueError(f"{len(widths)} widths are too many for a picture of {size} pixels")
@@ -113,6 +123,19 @@ class HeadGenerator(ModelMixin, ConfigMixin):
             inputs = widths[level] if deepest else widths[level + 1]
             levels.append(DecoderLevel(inputs, widths[level], widths[level], style, sizes[level], up=not deepest))
         self.levels = nn.ModuleList(levels)
+
+    @torch.no_grad()
+    def adopt(self, smaller: HeadGenerator) -> None:
+        """Take over the levels of a generator that draws smaller pictures with the same widths; those beyond stay as they are."""
+        shift = len(self.down) - len(smaller.down)
+        for name, weight in smaller.state_dict().items():
+            if name.startswith("down."):
+                _, level, rest = name.split(".", 2)
+                name = f"down.{int(level) + shift}.{rest}"
+            elif not name.startswith("levels."):
+                continue  # it reads the picture at another size
+            own = self.get_parameter(name) if name in dict(self.named_parameters()) else self.get_buffer(name)
+            own.copy_(weight)
 
     def forward(self, rendering: Tensor, style: Tensor) -> Tensor:
         features = F.leaky_relu(self.enter(haar(rendering)), 0.2)
