@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Mapping, Sequence
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -149,9 +150,9 @@ class MotionTrack:
 class FaceTrack:
     """A person's face through a video: expression, motion, and where a face was found.
 
-    found: (frames,) bool; frames without a face hold values interpolated from their neighbours. shoulders: (frames, 2) how far
-    the shoulders are from where the person's reference picture has them, x right and y down in crop widths; None where that was
-    not measured: then they follow the head.
+    found: (frames,) bool; frames without a face hold values interpolated from their neighbours. shoulders: (frames, 4) how far
+    the left and the right shoulder in the picture are from where the person's reference picture has them, x right and y down of
+    each in crop widths; None where that was not measured: then they follow the head.
     """
 
     expression: ExpressionTrack
@@ -163,7 +164,7 @@ class FaceTrack:
         frames = len(self.found)
         _check("found", self.found, frames)
         if self.shoulders is not None:
-            _check("shoulders", self.shoulders, frames, 2)
+            _check("shoulders", self.shoulders, frames, 4)
         if len(self.expression.coefficients) != frames or len(self.motion.rotation) != frames:
             raise ValueError("expression, motion and found must have the same number of frames")
 
@@ -193,3 +194,12 @@ class FaceTrack:
             return cls(ExpressionTrack(tensors["expression.coefficients"]), motion, tensors["found"], tensors.get("shoulders"))
         except (OSError, KeyError, ValueError, SafetensorError) as error:
             raise UnusableInput(f"{Path(path).name} is not a track file; make one with speak --tracks.") from error
+
+
+def count_blinks(closed: np.ndarray) -> int:
+    """How often eyes (frames,), 0 open to 1 closed, close by more than half and open again."""
+    shut, count = False, 0
+    for value in closed:
+        count += not shut and value > 0.5
+        shut = value > 0.5 or (shut and value > 0.3)  # a trembling lid is one blink
+    return int(count)

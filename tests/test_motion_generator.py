@@ -2,10 +2,12 @@
 
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 
 from gmtalker.models.motion_generator import BLINK, BLINK_GAIN, CHANNELS, MotionBatch, MotionGenerator, TransformerFlow
+from gmtalker.tracks import count_blinks
 
 TINY = dict(
     features=6, latent=6, width=32, heads=2, encoder_layers=1, decoder_layers=1, flow_steps=3, flow_width=16, flow_reach=3,
@@ -150,3 +152,36 @@ def test_it_learns_to_move_like_the_data():
     assert 0.3 < float(motion[:, :6].std()) < 1.5  # neither frozen nor run away
     assert float(motion.diff(dim=0)[:, :6].abs().max()) < 1.0  # and without jumps
     assert BLINK_GAIN > 1
+
+
+def test_eyes_shut_as_often_as_asked_and_wholly(monkeypatch):
+    """Lids that hesitate: they come to a half, at random moments, and shut at those alone that pass the fitted threshold."""
+    model, random = tiny(), np.random.default_rng(0)
+    falls = {seed: np.convolve(random.random(3000) * (random.random(3000) < 0.02), [0.5, 1, 1, 0.5], "same") for seed in range(2)}
+
+    def hesitating(speech, seed, temperature=1.0):
+        for fall in falls[seed]:
+            yield torch.tensor([0.0] * 6 + [fall] * 2 + [0.0] * 2)
+
+    monkeypatch.setattr(model, "_raw", hesitating)
+    speeches = [torch.zeros(3000, 6)] * 2
+    for wanted in (8.0, 20.0):
+        model.fit_blinks(speeches, wanted)
+        lids = [model.generate(speech, seed)[:, BLINK] for seed, speech in enumerate(speeches)]
+        blinks = sum(count_blinks(both.mean(1).numpy()) for both in lids) / (6000 / 25 / 60)
+        assert blinks == pytest.approx(wanted, abs=1)
+        assert torch.equal(lids[0][:, 0], lids[0][:, 1])
+        assert ((lids[0] < 0.05) | (lids[0] > 0.95)).float().mean() > 0.97
+
+
+def test_heads_move_as_widely_as_the_data():
+    model = tiny()
+    speeches = [torch.randn(200, 6) for _ in range(3)]
+    plain = [torch.stack(list(model._raw(speech, seed))) for seed, speech in enumerate(speeches)]
+    model.fit_gain(speeches, [1.3 * motion for motion in plain])
+    pose = [index for index in range(CHANNELS) if not BLINK.start <= index < BLINK.stop]
+    assert model.gain[pose] == pytest.approx(1.3, rel=1e-4) and torch.all(model.gain[BLINK] == 1)
+    made = model.generate(speeches[0], 0)
+    torch.testing.assert_close(made[50:, pose], 1.3 * plain[0][50:, pose])
+    model.fit_gain(speeches, [0.5 * motion for motion in plain])
+    assert torch.all(model.gain == 1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Iterator
+from typing import Iterator, Sequence
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from gmtalker.models.attention import EncoderLayer
 from gmtalker.models.autoregressive_decoder import AutoregressiveDecoder
+from gmtalker.tracks import FPS, count_blinks
 
 CHANNELS = 10  # rotation 3, translation 3, blink 2, gaze 2: MotionTrack.stacked()
 BLINK = slice(6, 8)
@@ -21,6 +22,8 @@ STRIDE = 4  # frames a latent
 LOSS_WEIGHTS = {"reconstruction": 1.0, "continuity": 3.0, "divergence": 0.4}
 BLINK_GAIN = 4.0  # an open eye is 0 and a blink lasts 5 frames: unscaled, never blinking would cost next to nothing
 FREE_NATS = 1.0  # of divergence per latent
+LARGEST_GAIN = 1.6
+SOFT_LID = 0.15  # from so far below the threshold to so far above it, lids go from open to shut
 SETTLE = 12  # frames in which the head leaves its mean pose
 
 
@@ -146,6 +149,8 @@ class MotionGenerator(ModelMixin, ConfigMixin):
     ) -> None:
         super().__init__()
         self.register_buffer("scale", torch.ones(CHANNELS))
+        self.register_buffer("blink_threshold", torch.tensor([0.5]))
+        self.register_buffer("gain", torch.ones(CHANNELS))
         self.no_speech = nn.Parameter(torch.zeros(features))
         self.encoder = MotionEncoder(features, latent, width, heads, encoder_layers, flow_reach, dropout)
         self.listen = nn.Linear(features, flow_width)
@@ -167,6 +172,30 @@ class MotionGenerator(ModelMixin, ConfigMixin):
         self.scale.copy_(centred.std(0).clamp(min=1e-4))
         self.scale[BLINK] = 1
 
+    @torch.no_grad()
+    def fit_gain(self, speeches: Sequence[Tensor], motions: Sequence[Tensor]) -> None:
+        """Sets gain so that heads and eyes move as widely over the speeches, (T,d) each, as in their normalised motions (T,10).
+
+        The reconstruction is a mean over what the latents leave open, and means move less than what they are of.
+        """
+        made = [torch.stack(list(self._raw(speech, seed))) for seed, speech in enumerate(speeches)]
+        wide, narrow = (torch.stack([x.std(0) for x in rows]).mean(0).to(self.gain) for rows in (motions, made))
+        self.gain.copy_((wide / narrow.clamp(min=1e-6)).clamp(1.0, LARGEST_GAIN))
+        self.gain[BLINK] = 1
+
+    @torch.no_grad()
+    def fit_blinks(self, speeches: Sequence[Tensor], a_minute: float) -> None:
+        """Sets blink_threshold so that eyes blink so often over the speeches, (T,d) each.
+
+        Where it can't know the moment of a blink, the decoder closes the lids a little for long: they shut where that passes the
+        threshold, and are open elsewhere.
+        """
+        lids = [torch.stack([frame[BLINK].mean() for frame in self._raw(speech, seed)]) for seed, speech in enumerate(speeches)]
+        minutes = sum(map(len, lids)) / (60 * FPS)
+        thresholds = torch.linspace(0.15, 1.5, 136).tolist()
+        rates = [sum(count_blinks(_shut(x, threshold).cpu().numpy()) for x in lids) / minutes for threshold in thresholds]
+        self.blink_threshold.fill_(min(zip(thresholds, rates), key=lambda pair: abs(pair[1] - a_minute))[0])
+
     # Generation
 
     def generate(self, speech: Tensor, seed: int, temperature: float = 1.0) -> Tensor:
@@ -180,17 +209,20 @@ class MotionGenerator(ModelMixin, ConfigMixin):
     @torch.no_grad()
     def stream(self, speech: Tensor, seed: int, temperature: float = 1.0) -> Iterator[Tensor]:
         """Normalised motion (10,) frame by frame."""
-        frames = len(speech)
-        if not frames:
-            return
-        z = self.prior(speech, seed, temperature)
-        condition = self._conditions(z[None])[:, :frames]
-        for index, frame in enumerate(self.decoder.stream(condition, speech[None])):
-            frame = _amplify_blink(frame[0], 1 / BLINK_GAIN)
+        for index, frame in enumerate(self._raw(speech, seed, temperature)):
             share = min(1.0, index / SETTLE)
-            settled = frame * (share * share * (3 - 2 * share))
-            settled[BLINK] = frame[BLINK].clamp(0, 1)  # the decoder is unbounded, eyelids are not
+            settled = self.gain * frame * (share * share * (3 - 2 * share))
+            settled[BLINK] = _shut(frame[BLINK].mean(), float(self.blink_threshold))  # both eyes blink together
             yield settled
+
+    @torch.no_grad()
+    def _raw(self, speech: Tensor, seed: int, temperature: float = 1.0) -> Iterator[Tensor]:
+        """What the decoder makes of every frame (10,), from the first on, eyelids unbounded."""
+        if not len(speech):
+            return
+        condition = self._conditions(self.prior(speech, seed, temperature)[None])[:, : len(speech)]
+        for frame in self.decoder.stream(condition, speech[None]):
+            yield _amplify_blink(frame[0], 1 / BLINK_GAIN)
 
     @torch.no_grad()
     def prior(self, speech: Tensor, seed: int, temperature: float = 1.0) -> Tensor:
@@ -262,6 +294,12 @@ def _amplify_blink(motion: Tensor, gain: float) -> Tensor:
     factor = torch.ones(CHANNELS, device=motion.device)
     factor[BLINK] = gain
     return motion * factor
+
+
+def _shut(lids: Tensor, threshold: float) -> Tensor:
+    """Eyelids, 0 open to 1 closed, from lids that hesitate around the threshold."""
+    share = ((lids - threshold) / (2 * SOFT_LID) + 0.5).clamp(0, 1)
+    return share * share * (3 - 2 * share)
 
 
 def _padded(x: Tensor) -> Tensor:
