@@ -11,7 +11,7 @@ import numpy as np
 from av.container import InputContainer
 
 from gmtalker.errors import UnusableInput, UnusableSpeech, UnusableVideo
-from gmtalker.models.mel import SAMPLE_RATE
+from gmtalker.models.mel import SAMPLE_RATE, SAMPLES_PER_FRAME
 from gmtalker.tracks import FPS
 
 LONGEST_HOURS = 2
@@ -174,3 +174,12 @@ def _audible(sound: np.ndarray) -> bool:
     window = min(SAMPLE_RATE // 10, len(sound))
     windows = sound[: len(sound) // window * window].reshape(-1, window)
     return bool(np.sqrt(np.square(windows).mean(axis=1)).max() >= SILENCE)
+
+
+def silent_frames(waveform: np.ndarray, frames: int, around: int = 5) -> np.ndarray:
+    """(frames,) bool: nothing is said in this video frame, nor `around` frames around it; waveform (samples,) at 16 kHz."""
+    samples = frames * SAMPLES_PER_FRAME
+    padded = np.pad(waveform[:samples], (0, max(0, samples - len(waveform))))
+    level = np.sqrt(np.square(padded.reshape(frames, SAMPLES_PER_FRAME)).mean(1))
+    loud = (level > 0.05 * np.quantile(level, 0.95)).astype(int)
+    return np.convolve(loud, np.ones(2 * around + 1, int), "same") == 0

@@ -11,7 +11,7 @@ import torch
 from safetensors.numpy import load_file, save_file
 from tqdm import tqdm
 
-from gmtalker.audio import read_sound_or_none
+from gmtalker.audio import read_sound_or_none, silent_frames
 from gmtalker.face_model import LIPS, FaceModel, PersonFace
 from gmtalker.models.mel import MEL_PER_FRAME, speech_to_mel
 from gmtalker.tracks import FPS
@@ -25,7 +25,8 @@ class Clip:
     """One tracked training clip of `frames` frames on the 25 fps clock.
 
     expression (frames, n), motion (frames, 10), motion_mean (10,) of the person, lips (frames, lips * 3) displacement from
-    neutral in face heights, mel (4 * frames, 80) or None, points (frames, 478, 3) in crop widths, crop (3,) in pixels.
+    neutral in face heights, mel (4 * frames, 80) or None, silent (frames,)
+    where nothing is said around, points (frames, 478, 3) in crop widths, crop (3,) in pixels.
     """
 
     row: Row
@@ -36,6 +37,7 @@ class Clip:
     motion: np.ndarray
     motion_mean: np.ndarray
     mel: np.ndarray | None
+    silent: np.ndarray
     lips: np.ndarray
     points: np.ndarray
     found: np.ndarray
@@ -118,6 +120,7 @@ def load_corpus(rows: Sequence[Row], cache: Path, model: FaceModel) -> list[Clip
         for (row, points, found, _), track, motion in zip(videos, tracks, motions):
             expression = track.expression.coefficients.numpy()
             lips = np.tensordot(expression, model.expression_basis[:, list(LIPS)], 1).reshape(len(expression), -1)
+            mel, silent = _sound(row, len(points), cache)
             clips.append(
                 Clip(
                     row,
@@ -127,7 +130,8 @@ def load_corpus(rows: Sequence[Row], cache: Path, model: FaceModel) -> list[Clip
                     expression,
                     motion,
                     mean,
-                    _mel(row, len(points), cache),
+                    mel,
+                    silent,
                     lips.astype(np.float32),
                     in_crop(points, crop).astype(np.float32),
                     found,
@@ -138,21 +142,22 @@ def load_corpus(rows: Sequence[Row], cache: Path, model: FaceModel) -> list[Clip
     return clips
 
 
-def _mel(row: Row, frames: int, cache: Path) -> np.ndarray | None:
-    """(4 * frames, 80) log-mel of the clip's sound, padded with its quietest row where the sound is shorter; cached."""
+def _sound(row: Row, frames: int, cache: Path) -> tuple[np.ndarray | None, np.ndarray]:
+    """(4 * frames, 80) log-mel of the clip's sound, padded with its quietest row where the sound is shorter, or None; and
+    (frames,) bool, where it is silent; cached."""
     if not row.speech:
-        return None
-    path = Path(cache) / "mel" / (row.file.replace("/", "_") + ".safetensors")
-    if path.exists():
-        stored = load_file(str(path))["mel"]
-        return stored if len(stored) else None
-    sound = read_sound_or_none(row.heard_in)
-    mel = np.zeros((0, 80), np.float32)
-    if sound is not None:
-        mel = speech_to_mel(torch.from_numpy(sound)).numpy()[: MEL_PER_FRAME * frames]
-        short = MEL_PER_FRAME * frames - len(mel)
-        if short > 0:
-            mel = np.concatenate([mel, np.repeat(mel.min(0, keepdims=True), short, axis=0)])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({"mel": np.ascontiguousarray(mel)}, str(path))
-    return mel if len(mel) else None
+        return None, np.zeros(frames, bool)
+    path = Path(cache) / "sound" / (row.file.replace("/", "_") + ".safetensors")
+    if not path.exists():
+        sound = read_sound_or_none(row.heard_in)
+        mel, silent = np.zeros((0, 80), np.float32), np.zeros(frames, bool)
+        if sound is not None:
+            silent = silent_frames(sound, frames)
+            mel = speech_to_mel(torch.from_numpy(sound)).numpy()[: MEL_PER_FRAME * frames]
+            short = MEL_PER_FRAME * frames - len(mel)
+            if short > 0:
+                mel = np.concatenate([mel, np.repeat(mel.min(0, keepdims=True), short, axis=0)])
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file({"mel": np.ascontiguousarray(mel), "silent": silent.astype(np.uint8)}, str(path))
+    stored = load_file(str(path))
+    return stored["mel"] if len(stored["mel"]) else None, stored["silent"].astype(bool)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Callable, Sequence
+from typing import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from gmtalker.face_model import FaceModel
+from gmtalker.lip_guard import LipGuard
 from gmtalker.models.expression_generator import ExpressionBatch, ExpressionGenerator
 from gmtalker.tracks import EMOTIONS
 from personalize.datasets import Row
@@ -19,6 +20,7 @@ from personalize.material import (
     HEARINGS,
     Sampler,
     TrackedSpeech,
+    at_rest_in_silence,
     finish,
     hear,
     hold_out,
@@ -61,13 +63,15 @@ def pretrain_expression(
     for index, emotion in enumerate(EMOTIONS):
         groups[emotion] = Sampler([item for item in kept if item.emotion is not None and int(item.emotion.argmax()) == index])
     groups = {name: sampler for name, sampler in groups.items() if sampler.items}
+    guard = LipGuard(face_model)
+    taught = {id(item): _taught(item, guard) for item in kept}
     shares = shares_of([SPEECH_SHARE if name == "speech" else (1 - SPEECH_SHARE) / len(EMOTIONS) for name in groups])
     lip_basis = face_model.lip_basis()
 
     def batch(number: int) -> ExpressionBatch:
         draw = np.random.default_rng([seed, number])
         names = draw.choice(list(groups), BATCH, p=shares)
-        return _expression_batch([groups[name].draw(draw) for name in names], draw, lip_basis, features)
+        return _expression_batch([groups[name].draw(draw) for name in names], draw, taught, lip_basis, features)
 
     def evaluate(network: ExpressionGenerator) -> dict[str, float]:
         named = _emotions_named(network, tracked) if not by_label else {}
@@ -79,8 +83,18 @@ def pretrain_expression(
     return finish(model, stage, output, material, state, minutes, evaluate(model))
 
 
+def _taught(item: TrackedSpeech, guard: LipGuard) -> Tensor:
+    """(HEARINGS, frames, n): the clip's expression, its lips at rest where each hearing is silent."""
+    expression = torch.from_numpy(item.clip.expression).float()
+    return at_rest_in_silence(expression.expand(len(item.silent), -1, -1), item.silent, guard)
+
+
 def _expression_batch(
-    items: Sequence[TrackedSpeech], draw: np.random.Generator, lip_basis: Tensor, features: int
+    items: Sequence[TrackedSpeech],
+    draw: np.random.Generator,
+    taught: Mapping[int, Tensor],
+    lip_basis: Tensor,
+    features: int,
 ) -> ExpressionBatch:
     frames = FRAMES
     names = ("expression", "speech", "speech_mask", "mask", "emotion", "labelled", "speaker")
@@ -88,17 +102,17 @@ def _expression_batch(
     for item in items:
         times = random_times(len(item), frames, 1.0, draw).round().astype(int)
         known, times = times < len(item), np.minimum(times, len(item) - 1)
-        rows["expression"].append(torch.from_numpy(item.clip.expression[times]).float())
         heard = item.features is not None
         # Half of the time as recorded, else as one of the other hearings.
         way = draw.integers(1, HEARINGS) if draw.random() < 0.5 else 0
+        rows["expression"].append(taught[id(item)][way][times])
         rows["speech"].append(item.features[way][times].float() if heard else torch.zeros(frames, features))
         rows["speech_mask"].append(torch.tensor(heard))
         rows["mask"].append(torch.from_numpy(known))
         rows["emotion"].append(torch.zeros(len(EMOTIONS)) if item.emotion is None else item.emotion)
         rows["labelled"].append(torch.tensor(item.emotion is not None))
         rows["speaker"].append(torch.tensor(item.speaker))
-    return ExpressionBatch(**{name: torch.stack(values) for name, values in rows.items()}, lip_basis=lip_basis)
+    return ExpressionBatch(**{name: torch.stack(values) for name, values in rows.items()}, lip_basis=lip_basis, walks=True)
 
 
 def _follows_speech(model: ExpressionGenerator, items: Sequence[TrackedSpeech], face_model: FaceModel) -> dict[str, float]:

@@ -16,8 +16,9 @@ from tqdm import tqdm
 from gmtalker.audio import read_sound_or_none
 from gmtalker.errors import UnusableInput
 from gmtalker.face_model import FaceModel
+from gmtalker.lip_guard import LipGuard, resting
 from gmtalker.models.loading import load_speech_encoder, save_half
-from gmtalker.models.mel import SAMPLES_PER_FRAME
+from gmtalker.models.mel import MEL_PER_FRAME, SAMPLES_PER_FRAME
 from gmtalker.models.speech_encoder import IGNORED, SpeechEncoder, augment
 from gmtalker.tracks import EMOTIONS
 from personalize.corpus import Clip, load_corpus
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 BATCH = 16
 HEARINGS = 4  # ways each clip is heard: as it is, and as other voices in other rooms
+HEARD_AROUND, LONGEST_MUTED = 5, 40  # frames around speech that still belong to it, and of a muted stretch
 PERSON_POWER = 0.5  # a person with four times the material is seen twice as often
 FOLDERS = {
     "speech": "speech_encoder",
@@ -41,10 +43,12 @@ FOLDERS = {
 
 @dataclass(frozen=True)
 class TrackedSpeech:
-    """A tracked clip with its speech as heard in several ways: features (HEARINGS,T,d), or None without usable speech."""
+    """A tracked clip with its speech as heard in several ways: features (HEARINGS,T,d), or None without usable speech; silent
+    (HEARINGS,T), where nothing is said around."""
 
     clip: Clip
     features: Tensor | None
+    silent: np.ndarray
     emotion: Tensor | None
     speaker: int
 
@@ -61,31 +65,56 @@ def hear(
 ) -> list[TrackedSpeech]:
     """Each clip with its speech features, its soft emotion label and the row of its person in the speaker table.
 
-    The sound is moved to be in time with the picture where the offsets in `cache` say so.
+    The sound is moved to be in time with the picture where the offsets in `cache` say so. In every other hearing a stretch of it
+    is muted: clips are cut to the speech, and silence is hardly met otherwise.
     """
     people = sorted({clip.person for clip in clips})
     tracked = []
     torch.manual_seed(seed)
+    draw = np.random.default_rng(seed)
     offsets = read_offsets(cache)
     for clip in tqdm(clips, desc="hearing", unit="clip", disable=None):
-        features = None
+        features, silent = None, np.repeat(clip.silent[None], HEARINGS, axis=0)
         if clip.mel is not None and clip.sync_ok and clip.has_speech:
-            features = torch.stack([_heard(clip, encoder, changed=index > 0) for index in range(HEARINGS)]).half()
-            later = torch.arange(clip.frames) - offsets.get(clip.file, 0)  # sound that comes early is heard later
-            features = features[:, later.clamp(0, clip.frames - 1)]
-        tracked.append(TrackedSpeech(clip, features, emotion_row(clip.row), people.index(clip.person)))
+            muted = [_muted(clip.frames, draw) if index % 2 else slice(0, 0) for index in range(HEARINGS)]
+            features = torch.stack([_heard(clip, encoder, index > 0, span) for index, span in enumerate(muted)]).half()
+            for row, span in zip(silent, muted):
+                row[span.start + HEARD_AROUND : max(0, span.stop - HEARD_AROUND)] = True
+            later = np.clip(np.arange(clip.frames) - offsets.get(clip.file, 0), 0, clip.frames - 1)  # early sound is heard later
+            features, silent = features[:, later], silent[:, later]
+        tracked.append(TrackedSpeech(clip, features, silent, emotion_row(clip.row), people.index(clip.person)))
     return tracked
 
 
+def _muted(frames: int, draw: np.random.Generator) -> slice:
+    """A stretch of the clip, where it is long enough."""
+    length = int(draw.integers(2 * HEARD_AROUND + 5, LONGEST_MUTED))
+    if frames < 2 * length:
+        return slice(0, 0)
+    begin = int(draw.integers(0, frames - length + 1))
+    return slice(begin, begin + length)
+
+
 @torch.no_grad()
-def _heard(clip: Clip, encoder: SpeechEncoder | HubertEncoder, changed: bool) -> Tensor:
-    """(frames, d) features of the clip's speech; changed: of another voice in another room."""
+def _heard(clip: Clip, encoder: SpeechEncoder | HubertEncoder, changed: bool, muted: slice) -> Tensor:
+    """(frames, d) features of the clip's speech; changed: of another voice in another room; muted: frames without sound."""
     if isinstance(encoder, SpeechEncoder):
-        mel = torch.from_numpy(clip.mel)[None].float()
-        return encoder(augment(mel) if changed else mel)[0]
+        mel = torch.from_numpy(clip.mel).float().clone()
+        span = mel[MEL_PER_FRAME * muted.start : MEL_PER_FRAME * muted.stop]
+        span.copy_(mel.quantile(0.02, dim=0) + 0.3 * torch.randn_like(span))
+        return encoder(augment(mel[None]) if changed else mel[None])[0]
     sound = read_sound_or_none(clip.row.heard_in)
     waveform = torch.from_numpy(fitted(sound, clip.frames))
+    waveform[SAMPLES_PER_FRAME * muted.start : SAMPLES_PER_FRAME * muted.stop] *= 0.003
     return encoder.encode(augment_waveform(waveform) if changed else waveform)
+
+
+def at_rest_in_silence(expression: Tensor, silent: np.ndarray, guard: LipGuard) -> Tensor:
+    """expression (..., frames, n) with lips that rest where it is silent (..., frames).
+
+    What people's lips do while they say nothing can't be heard: learned, it comes back as idle lip motion at any moment.
+    """
+    return guard.closed(expression, resting(silent))
 
 
 def write_offsets(cache: Path, offsets: Mapping[str, int]) -> None:

@@ -44,6 +44,7 @@ LIP_NUMBERS = 8
 OFFSET_SHARE = 0.25  # of the minutes, for finding out where sound and picture are apart
 LARGEST_SHIFT, SURE_FRAMES = 4, 60  # frames a sound may be moved (the outermost are no peak), and that a clip needs for it
 MOST_WATCHED = 40  # clips that a measure taken during training looks at
+SAME_CAMERA = 10  # clips from which on a person's sound is taken to be off by the same in all of them
 SURE, GAIN = 0.25, 0.02  # agreement of the lips that tells an offset, and how much better than as recorded
 LONGEST_SENTENCE = 20
 SHARES = {"lips": 8, "sentences": 4, "phones": 4}  # of a batch
@@ -111,7 +112,7 @@ def pretrain_speech(
 
     listener, _ = train("speech_offsets", OFFSET_SHARE, kept)
     tracked = [recording for recording in [*kept, *held_out, *strangers] if recording.lips_known]
-    offsets = {recording.file: sound_offset(listener, recording) for recording in tracked}
+    offsets = shared_offsets(tracked, [sound_offset(listener, recording) for recording in tracked])
     write_offsets(output / "corpus", offsets)
     model, state = train("speech", 1 - OFFSET_SHARE, [_in_time(recording, offsets.get(recording.file, 0)) for recording in kept])
     figures = {
@@ -139,6 +140,15 @@ def sound_offset(model: SpeechEncoder, recording: Recording) -> int:
     best = int(np.argmax(agreement))
     sure = 0 < best < len(agreement) - 1 and agreement[best] > max(SURE, agreement[LARGEST_SHIFT] + GAIN)
     return shifts[best] if sure else 0
+
+
+def shared_offsets(recordings: Sequence[Recording], offsets: Sequence[int]) -> dict[str, int]:
+    """The offset of each file; whoever was filmed often, by one camera, has one offset: the median of all theirs."""
+    found: dict[str, list[int]] = {}
+    for recording, offset in zip(recordings, offsets):
+        found.setdefault(recording.person, []).append(offset)
+    median = {person: int(np.median(values)) for person, values in found.items() if len(values) >= SAME_CAMERA}
+    return {recording.file: median.get(recording.person, offset) for recording, offset in zip(recordings, offsets)}
 
 
 def _in_time(recording: Recording, offset: int) -> Recording:

@@ -220,3 +220,37 @@ def test_asked_emotion_shows_and_the_posterior_names_it(trained):
         latents = [model.latent(rows(EMOTIONS[index], 24), seed=seed, temperature=0.3) for seed in range(4)]
         made = torch.stack([model.generate(clip, z)[:, 2:].mean(0) for clip, z in zip(speech, latents)]).mean(0)
         torch.testing.assert_close(made, torch.tensor(wanted), atol=0.6, rtol=0)
+
+
+def test_clips_walk_to_another_mood_as_sliders_do():
+    """z is what generation draws for the mixed weights, and the mean face is mixed by the same part; movement stays."""
+    model = tiny()
+    torch.manual_seed(1)
+    clips, frames = 64, 12
+    moods, known = torch.randint(8, (clips,)), torch.ones(clips, dtype=torch.bool)
+    batch = batch_of(torch.randn(clips, frames, 4), torch.randn(clips, frames, 6), moods, known)
+    z = 50 + torch.randn(clips, 6)  # far from what is ever drawn
+    with torch.no_grad():
+        model.mixture.hidden[0].weight.zero_()  # components that do not depend on w...
+        model.mixture.log_variance.bias.fill_(-20.0)  # ...and are nearly points
+        means, _ = model.components(torch.zeros(1, 3))
+        walked, moved = model._drawn(batch, z, batch.emotion)
+    shift = walked.expression - batch.expression
+    torch.testing.assert_close(shift, shift.mean(1, keepdim=True).expand_as(shift), atol=1e-5, rtol=0)
+    stayed = torch.isclose(moved, z).all(1)
+    assert 0.1 < stayed.float().mean() < 0.7 and not shift[stayed].any()
+    faces = batch.expression.mean(1)
+    for clip in (~stayed).nonzero()[:, 0].tolist():
+        directions = faces - faces[clip]
+        share = (shift[clip, 0] * directions).sum(-1) / directions.square().sum(-1).clamp(min=1e-9)
+        other = int((share[:, None] * directions - shift[clip, 0]).norm(dim=-1).argmin())
+        here, there = (means[0][batch.emotion[index].argmax()] for index in (clip, other))
+        share = share[other] if shift[clip].any() else torch.tensor(0.0)
+        assert -0.21 < share < 1.21 and (moved[clip] - torch.lerp(here, there, share)).norm() < 1.5  # the last: deviations of z
+
+
+def test_without_a_labelled_clip_nobody_walks():
+    batch = batch_of(torch.randn(3, 5, 4), torch.randn(3, 5, 6))
+    z = torch.randn(3, 6)
+    walked, moved = tiny()._drawn(batch, z, batch.emotion)
+    assert walked is batch and moved is z

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
 from gmtalker.face_model import LIPS, FaceModel
-from gmtalker.lip_guard import CLOSED, OPEN, LipGuard
+from gmtalker.lip_guard import CLOSED, CLOSING, OPEN, LipGuard, resting
 from gmtalker.pipeline import GENERIC
 
 
@@ -60,3 +61,31 @@ def test_many_frames_at_once(guard):
     moody, neutral = torch.randn(2, 7, guard.measures.shape[1], generator=torch.Generator().manual_seed(0))
     rows = torch.stack([guard(a, b) for a, b in zip(moody, neutral)])
     assert torch.allclose(guard(moody, neutral), rows, atol=1e-5)
+
+
+def test_lips_are_closed_by_a_part_and_all_else_is_kept(guard):
+    speaking = with_measures(guard, 0.04, 0.05, 0.04, 0.02).expand(3, -1)
+    closed = guard.closed(speaking, torch.tensor([0.0, 0.5, 1.0])) @ guard.measures.T
+    assert torch.allclose(closed[:, :3], torch.tensor([[1.0], [0.5], [0.0]]) * torch.tensor([0.04, 0.05, 0.04]), atol=1e-5)
+    assert torch.equal(guard.closed(speaking, torch.zeros(3)), speaking)
+
+
+def test_lips_are_still_in_silence_at_their_own_level_and_moods_come_and_go(guard):
+    silent = np.zeros(60, bool)
+    silent[20:40] = True
+    opening = 0.02 + 0.01 * torch.sin(torch.arange(60.0))
+    spoken = torch.stack([with_measures(guard, float(x), float(x), float(x), 0.0) for x in opening])
+    mood = torch.stack([with_measures(guard, 0.001 * t, 0.001 * t, 0.001 * t, 0.0) for t in range(60)])
+    still = guard.still(spoken + mood, spoken, silent)
+    lips = (still @ guard.measures.T)[:, 0]
+    level = opening[20:40].mean()
+    assert lips[20:40].tolist() == pytest.approx([float(level) + 0.001 * t for t in range(20, 40)], abs=1e-4)
+    assert torch.equal(still[:10], (spoken + mood)[:10]) and torch.equal(still[50:], (spoken + mood)[50:])
+
+
+def test_lips_rest_wholly_in_silence_and_come_to_it_around():
+    silent = np.zeros(60, bool)
+    silent[20:40] = True
+    share = resting(silent)
+    assert torch.all(share[20:40] == 1) and not share[: 20 - CLOSING].any() and not share[40 + CLOSING :].any()
+    assert share.diff().abs().max() <= 1 / CLOSING + 1e-6

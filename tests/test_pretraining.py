@@ -1,7 +1,7 @@
 """The pretraining stages on a made-up corpus of a few invented people: each runs, saves loadable weights and its card."""
 
 import csv
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -9,15 +9,29 @@ import pytest
 import torch
 
 from gmtalker.errors import UnusableInput
+from gmtalker.lip_guard import CLOSING
 from gmtalker.models.expression_generator import ExpressionGenerator
 from gmtalker.models.loading import load_strict
 from gmtalker.models.motion_generator import MotionGenerator
 from gmtalker.models.speech_encoder import IGNORED, SpeechEncoder
+from gmtalker.tracks import count_blinks
 from personalize import expression_pretraining, material, pretraining
 from personalize.datasets import Row, training_rows
-from personalize.material import Sampler, hear, hold_out, hold_out_people, interpolated, random_times, unknown, write_offsets
+from personalize.expression_pretraining import _taught
+from personalize.material import (
+    HEARINGS,
+    Sampler,
+    hear,
+    hold_out,
+    hold_out_people,
+    interpolated,
+    random_times,
+    unknown,
+    write_offsets,
+)
+from personalize.motion_pretraining import blinks_of
 from personalize.speech_labels import GRID_WORDS, PHONES, phone_classes, sentence_phones, word_classes
-from personalize.speech_pretraining import Recording, _in_time, sound_offset
+from personalize.speech_pretraining import Recording, _in_time, shared_offsets, sound_offset
 
 
 @dataclass(frozen=True)
@@ -30,6 +44,7 @@ class MadeUpClip:
     expression: np.ndarray
     motion: np.ndarray
     mel: np.ndarray | None
+    silent: np.ndarray
     lips: np.ndarray
 
     @property
@@ -60,6 +75,16 @@ class MadeUpFaceModel:
         return coefficients[:, 0]
 
 
+class MadeUpGuard:
+    """The first coefficient is the opening of the lips."""
+
+    def __init__(self, model=None):
+        pass
+
+    def closed(self, expression, share):
+        return torch.cat([expression[..., :1] * (1 - share[..., None]), expression[..., 1:]], dim=-1)
+
+
 def made_up(index, emotion, speech):
     random = np.random.default_rng(index)
     frames = int(random.integers(20, 110))
@@ -67,7 +92,8 @@ def made_up(index, emotion, speech):
     mel = random.standard_normal((4 * frames, 80)).astype(np.float32) if speech else None
     return MadeUpClip(
         f"set/{index}.mp4", f"person {index % 3}", emotion, True, speech, expression,
-        random.random((frames, 10)).astype(np.float32), mel, expression @ random.standard_normal((5, 30)).astype(np.float32),
+        random.random((frames, 10)).astype(np.float32), mel, np.zeros(frames, bool),
+        expression @ random.standard_normal((5, 30)).astype(np.float32),
     )  # fmt: skip
 
 
@@ -83,6 +109,7 @@ def folders(tmp_path, monkeypatch):
         for clip in clips:
             table.writerow([clip.file, "speech", "train", clip.person, 3, 3, "yes", clip.emotion or "", "2", "ok"])
     monkeypatch.setattr(material, "load_corpus", lambda rows, cache, model: clips)
+    monkeypatch.setattr(expression_pretraining, "LipGuard", MadeUpGuard)
     for module in (material, expression_pretraining):
         monkeypatch.setattr(module, "FaceModel", MadeUpFaceModel)
     return training_rows(data), output
@@ -186,6 +213,44 @@ def test_stages_hear_a_moved_sound(tmp_path):
     write_offsets(tmp_path, {clip.file: 2})
     (moved,) = hear([clip], encoder, tmp_path, 0)
     assert torch.equal(moved.features[0, 2:], plain.features[0, :-2]) and not torch.equal(moved.features, plain.features)
+
+
+def test_silence_is_met_and_its_lips_are_closed(tmp_path):
+    """In some hearings a stretch is muted: there, and where the clip itself is silent, the taught lips rest."""
+    clip = replace(made_up(0, None, True), expression=np.ones((100, 5), np.float32), silent=np.arange(100) < 12)
+    clip = replace(clip, mel=np.random.default_rng(0).standard_normal((400, 80)).astype(np.float32), lips=np.zeros((100, 30)))
+    before = clip.mel.copy()
+    torch.manual_seed(0)
+    encoder = SpeechEncoder(width=16, features=8, fine_dilations=(1,), coarse_dilations=(1,)).eval()
+    (item,) = hear([clip], encoder, tmp_path, 0)
+    assert np.array_equal(clip.mel, before)
+    assert np.array_equal(item.silent[0], clip.silent) and item.silent[1].sum() >= 12 + 5
+    taught = _taught(item, MadeUpGuard())
+    assert taught.shape == (HEARINGS, 100, 5) and torch.all(taught[..., 1:] == 1)
+    for silent, lips in zip(item.silent, taught[..., 0]):
+        assert torch.all(lips[silent] == 0)
+        away = np.convolve(silent, np.ones(2 * CLOSING + 1), "same") == 0
+        assert torch.all(lips[away] == 1)
+
+
+def test_clips_of_one_camera_share_their_offset():
+    def recording(person, index):
+        return Recording("lips", person, f"{person}/{index}", np.zeros((0, 80)), *[unknown(0)] * 3, np.zeros((0, 8)), True)
+
+    recordings = [recording("often", index) for index in range(11)] + [recording("once", 0)]
+    shared = shared_offsets(recordings, [0, 1, 1, 1, -3, 1, 1, 0, 1, 1, 2, -2])
+    assert {shared[f"often/{index}"] for index in range(11)} == {1} and shared["once/0"] == -2
+
+
+def test_blinks_are_what_is_quick_and_whole():
+    lids = np.zeros((100, 2))
+    lids[10:14] = 0.9  # a blink
+    lids[30:60] = 0.7  # a squint
+    lids[40:44] = 1.0  # a blink out of it
+    lids[80:83] = 0.15  # a tremble
+    blinks = blinks_of(lids)
+    assert blinks[10:14].min() > 0.95 and blinks[40:44].min() > 0.95
+    assert blinks[[35, 55, 81]].max() == 0 and count_blinks(blinks) == 2
 
 
 def test_people_who_are_held_out_are_held_out_whole():

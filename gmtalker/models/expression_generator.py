@@ -28,6 +28,7 @@ LOSS_WEIGHTS = {
     "condition": 0.02,
     "emotion": 0.05,
 }
+DRAWN, BEYOND = 0.85, 0.2  # part of the clips whose z is drawn as generation draws it, and how far they walk beyond either end
 FREE_W, FREE_CONDITION, FREE_EMOTION = 1.0, 2.0, 0.5  # nats that cost nothing, or the latents collapse and the clusters merge
 
 
@@ -37,7 +38,8 @@ class ExpressionBatch:
 
     expression: (B,T,n) in standard deviations; speech: (B,T,d); speech_mask: (B,) or (B,T), True where the speech is usable;
     mask: (B,T), True on valid frames, padding at the end; emotion: (B,8) soft label rows with sum 1, read where labelled: (B,);
-    speaker: (B,) rows of the speaker table, -1 a stranger; lip_basis: (n,L*3) from coefficients to lip vertices, or None.
+    speaker: (B,) rows of the speaker table, -1 a stranger; lip_basis: (n,L*3) from coefficients to lip vertices, or None;
+    walks: whether training may move a clip to the mood of another one.
     """
 
     expression: Tensor
@@ -48,6 +50,7 @@ class ExpressionBatch:
     labelled: Tensor
     speaker: Tensor
     lip_basis: Tensor | None = None
+    walks: bool = False
 
     def __post_init__(self) -> None:
         clips, frames = self.mask.shape
@@ -147,6 +150,7 @@ class ExpressionGenerator(ModelMixin, ConfigMixin, PeftAdapterMixin):
         self.embed_z = nn.Linear(z_size, width)
         self.embed_speaker = nn.Embedding(speakers + 1, width)  # row 0 is the stranger
         nn.init.normal_(self.embed_speaker.weight, std=0.02)
+        self.accent: nn.Linear | None = None  # a person's, from their speaking style; generic stages have none
         self.decoder = AutoregressiveDecoder(coefficients, features, width, heads, decoder_layers, window, period, reach, dropout)
 
     # Encoder and mixture
@@ -189,8 +193,7 @@ class ExpressionGenerator(ModelMixin, ConfigMixin, PeftAdapterMixin):
         generator = torch.Generator().manual_seed(seed)
         w = torch.randn(1, self.config.w_size, generator=generator).to(weights)
         noise = torch.randn(self.config.z_size, generator=generator).to(weights)
-        means, log_variances = (x[0] for x in self.components(w))
-        return weights @ means + temperature * (weights @ log_variances.exp()).sqrt() * noise
+        return _mixed(weights, *self.components(w), temperature * noise)
 
     def stream(self, speech: Tensor, z: Tensor, speaker: int | None = None) -> Iterator[Tensor]:
         """Coefficients (n,) frame by frame, from speech (T,d) and z (T,dz); memory does not grow with T.
@@ -207,7 +210,9 @@ class ExpressionGenerator(ModelMixin, ConfigMixin, PeftAdapterMixin):
         with torch.no_grad():
             speakers = torch.full((len(z),), STRANGER if speaker is None else speaker, device=z.device)
             condition = self._condition(z, speakers)
-        yield from self.decoder.stream(condition, speech.expand(len(z), -1, -1))
+            accent = None if self.accent is None else self.accent(speech)
+        for index, frame in enumerate(self.decoder.stream(condition, speech.expand(len(z), -1, -1))):
+            yield frame if accent is None else frame + accent[index]  # not fed back: the decoder never met it
 
     def generate(self, speech: Tensor, z: Tensor, speaker: int | None = None) -> Tensor:
         """(T,n): all of stream at once."""
@@ -229,8 +234,9 @@ class ExpressionGenerator(ModelMixin, ConfigMixin, PeftAdapterMixin):
     def loss(self, batch: ExpressionBatch) -> dict[str, Tensor]:
         """L_rec, L_w, L_cond and L_emo of method section 1: "total", and the parts before weighting.
 
-        In training mode a tenth of the clips lose their speech, three tenths their speaker, and half of the silent labelled clips
-        are dubbed, so that silence, strangers and emotion under speech are practised too.
+        In training mode a tenth of the clips lose their speech, three tenths their speaker, half of the silent labelled clips
+        are dubbed, and more than half of all walk a part of the way to another clip's mood, so that silence, strangers, emotion
+        under speech and every mixture of emotions are practised too.
         """
         audible = batch.speech_mask.reshape(len(batch.mask), -1).expand_as(batch.mask)
         speaker = batch.speaker
@@ -238,10 +244,12 @@ class ExpressionGenerator(ModelMixin, ConfigMixin, PeftAdapterMixin):
             deaf, unknown = torch.rand(2, len(audible), device=audible.device)
             audible = audible & (deaf > 0.1)[:, None]
             speaker = torch.where(unknown > 0.3, speaker, STRANGER)
-        z, divergences = self._inferred(batch, audible)
+        z, divergences, emotion = self._inferred(batch, audible)
         spoken = replace(batch, speech_mask=audible)
         if self.training:
             spoken = _dubbed(spoken)
+        if self.training and batch.walks and emotion is not None:
+            spoken, z = self._drawn(spoken, z, emotion)
         predicted = self.decoder.rehearse(
             spoken.expression,
             self._condition(z[:, None], speaker),
@@ -252,16 +260,15 @@ class ExpressionGenerator(ModelMixin, ConfigMixin, PeftAdapterMixin):
         parts["total"] = sum(LOSS_WEIGHTS[name] * value for name, value in parts.items())
         return parts
 
-    def _inferred(self, batch: ExpressionBatch, audible: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """z (B,dz) of each clip, and what it costs to keep it near the mixture. audible (B,T)."""
+    def _inferred(
+        self, batch: ExpressionBatch, audible: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor], Tensor | None]:
+        """z (B,dz) of each clip, what it costs to keep it near the mixture, and the emotion (B,8) it shows. audible (B,T)."""
         if self.config.by_label:
             neutral = torch.eye(len(EMOTIONS), device=audible.device)[0]
-            return torch.where(batch.labelled[:, None], batch.emotion, neutral) @ self.labels, {}
+            return torch.where(batch.labelled[:, None], batch.emotion, neutral) @ self.labels, {}, None
         posterior = self.posterior(batch.expression, batch.speech, batch.mask, audible)
         w, z = posterior.sample()
-        return z, self._divergences(posterior, w, z, batch)
-
-    def _divergences(self, posterior: LatentPosterior, w: Tensor, z: Tensor, batch: ExpressionBatch) -> dict[str, Tensor]:
         means, log_variances = self.components(w)
         log_emotion = self._log_emotion_posterior(z, means, log_variances)
         labelled = batch.labelled
@@ -272,11 +279,32 @@ class ExpressionGenerator(ModelMixin, ConfigMixin, PeftAdapterMixin):
         )  # (B,8)
         named = -(batch.emotion * log_emotion).sum(-1)
         uniform = (log_emotion.exp() * (log_emotion + math.log(len(EMOTIONS)))).sum(-1)
-        return {
+        divergences = {
             "w": to_prior.mean().clamp(min=FREE_W),
             "condition": (emotion * to_components).sum(-1).mean().clamp(min=FREE_CONDITION),
             "emotion": torch.where(labelled, named, uniform.clamp(min=FREE_EMOTION)).mean(),
         }
+        return z, divergences, emotion
+
+    def _drawn(self, batch: ExpressionBatch, z: Tensor, emotion: Tensor) -> tuple[ExpressionBatch, Tensor]:
+        """Some clips with a z (B,dz) as generation draws it, on the way from their own emotion (B,8) to that of a labelled clip;
+        their mean face has gone the same part of the way.
+
+        The posterior's z tells clips apart, so that the decoder, which met no other, jumps from clip to clip where a slider goes.
+        A little farther than the whole way, or the ends would be flat.
+        """
+        moods = batch.labelled.nonzero()[:, 0]
+        if not len(moods):
+            return batch, z
+        other = moods[torch.randint(len(moods), (len(z),), device=z.device)]
+        chosen, share = torch.rand(2, len(z), 1, device=z.device)
+        chosen, share = chosen < DRAWN, share * (1 + 2 * BEYOND) - BEYOND
+        share = torch.where((batch.emotion[other] - emotion).abs().sum(1, keepdim=True) > 0.2, share, 0.0)
+        weights = torch.lerp(emotion, batch.emotion[other], share)
+        drawn = _mixed(weights, *self.components(torch.randn(len(z), self.config.w_size, device=z.device)), torch.randn_like(z))
+        mean = _clip_mean(batch.expression, batch.mask)
+        moved = batch.expression + (chosen * share)[..., None] * (mean[other] - mean)
+        return replace(batch, expression=moved), torch.where(chosen, drawn, z)
 
 
 def _dubbed(batch: ExpressionBatch) -> ExpressionBatch:
@@ -300,6 +328,12 @@ def _dubbed(batch: ExpressionBatch) -> ExpressionBatch:
         speech_mask=torch.where(chosen[:, None], batch.speech_mask[source], batch.speech_mask),
         mask=torch.where(chosen[:, None], batch.mask[source], batch.mask),
     )
+
+
+def _mixed(weights: Tensor, means: Tensor, log_variances: Tensor, noise: Tensor) -> Tensor:
+    """sum omega_k mu_k + (sum omega_k Sigma_k)^1/2 noise (N,dz), for weights (N,8) and components (N or 1,8,dz)."""
+    mean, variance = ((weights[..., None] * x).sum(1) for x in (means, log_variances.exp()))
+    return mean + variance.clamp(min=1e-4).sqrt() * noise  # weights beyond the ends of a way may be negative
 
 
 def _clip_mean(x: Tensor, mask: Tensor) -> Tensor:
