@@ -41,7 +41,7 @@ class Avatar:
     """A person, ready to be drawn.
 
     card: avatar.json; face: what the person looks like; head_generator, emotion_mapping: the person's networks in eval mode;
-    speaking_style: folder of the LoRA of the expression generator, None when the person's clips held no sound.
+    speaking_style: folder of the LoRA and the accent of the expression generator, None when the person's clips held no sound.
     """
 
     name: str

@@ -1,4 +1,5 @@
-"""A person's way of speaking: a LoRA of the expression generator, kept apart from its weights."""
+"""A person's way of speaking, kept apart from the generic weights: a LoRA of the expression generator, and an accent: what their
+face does with the same sounds beyond it, linear in the speech features."""
 
 from __future__ import annotations
 
@@ -6,18 +7,26 @@ import copy
 import logging
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from gmtalker.errors import UnusableAvatar
 from gmtalker.models.expression_generator import ExpressionGenerator
 
 WEIGHTS_FILE = "pytorch_lora_weights.safetensors"  # the name diffusers' load_lora_adapter looks for
+ACCENT_FILE = "accent.safetensors"
 LARGEST_RANK = 128
 
 
-def save_speaking_style(generator: ExpressionGenerator, folder: Path) -> None:
-    """Save the LoRA attached to a generator, and nothing of the generator itself, into folder (made when missing)."""
+def save_speaking_style(generator: ExpressionGenerator, folder: Path, strength: float = 1.0) -> None:
+    """Save the LoRA attached to a generator, at a part of its strength, and its accent, where it has one, and nothing of the
+    generator itself, into folder (made when missing)."""
+    with torch.no_grad():
+        for name, weight in generator.named_parameters():
+            if ".lora_B." in name:
+                weight.mul_(strength)
     talkative = logging.getLogger("diffusers.models.modeling_utils")
     level = talkative.level
     talkative.setLevel(logging.ERROR)  # it would warn of a cast that saving itself asks for
@@ -25,13 +34,16 @@ def save_speaking_style(generator: ExpressionGenerator, folder: Path) -> None:
         generator.save_lora_adapter(str(folder), weight_name=WEIGHTS_FILE)
     finally:
         talkative.setLevel(level)
+    if generator.accent is not None:
+        weights = {name: weight.detach().cpu().float().contiguous() for name, weight in generator.accent.state_dict().items()}
+        save_file(weights, str(Path(folder) / ACCENT_FILE))
 
 
 def with_speaking_style(generator: ExpressionGenerator, folder: Path) -> ExpressionGenerator:
     """A copy of the generator with a person's LoRA merged into its weights, in eval mode.
 
     A copy, so that avatars used at the same time don't change each other; merged, so that it is as fast as without.
-    Errors: UnusableAvatar when the LoRA does not fit this generator to the last weight.
+    Errors: UnusableAvatar when LoRA or accent do not fit this generator to the last weight.
     """
     folder, generator = Path(folder), copy.deepcopy(generator)
     try:
@@ -42,6 +54,10 @@ def with_speaking_style(generator: ExpressionGenerator, folder: Path) -> Express
         )
         generator.fuse_lora(adapter_names=["style"])
         generator.unload_lora()
+        if (folder / ACCENT_FILE).exists():
+            accent = nn.Linear(generator.config.features, generator.config.coefficients)
+            accent.load_state_dict(load_file(str(folder / ACCENT_FILE)))  # strict, in names and in shapes
+            generator.accent = accent.to(generator.device)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise UnusableAvatar(f"The speaking style of {folder.parent.name} does not fit these generic stages.") from error
     return generator.eval().requires_grad_(False)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from peft import LoraConfig
+from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
+from gmtalker.device import one_core
 from gmtalker.errors import UnusableInput
+from gmtalker.face_model import FaceModel
 from gmtalker.models.expression_generator import ExpressionBatch, ExpressionGenerator
 from gmtalker.pipeline import GMTalkerPipeline
 from gmtalker.speaking_style import save_speaking_style
@@ -19,6 +22,11 @@ from gmtalker.tracks import EMOTIONS
 from personalize.fitting import FitOptions, fit
 
 STYLE_RANK, STYLE_FRAMES, STYLE_BATCH = 16, 50, 12
+OPENING_SHARE = 0.2  # of the windows begin where a clip does
+WATCHED_SHARE, MOST_WATCHED, LEAST_WATCHED = 0.2, 500, 75  # frames that only tell how much of the style is good
+UNWATCHED = 0.0  # of the LoRA is used where there was too little footage to tell: from so little it does more harm than good
+STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
+FOLDS, FIRMNESS = 4, (300.0, 1000.0, 3000.0, 10_000.0, 30_000.0, 1e12)  # of an accent, in frames; the last is none
 SHIFT_FRAMES = 100  # of speech over which an emotion's mean face is taken
 
 
@@ -45,7 +53,7 @@ def adapt_style(
     folder: Path,
     report: Callable[[dict], None],
 ) -> None:
-    """LoRA of the generic expression generator on the person's own speech and face, into folder/speaking_style.
+    """LoRA of the generic expression generator on the person's own speech and face, and accent, into folder/speaking_style.
 
     work: keeps the checkpoint; the same call goes on from it. Errors: UnusableInput when nobody speaks for two seconds in a row.
     """
@@ -65,13 +73,18 @@ def adapt_style(
     )
     generator.add_adapter(style)
     lip_basis = pipeline.face_model.lip_basis()
+    whole, (footage, watched) = footage, _without_last_part(footage)
     starts = _windows(footage)
+    openings = np.array([begin for begin in footage.begins if begin in set(starts.tolist())])
     coefficients = footage.coefficients
     shifts = _emotion_shifts(generic, footage.features[starts[len(starts) // 2] :][:SHIFT_FRAMES])
 
     def batch(number: int) -> ExpressionBatch:
         draw = np.random.default_rng([7, number])
-        rows = [slice(start, start + STYLE_FRAMES) for start in draw.choice(starts, STYLE_BATCH)]
+        chosen = draw.choice(starts, STYLE_BATCH)
+        if len(openings):  # a style learned from the middle of speech alone does not know how to begin
+            chosen = np.where(draw.random(STYLE_BATCH) < OPENING_SHARE, draw.choice(openings, STYLE_BATCH), chosen)
+        rows = [slice(start, start + STYLE_FRAMES) for start in chosen]
         expression = torch.stack([coefficients[row] for row in rows])
         emotion = torch.stack([footage.emotion[row].mean(0) for row in rows])
         # The person hardly showed most emotions: half of the rows get the generic look of one on top, or the style would forget
@@ -92,8 +105,103 @@ def adapt_style(
         )
 
     options = FitOptions("style", minutes=minutes, learning_rate=5e-4, warm_up=30, average=0.99, weight_decay=0.0)
-    fit(generator, batch, work / "style", options, report)
-    save_speaking_style(generator, folder / "speaking_style")
+    if watched:
+        fit(generator, batch, work / "style", options, report)
+    strength = _best_strength(generator.eval(), watched, pipeline.face_model)
+    report({"message": f"The speaking style is used at {strength:.0%}: what agrees best with seconds it never saw."})
+    _scale(generator, strength)
+    generator.accent = learn_accent(generator, whole, lip_basis)
+    _scale(generator, 1.0)
+    save_speaking_style(generator, folder / "speaking_style", strength)
+
+
+def _without_last_part(footage: SpokenFootage) -> tuple[SpokenFootage, list[tuple[Tensor, Tensor]]]:
+    """The footage whose last usable seconds may not be learned from, and those: coefficients (frames, n) and features (frames, d)
+    of each stretch; none where there is too little to spare any."""
+    usable = np.flatnonzero(footage.usable)
+    spared = int(min(WATCHED_SHARE * len(usable), MOST_WATCHED))
+    if spared < LEAST_WATCHED:
+        return footage, []
+    first = usable[-spared]
+    edges = [first, *(begin for begin in footage.begins if begin > first), len(footage.usable)]
+    watched = []
+    for begin, end in zip(edges[:-1], edges[1:]):
+        rows = begin + np.flatnonzero(footage.usable[begin:end])
+        if len(rows) >= STYLE_FRAMES and len(rows) == rows[-1] - rows[0] + 1:
+            watched.append((footage.coefficients[rows[0] : rows[-1] + 1], footage.features[rows[0] : rows[-1] + 1]))
+    kept = footage.usable & (np.arange(len(footage.usable)) < first)
+    return (replace(footage, usable=kept), watched) if watched else (footage, [])
+
+
+@torch.no_grad()
+@one_core()
+def learn_accent(generator: ExpressionGenerator, footage: SpokenFootage, lip_basis: Tensor) -> nn.Linear | None:
+    """What the person's face does with the same sounds beyond what the generator makes of them, linear in the speech features.
+
+    Ridge regression of what the generator, running freely, leaves over. How firmly it is held to nothing is what lets parts of
+    the footage foretell the lips of the others best (cross-validation); None when nothing helps.
+    """
+    edges = [*footage.begins, len(footage.usable)]
+    left_over = torch.zeros_like(footage.coefficients)
+    for begin, end in zip(edges[:-1], edges[1:]):
+        speech, emotion = (x[begin:end].to(generator.device) for x in (footage.features, footage.emotion))
+        said = generator.generate(speech, generator.latent(emotion, seed=0, temperature=0.0)).cpu()
+        left_over[begin:end] = footage.coefficients[begin:end] - said
+    rows = torch.from_numpy(np.flatnonzero(footage.usable))
+    heard, wanted = footage.features[rows].double(), left_over[rows].double()
+    mean, deviation = heard.mean(0), heard.std(0) + 1e-3
+    heard = (heard - mean) / deviation
+
+    def ridge(chosen: Tensor, firmness: float) -> tuple[Tensor, Tensor]:
+        middle, x = wanted[chosen].mean(0), heard[chosen]
+        held = x.T @ x + firmness * torch.eye(x.shape[1], dtype=x.dtype)
+        return torch.linalg.solve(held, x.T @ (wanted[chosen] - middle)), middle
+
+    folds = torch.arange(len(rows)).tensor_split(FOLDS)
+    errors = {}
+    for firmness in FIRMNESS:
+        error = 0.0
+        for fold in folds:
+            others = torch.cat([other for other in folds if other is not fold])
+            weight, middle = ridge(others, firmness)
+            error += float(((wanted[fold] - middle - heard[fold] @ weight) @ lip_basis.double()).square().sum())
+        errors[firmness] = error
+    firmness = min(errors, key=errors.get)
+    if firmness == FIRMNESS[-1]:
+        return None
+    weight, middle = ridge(torch.arange(len(rows)), firmness)
+    weight = weight / deviation[:, None]
+    accent = nn.Linear(len(weight), weight.shape[1])
+    accent.weight.copy_(weight.T)
+    accent.bias.zero_().sub_((mean @ weight).float())  # around the person's mean speech: where a face rests is not its accent
+    return accent
+
+
+@torch.no_grad()
+@one_core()
+def _best_strength(generator: ExpressionGenerator, watched: Sequence[tuple[Tensor, Tensor]], face_model: FaceModel) -> float:
+    """Which part of the style makes the lips agree best with the watched stretches: a style learned from little may do harm."""
+    if not watched:
+        return UNWATCHED
+    agreement = {}
+    neutral = torch.eye(len(EMOTIONS), device=generator.device)[:1]
+    for strength in STRENGTHS:
+        _scale(generator, strength)
+        made = []
+        for coefficients, features in watched:
+            features = features.to(generator.device)
+            said = generator.generate(features, generator.latent(neutral.expand(len(features), -1), seed=0)).cpu()
+            lips = [face_model.lip_opening(rows.numpy()) for rows in (said, coefficients)]
+            made.append(np.corrcoef(*lips)[0, 1] if min(x.std() for x in lips) > 1e-9 else 0.0)
+        agreement[strength] = np.average(made, weights=[len(features) for _, features in watched])
+    _scale(generator, 1.0)
+    return max(STRENGTHS, key=lambda strength: (agreement[strength], -strength))
+
+
+def _scale(generator: ExpressionGenerator, strength: float) -> None:
+    for layer in generator.modules():
+        if isinstance(layer, LoraLayer):
+            layer.set_scale(next(iter(layer.scaling)), strength)
 
 
 def _emotion_shifts(generic: ExpressionGenerator, features: Tensor) -> Tensor:

@@ -1,0 +1,91 @@
+"""How much of a learned speaking style is used, and what it is judged on."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from peft import LoraConfig
+from safetensors.torch import save_file
+
+from gmtalker.errors import UnusableAvatar
+from gmtalker.speaking_style import save_speaking_style, with_speaking_style
+from personalize.style_training import STRENGTHS, SpokenFootage, _best_strength, _without_last_part, learn_accent
+
+
+def footage(frames: int, begins=(0,)) -> SpokenFootage:
+    emotion = torch.eye(8)[:1].expand(frames, -1)
+    return SpokenFootage(torch.zeros(frames, 3), torch.zeros(frames, 4), np.ones(frames, bool), emotion, list(begins))
+
+
+def test_the_last_part_is_watched_and_never_learned_from():
+    kept, watched = _without_last_part(footage(1000, (0, 850)))
+    assert not kept.usable[800:].any() and kept.usable[:800].all()
+    assert [len(features) for _, features in watched] == [50, 150]
+    kept, watched = _without_last_part(footage(200))
+    assert kept.usable.all() and watched == []
+
+
+@pytest.fixture
+def styled(tiny_pipeline):
+    """A generator with a LoRA that moves its lips somewhere."""
+    generator = type(tiny_pipeline.expression_generator)(
+        **{name: value for name, value in tiny_pipeline.expression_generator.config.items() if not name.startswith("_")}
+    )
+    generator.load_state_dict(tiny_pipeline.expression_generator.state_dict())
+    generator.add_adapter(LoraConfig(r=4, lora_alpha=4, target_modules=["decoder.project"]))
+    with torch.no_grad():
+        for name, weight in generator.named_parameters():
+            if "lora_B" in name:
+                weight.normal_(std=0.5, generator=torch.Generator().manual_seed(3))
+    return generator.eval()
+
+
+def test_a_style_that_harms_is_not_used_and_one_that_helps_is(styled, tiny_pipeline, tmp_path):
+    generic, model = tiny_pipeline.expression_generator, tiny_pipeline.face_model
+    features = torch.randn(120, generic.config.features, generator=torch.Generator().manual_seed(0))
+    latent = generic.latent(torch.eye(8)[:1].expand(120, -1), seed=0)
+    plain, own = generic.generate(features, latent), styled.generate(features, latent)
+    assert not torch.allclose(plain, own, atol=0.05)
+    assert _best_strength(styled, [(plain, features)], model) == 0.0
+    assert _best_strength(styled, [(own, features)], model) == 1.0
+    assert _best_strength(styled, [], model) == 0.0 and set(STRENGTHS) >= {0.0, 1.0}
+    torch.testing.assert_close(styled.generate(features, latent), own)
+    save_speaking_style(styled, tmp_path / "whole")
+    save_speaking_style(styled, tmp_path / "none", 0.0)
+    again = with_speaking_style(generic, tmp_path / "whole").generate(features, latent)
+    torch.testing.assert_close(again, own, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(with_speaking_style(generic, tmp_path / "none").generate(features, latent), plain)
+
+
+def test_an_accent_is_what_the_speech_foretells_and_nothing_else(tiny_pipeline, tmp_path):
+    generator, model = tiny_pipeline.expression_generator, tiny_pipeline.face_model
+    random = torch.Generator().manual_seed(0)
+    frames, emotion = 600, torch.eye(8)[:1].expand(600, -1)
+    features = torch.randn(frames, generator.config.features, generator=random)
+    plain = generator.generate(features, generator.latent(emotion, seed=0, temperature=0.0))
+    true = 0.3 * torch.randn(features.shape[1], plain.shape[1], generator=random)
+    noise = torch.randn(plain.shape, generator=random)
+    usable = np.arange(frames) < 500
+
+    def learned(coefficients):
+        return learn_accent(generator, SpokenFootage(coefficients, features, usable, emotion, [0, 350]), model.lip_basis())
+
+    assert learned(plain + noise) is None
+    accent = learned(plain + features @ true + 0.1 * noise)
+    centred = features[500:] - features[:500].mean(0)
+    assert torch.corrcoef(torch.stack([accent(features[500:]).flatten(), (centred @ true).flatten()]))[0, 1] > 0.95
+
+    person = copy.deepcopy(generator)
+    person.add_adapter(LoraConfig(r=2, lora_alpha=2, target_modules=["decoder.project"]))
+    person.accent = accent
+    save_speaking_style(person, tmp_path / "style")
+    again = with_speaking_style(generator, tmp_path / "style")
+    said = again.generate(features, generator.latent(emotion, seed=0, temperature=0.0))
+    torch.testing.assert_close(said, plain + accent(features), atol=1e-4, rtol=1e-4)
+    assert generator.accent is None
+    save_file({"weight": torch.zeros(3, 3), "bias": torch.zeros(3)}, str(tmp_path / "style" / "accent.safetensors"))
+    with pytest.raises(UnusableAvatar):
+        with_speaking_style(generator, tmp_path / "style")
