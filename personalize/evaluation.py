@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Callable, Mapping, Sequence
 
+import cv2
 import numpy as np
 import torch
 from skimage.metrics import structural_similarity
@@ -14,16 +16,27 @@ from gmtalker.audio import read_sound_or_none
 from gmtalker.avatar import Avatar
 from gmtalker.device import one_core
 from gmtalker.errors import UnusableVideo
-from gmtalker.face_model import INNER_LIPS, LIPS
+from gmtalker.face_model import EYE_REGION, INNER_LIPS, LIPS
 from gmtalker.models.mel import SAMPLES_PER_FRAME
 from gmtalker.pipeline import GMTalkerPipeline, Performance
 from gmtalker.tracks import FPS
 from gmtalker.video import read_frames
+from personalize.identity import IdentityJudge
 from personalize.pictures import draw_lips
 from personalize.surroundings import measure_shoulders
 from personalize.tracking import TrackedVideo, cut, detect_landmarks, fill_and_smooth, track_of_person, track_points
 
 FACE_POINTS = tuple(range(468))
+NOT_MEASURED = {
+    "lpips": "the weights of its network are not part of this project",
+    "fid": "the weights of Inception are not part of this project",
+    "syncnet": "its weights are not part of this project; the correlation of the lips stands instead",
+}
+NO_IDENTITY = "insightface's recognition network is not on this machine; --identity says where it is"
+IMAGE_MEASURES = (
+    "psnr", "ssim", "mouth_landmark_distance", "face_landmark_distance", "mouth_sharpness", "eye_sharpness", "flicker"
+)  # fmt: skip
+STILL = 4.0  # of 255: where neighbouring frames differ by less around a pixel, nothing moves there
 LARGEST_OFFSET = 5  # frames to each side in which the best agreement of lips and sound is looked for
 
 
@@ -35,11 +48,12 @@ def evaluate_avatar(
     progress: Callable[[str], None] | None = None,
     sounds: Mapping[Path, Path] | None = None,
     pictures: Path | None = None,
+    identity: IdentityJudge | None = None,
 ) -> dict:
     """Every measure, over all videos together, from second `start` of each: the avatar's person, unseen in training.
 
     sounds: the file in which a video is heard, where it is not the video itself. pictures: a folder for lips.png, the traces of
-    the first video's lips.
+    the first video's lips. identity: who says whether drawn and real frames show the same person.
     Errors: UnusableVideo when one can't be read or shows no face.
     """
     images, speech = [], []
@@ -47,14 +61,17 @@ def evaluate_avatar(
         if progress:
             progress(f"measuring {Path(video).name}")
         scene = _Scene(avatar, Path(video), pipeline, start, (sounds or {}).get(video, video))
-        images.append(image_measures(scene.real, list(scene.reenacted()), scene.points))
+        images.append(image_measures(scene.real, list(scene.reenacted()), scene.points, identity))
         spoken = scene.spoken()
         if spoken is not None:
             speech.append(speech_measures(scene, spoken))
     weights = [row["frames"] for row in images]
     result = {"avatar": avatar.name, "videos": len(videos), "frames": int(sum(weights)), "start_seconds": start}
-    for name in ("psnr", "ssim", "mouth_landmark_distance", "face_landmark_distance"):
+    for name in IMAGE_MEASURES:
         result[name] = _weighted(images, name)
+    if identity is not None:
+        result["identity_similarity"] = _weighted(images, "identity_similarity")
+    result["not_measured"] = NOT_MEASURED | ({} if identity else {"identity_similarity": NO_IDENTITY})
     if speech:
         correlations = np.array([row["correlations"] for row in speech])
         mean = np.average(correlations, axis=0, weights=[row["frames"] for row in speech])
@@ -117,21 +134,58 @@ class _Scene:
         return self.pipeline(self.sound, self.avatar)
 
 
-def image_measures(real: Sequence[np.ndarray], drawn: Sequence[np.ndarray], real_points: np.ndarray) -> dict:
-    """PSNR (dB), SSIM and landmark distances (pixels, each region's mean removed) of drawn beside real frames (size, size, 3)."""
+def image_measures(
+    real: Sequence[np.ndarray], drawn: Sequence[np.ndarray], real_points: np.ndarray, identity: IdentityJudge | None = None
+) -> dict:
+    """Of drawn beside real frames (size, size, 3): PSNR (dB), SSIM, landmark distances (pixels, each region's mean removed),
+    sharpness of mouth and eyes, and flicker, in those of the real ones."""
     count = min(len(real), len(drawn))
     errors = [np.square(a.astype(np.float32) - b.astype(np.float32)).mean() for a, b in zip(real, drawn)]
     every = range(0, count, 3)  # structural similarity is slow, and neighbouring frames tell the same
     similar = [structural_similarity(real[i], drawn[i], channel_axis=2) for i in every]
     points, found = detect_landmarks(drawn[:count])
     both = found & np.isfinite(real_points[:count]).all((1, 2))
-    return {
+    alike = {}
+    if identity is not None:
+        seen = np.flatnonzero(both)[::5]
+        alike["identity_similarity"] = identity.similarity(
+            [real[i] for i in seen], [drawn[i] for i in seen], real_points[seen], points[seen]
+        )
+    seen = np.flatnonzero(both)
+    sharp = {
+        f"{name}_sharpness": sharpness([drawn[i] for i in seen], points[seen], region)
+        / max(sharpness([real[i] for i in seen], real_points[seen], region), 1e-9)
+        for name, region in (("mouth", LIPS), ("eye", EYE_REGION))
+    }
+    return alike | sharp | {
+        "flicker": flicker(real, drawn),
         "frames": count,
         "psnr": float(np.mean(10 * np.log10(255**2 / np.maximum(errors, 1e-3)))),
         "ssim": float(np.mean(similar)),
         "mouth_landmark_distance": landmark_distance(points[both], real_points[:count][both], LIPS),
         "face_landmark_distance": landmark_distance(points[both], real_points[:count][both], FACE_POINTS),
     }
+
+
+def sharpness(frames: Sequence[np.ndarray], points: np.ndarray, region: Sequence[int]) -> float:
+    """Mean energy of the Laplacian of frames (h, w, 3) in the box around a region of points (frames, 478, 3)."""
+    energies = []
+    for frame, place in zip(frames, points[:, list(region), :2]):
+        (left, top), (right, bottom) = np.floor(place.min(0)).astype(int) - 2, np.ceil(place.max(0)).astype(int) + 3
+        part = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)[max(top, 0) : bottom, max(left, 0) : right]
+        energies.append(float(np.square(cv2.Laplacian(part.astype(np.float32), cv2.CV_32F)).mean()) if part.size else 0.0)
+    return float(np.mean(energies)) if energies else 0.0
+
+
+def flicker(real: Sequence[np.ndarray], drawn: Sequence[np.ndarray]) -> float:
+    """Energy of the drawn frames' differences where the real clip is still, in that of the real clip's there."""
+    made = true = 0.0
+    for (a, b), (c, d) in zip(pairwise(real), pairwise(drawn)):
+        moved, changed = (x.astype(np.float32) - y.astype(np.float32) for x, y in ((b, a), (d, c)))
+        still = cv2.blur(np.abs(moved).max(2), (9, 9)) < STILL
+        true += float(np.square(moved)[still].sum())
+        made += float(np.square(changed)[still].sum())
+    return made / max(true, 1e-9)
 
 
 def landmark_distance(points: np.ndarray, real: np.ndarray, region: Sequence[int]) -> float:

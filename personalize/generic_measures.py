@@ -14,7 +14,7 @@ import torch
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from gmtalker.audio import read_sound_or_none, read_speech
+from gmtalker.audio import read_sound_or_none, read_speech, silent_frames
 from gmtalker.avatar import Avatar, load_avatar
 from gmtalker.benchmark import SPEECH
 from gmtalker.device import one_core
@@ -24,9 +24,10 @@ from gmtalker.models.mel import SAMPLE_RATE, SAMPLES_PER_FRAME
 from gmtalker.models.motion_generator import BLINK
 from gmtalker.pipeline import GMTalkerPipeline
 from gmtalker.speaking_style import with_speaking_style
-from gmtalker.tracks import EMOTIONS, FPS, EmotionWeights, ExpressionTrack, FaceTrack, MotionTrack
+from gmtalker.tracks import EMOTIONS, FPS, EmotionWeights, ExpressionTrack, FaceTrack, MotionTrack, count_blinks
 from personalize.datasets import Row, read_rows
 from personalize.evaluation import LARGEST_OFFSET, shifted_correlation
+from personalize.material import at_rest_in_silence
 from personalize.pictures import draw_generic
 from personalize.style_training import SpokenFootage, adapt_style
 from personalize.tracking import choose_crop, in_crop, measure_person, track_points
@@ -36,6 +37,7 @@ PATH_FRAMES = 75  # of speech that is said on every step of the way
 DRAWN_EVERY = 25  # frames; the distance between pictures is measured on these
 STRENGTHS = 11  # from neutral to the whole emotion
 SEEDS = 10
+BEAT_WIDTH = 2.0  # frames within which a movement of the head goes with a stress
 LONGEST_STRANGER = 30  # seconds of a test clip that are measured
 ADAPTED_CLIP, ADAPTED_ON = 19.9, 0.7  # seconds that a clip must have for adaptation, and the part of it that is adapted to
 
@@ -77,7 +79,7 @@ def measure_generic(
     strangers = [] if data is None else _read_strangers(data, pipeline, leave_out, told)
     told("moving heads")
     takes = _takes(pipeline, features)
-    result["motion"] = motion_measures(takes, strangers, pipeline.motion_generator.scale.cpu())
+    result["motion"] = motion_measures(takes, strangers, pipeline.motion_generator.scale.cpu(), read_speech(SPEECH))
     if pictures is not None:
         draw_generic(pipeline, avatar, takes, pictures)
     if strangers:
@@ -136,12 +138,22 @@ def _growth(pipeline: GMTalkerPipeline, generator: ExpressionGenerator, features
 
 
 @one_core()
-def _said_with(pipeline: GMTalkerPipeline, generator: ExpressionGenerator, features: Tensor, weights: Tensor) -> Tensor:
-    """(ways, frames, n): the same speech (frames, d), said with each row of weights (ways, 8) as the pipeline does; seed 0."""
+def _said_with(
+    pipeline: GMTalkerPipeline,
+    generator: ExpressionGenerator,
+    features: Tensor,
+    weights: Tensor,
+    silent: np.ndarray | None = None,
+) -> Tensor:
+    """(ways, frames, n): the same speech (frames, d), said with each row of weights (ways, 8) as the pipeline does; seed 0.
+
+    silent: (frames,) where nothing is said.
+    """
     weights = torch.cat([torch.eye(len(EMOTIONS))[:1], weights]).to(generator.device)
     latents = generator.latent(weights, seed=0)[:, None].expand(-1, len(features), -1)
     neutral, *ways = torch.stack(list(generator.stream_ways(features.to(generator.device), latents)), dim=1).cpu()
-    return torch.stack([pipeline.lip_guard(way, neutral) for way in ways])
+    said = torch.stack([pipeline.lip_guard(way, neutral) for way in ways])
+    return said if silent is None else torch.stack([pipeline.lip_guard.still(way, neutral, silent) for way in said])
 
 
 def _mesh_distance(pipeline: GMTalkerPipeline, one: Tensor, other: Tensor) -> np.ndarray:
@@ -179,13 +191,17 @@ def _takes(pipeline: GMTalkerPipeline, features: Tensor) -> list[np.ndarray]:
     return [generator.restore(generator.generate(features, seed).float(), nobody).cpu().numpy() for seed in range(SEEDS)]
 
 
-def motion_measures(made: Sequence[np.ndarray], strangers: Sequence[Stranger], scale: Tensor) -> dict:
-    """How widely heads turn (degrees), blinks a minute, how different takes are, the largest step between two frames; the same
-    of real clips, where there are any. made: takes (frames, 10); scale: (10,) unit of the distance between takes."""
-    result = {"made": _moves(made)}
+def motion_measures(
+    made: Sequence[np.ndarray], strangers: Sequence[Stranger], scale: Tensor, waveform: np.ndarray
+) -> dict:
+    """How widely heads turn (degrees), blinks a minute, how different takes are, the largest step between two frames, how well
+    heads move with the stress; the same of real clips, where there are any. made: takes (frames, 10) for one waveform;
+    scale: (10,) unit of the distance between takes."""
+    result = {"made": _moves(made) | _beats([(motion, waveform) for motion in made])}
     if strangers:
         length = min(min(len(stranger.motion) for stranger in strangers), len(made[0]))
         result["real"] = _moves([stranger.motion for stranger in strangers])
+        result["real"] |= _beats([(stranger.motion, stranger.waveform) for stranger in strangers])
         for name, motions in (("made", made), ("real", [stranger.motion for stranger in strangers])):
             result[name]["distance_between_takes"] = _between([motion[:length, :6] for motion in motions], scale)
     else:
@@ -206,13 +222,41 @@ def _moves(motions: Sequence[np.ndarray]) -> dict:
     }
 
 
-def count_blinks(closed: np.ndarray) -> int:
-    """How often eyes (frames,), 0 open to 1 closed, close by more than half and open again."""
-    shut, count = False, 0
-    for value in closed:
-        count += not shut and value > 0.5
-        shut = value > 0.5 or (shut and value > 0.3)  # a trembling lid is one blink
-    return int(count)
+def _beats(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> dict:
+    """Beat alignment of heads (frames, 10) with their speech, and what the same heads have with the speech of another moment."""
+    scores, chance = [], []
+    for motion, waveform in pairs:
+        stress = stressed_frames(waveform, len(motion))
+        if len(stress) and len(motion) >= 2 * FPS:
+            scores.append(beat_alignment(motion, stress))
+            shifts = np.linspace(0, len(motion), 12)[1:-1].astype(int)
+            chance.append(np.mean([beat_alignment(np.roll(motion, shift, axis=0), stress) for shift in shifts]))
+    if not scores:
+        return {}
+    return {
+        "beat_alignment": round(float(np.mean(scores)), 3),
+        "beat_alignment_of_other_moments": round(float(np.mean(chance)), 3),
+    }
+
+
+def stressed_frames(waveform: np.ndarray, frames: int) -> np.ndarray:
+    """Video frames at which syllables set in: librosa's onsets."""
+    import librosa  # late: it takes a second to import
+
+    envelope = librosa.onset.onset_strength(y=waveform, sr=SAMPLE_RATE, hop_length=SAMPLES_PER_FRAME // 4)
+    onsets = librosa.onset.onset_detect(onset_envelope=envelope, sr=SAMPLE_RATE, hop_length=SAMPLES_PER_FRAME // 4)
+    stressed = np.unique(np.asarray(onsets) // 4)
+    return stressed[stressed < frames]
+
+
+def beat_alignment(motion: np.ndarray, stress: np.ndarray) -> float:
+    """Mean over the stressed frames of exp(-d^2 / 2 s^2), d frames to the nearest moment at which the head turns fastest."""
+    speed = np.linalg.norm(np.diff(motion[:, :3], axis=0), axis=1)
+    beats = 1 + np.flatnonzero((speed[1:-1] > speed[:-2]) & (speed[1:-1] >= speed[2:]))
+    if not len(beats):
+        return 0.0
+    away = np.abs(stress[:, None] - beats[None]).min(1)
+    return float(np.exp(-np.square(away) / (2 * BEAT_WIDTH**2)).mean())
 
 
 def _between(motions: Sequence[np.ndarray], scale: Tensor) -> float:
@@ -228,12 +272,13 @@ def _between(motions: Sequence[np.ndarray], scale: Tensor) -> float:
 
 def lip_measures(pipeline: GMTalkerPipeline, strangers: Sequence[Stranger]) -> dict:
     """Agreement of the generic lips, which know nothing of the person, with the real ones: in the mean, and of each clip."""
-    tables, silent, spoken = {}, [], []
+    tables, at_rest, spoken = {}, [], []
     for stranger in strangers:
         features = pipeline.encode(stranger.waveform)
         row = stranger.row
         asked = EmotionWeights.from_mapping({row.emotion: row.level} if row.emotion in EMOTIONS[1:] else {})
-        said = _said_with(pipeline, pipeline.expression_generator, features, asked.weights)[0]
+        silent = silent_frames(stranger.waveform, len(features))
+        said = _said_with(pipeline, pipeline.expression_generator, features, asked.weights, silent)[0]
         made = pipeline.face_model.lip_opening(said.numpy())
         count = min(len(made), len(stranger.lips))
         tables[row.file] = [
@@ -241,18 +286,18 @@ def lip_measures(pipeline: GMTalkerPipeline, strangers: Sequence[Stranger]) -> d
             for offset in range(-LARGEST_OFFSET, LARGEST_OFFSET + 1)
         ]
         speed = np.abs(np.diff(made[:count]))
-        quiet = _silent_frames(stranger.waveform, count)[1:]
-        silent.append(speed[quiet])
+        quiet = silent[1:count]
+        at_rest.append(speed[quiet])
         spoken.append(speed[~quiet])
     mean = np.mean(list(tables.values()), axis=0)
-    silent, spoken = np.concatenate(silent), np.concatenate(spoken)
+    at_rest, spoken = np.concatenate(at_rest), np.concatenate(spoken)
     best = int(mean.argmax()) - LARGEST_OFFSET
     return {
         "clips": len(tables),
         "lip_correlation": round(float(mean[LARGEST_OFFSET]), 3),
         "lip_best_offset_frames": best,
         "lip_best_offset_ms": best * 1000 // FPS,
-        "lip_motion_in_silence": round(float(silent.mean() / spoken.mean()), 3) if len(silent) else None,
+        "lip_motion_in_silence": round(float(at_rest.mean() / spoken.mean()), 3) if len(at_rest) else None,
         "by_clip": {file: round(table[LARGEST_OFFSET], 3) for file, table in tables.items()},
     }
 
@@ -264,14 +309,15 @@ def adapted_lip_measures(pipeline: GMTalkerPipeline, strangers: Sequence[Strange
         features = pipeline.encode(stranger.waveform)
         count = min(len(features), len(stranger.lips))
         rest = slice(int(ADAPTED_ON * count), count)
-        coefficients = torch.from_numpy(stranger.coefficients[:count])
+        silent = silent_frames(stranger.waveform, count)
+        coefficients = at_rest_in_silence(torch.from_numpy(stranger.coefficients[:count]), silent, pipeline.lip_guard)
         emotion = EmotionWeights.from_mapping({}).at(count)
         footage = SpokenFootage(coefficients, features[:count].cpu(), np.arange(count) < rest.start, emotion, [0])
         with tempfile.TemporaryDirectory() as folder:
             adapt_style(footage, pipeline, Path(folder), minutes, Path(folder), lambda _: None)
             adapted = with_speaking_style(pipeline.expression_generator, Path(folder) / "speaking_style")
         for result, generator in ((before, pipeline.expression_generator), (after, adapted)):
-            said = _said_with(pipeline, generator, features[:count], emotion[:1])[0]
+            said = _said_with(pipeline, generator, features[:count], emotion[:1], silent)[0]
             lips = pipeline.face_model.lip_opening(said.numpy())
             result[stranger.row.file] = round(shifted_correlation(lips[rest], stranger.lips[rest], 0), 3)
     return {
@@ -280,15 +326,6 @@ def adapted_lip_measures(pipeline: GMTalkerPipeline, strangers: Sequence[Strange
         "by_clip": after,
         "by_clip_before": before,
     }
-
-
-def _silent_frames(waveform: np.ndarray, frames: int, around: int = 5) -> np.ndarray:
-    """(frames,) bool: nothing is said in this frame, nor `around` frames before or after it."""
-    samples = frames * SAMPLES_PER_FRAME
-    padded = np.pad(waveform, (0, max(0, samples - len(waveform))))[:samples]
-    level = np.sqrt(np.square(padded.reshape(frames, SAMPLES_PER_FRAME)).mean(1))
-    loud = (level > 0.05 * np.quantile(level, 0.95)).astype(int)
-    return np.convolve(loud, np.ones(2 * around + 1, int), "same") == 0
 
 
 def _read_strangers(

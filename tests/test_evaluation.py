@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 
-from personalize.evaluation import landmark_distance, lip_opening, shifted_correlation
+from personalize.evaluation import flicker, landmark_distance, lip_opening, sharpness, shifted_correlation
 
 
 def test_correlation_finds_a_late_copy():
@@ -34,3 +35,15 @@ def test_no_common_frame_is_infinitely_far():
 def test_lip_opening_is_free_of_scale():
     points = np.random.default_rng(0).normal(size=(3, 478, 3))
     assert np.allclose(lip_opening(points), lip_opening(points * 7))
+
+
+def test_blur_is_less_sharp_and_noise_flickers():
+    random = np.random.default_rng(0)
+    frames = [random.integers(0, 255, (64, 64, 3)).astype(np.uint8)] * 4
+    points = np.zeros((4, 478, 3))
+    points[:, :4, :2] = [[20, 20], [44, 20], [20, 40], [44, 40]]
+    blurred = [cv2.GaussianBlur(frame, (0, 0), 1.5) for frame in frames]
+    assert sharpness(blurred, points, range(4)) < 0.2 * sharpness(frames, points, range(4))
+    grey = [np.full((64, 64, 3), 100, np.uint8) + random.integers(0, 3, (64, 64, 3)).astype(np.uint8) for _ in range(6)]
+    worse = [np.full((64, 64, 3), 100, np.uint8) + random.integers(0, 9, (64, 64, 3)).astype(np.uint8) for _ in range(6)]
+    assert flicker(grey, grey) == pytest.approx(1.0) and flicker(grey, worse) > 4 and flicker(grey, [grey[0]] * 6) == 0

@@ -13,10 +13,11 @@ from media import real_clip
 
 import personalize.generic_measures as measures
 from gmtalker.__main__ import main
+from gmtalker.audio import silent_frames
 from gmtalker.avatar import load_avatar
 from gmtalker.models.expression_generator import ExpressionGenerator
 from gmtalker.models.loading import save_half
-from gmtalker.tracks import EMOTIONS
+from gmtalker.tracks import EMOTIONS, count_blinks
 from personalize.datasets import Row
 
 
@@ -63,7 +64,8 @@ def test_lips_of_the_generator_itself_agree_wholly(tiny_pipeline):
     sound = np.random.default_rng(0).normal(size=32_000).astype(np.float32) * 0.1
     sound[16_000:] = 0
     features = tiny_pipeline.encode(sound)
-    made = measures._said_with(tiny_pipeline, tiny_pipeline.expression_generator, features, torch.eye(8)[:1])[0]
+    silent = silent_frames(sound, len(features))
+    made = measures._said_with(tiny_pipeline, tiny_pipeline.expression_generator, features, torch.eye(8)[:1], silent)[0]
     lips = tiny_pipeline.face_model.lip_opening(made.numpy())
     row = Row(Path("a.mp4"), "a.mp4", "speech", "p", 0.0, True, None, "ok", test=True)
     late = np.roll(lips, -1)  # the real lips move one frame sooner: what is made is late
@@ -71,7 +73,7 @@ def test_lips_of_the_generator_itself_agree_wholly(tiny_pipeline):
     same, delayed = (measures.lip_measures(tiny_pipeline, [measures.Stranger(row, real, *rest)]) for real in (lips, late))
     assert same["lip_correlation"] == pytest.approx(1.0) and same["lip_best_offset_frames"] == 0
     assert delayed["lip_best_offset_frames"] == 1 and delayed["lip_best_offset_ms"] == 40
-    assert same["lip_motion_in_silence"] is not None
+    assert same["lip_motion_in_silence"] < 0.1
 
 
 def test_adapting_learns_the_first_part_and_is_measured_on_the_rest(tiny_pipeline):
@@ -85,14 +87,14 @@ def test_adapting_learns_the_first_part_and_is_measured_on_the_rest(tiny_pipelin
     coefficients[:, opening.argmax()] = 3 * level
     row = Row(Path("a.mp4"), "a.mp4", "speech", "p", 0.0, True, None, "ok", test=True)
     stranger = measures.Stranger(row, model.lip_opening(coefficients), coefficients, np.zeros((200, 10)), sound)
-    found = measures.adapted_lip_measures(tiny_pipeline, [stranger], minutes=0.1)
-    assert found["lip_correlation"] > max(found["lip_correlation_before"] + 0.1, 0.5)
+    found = measures.adapted_lip_measures(tiny_pipeline, [stranger], minutes=0.15)
+    assert found["lip_correlation"] > max(found["lip_correlation_before"] + 0.04, 0.5)
 
 
 def test_silence_is_where_nothing_is_heard_around():
     sound = np.zeros(32_000, np.float32)
     sound[:8_000] = 0.3
-    quiet = measures._silent_frames(sound, 50)
+    quiet = silent_frames(sound, 50)
     assert not quiet[:17].any() and quiet[18:].all()
 
 
@@ -100,7 +102,7 @@ def test_blinks_are_counted_once_each():
     closed = np.zeros(100)
     for begin in (10, 40, 70):
         closed[begin : begin + 6] = (0.3, 0.8, 0.45, 0.9, 0.4, 0.1)
-    assert measures.count_blinks(closed) == 3 and measures.count_blinks(np.zeros(10)) == 0
+    assert count_blinks(closed) == 3 and count_blinks(np.zeros(10)) == 0
 
 
 def test_motion_of_several_seeds_beside_real_heads(tiny_pipeline, monkeypatch):
@@ -113,11 +115,26 @@ def test_motion_of_several_seeds_beside_real_heads(tiny_pipeline, monkeypatch):
     strangers = [measures.Stranger(row, np.zeros(50), still, sign * real, silence) for sign in (1, -1)]
     takes = measures._takes(tiny_pipeline, features)
     assert len(takes) == 3 and not np.allclose(takes[0], takes[1])
-    found = measures.motion_measures(takes, strangers, tiny_pipeline.motion_generator.scale)
+    found = measures.motion_measures(takes, strangers, tiny_pipeline.motion_generator.scale, silence)
     assert found["real"]["rotation_std_degrees"][0] == pytest.approx(10 / np.sqrt(2), rel=0.05)
     assert found["made"]["distance_between_takes"] > 0 and found["real"]["distance_between_takes"] > 0
     largest = np.degrees(np.abs(np.diff(real[:, 0])).max())
     assert found["real"]["largest_turn_of_a_frame_degrees"] == pytest.approx(largest, abs=0.01)
+
+
+def test_heads_that_turn_on_the_stress_are_told_from_those_that_do_not():
+    """Clicks twice a second; a head that turns fastest on each of them, and the same head a quarter of a second later."""
+    sound = 0.0003 * np.random.default_rng(0).standard_normal(10 * 16_000)
+    clicks = np.arange(8_000, 10 * 16_000, 8_000)
+    for click in clicks:
+        sound[click : click + 800] += 0.7 * np.hanning(800) * np.sin(np.arange(800) / 3)
+    stress = measures.stressed_frames(sound.astype(np.float32), 250)
+    assert len(stress) >= 15 and np.abs(stress[:, None] - clicks[None] / 640).min(1).max() <= 3
+    motion = np.zeros((250, 10))
+    motion[:, 1] = 0.05 * np.sin(2 * np.pi * (np.arange(250) - clicks[0] / 640) / 25)  # fastest every 12.5 frames
+    late = np.roll(motion, 6, axis=0)
+    assert measures.beat_alignment(motion, stress) > 0.8 > 0.5 > measures.beat_alignment(late, stress)
+    assert measures.beat_alignment(np.zeros((250, 10)), stress) == 0
 
 
 def test_the_command_measures_strangers_of_a_manifest(tmp_path, tiny_generic, tiny_pipeline, short):
