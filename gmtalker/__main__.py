@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from gmtalker.errors import UnusableInput
 from gmtalker.tracks import EMOTIONS, over_full
+from personalize.jobs import SIZES
 
 if TYPE_CHECKING:
     from gmtalker.pipeline import GMTalkerPipeline, Progress
@@ -68,6 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     speak.add_argument("--seed", type=int, default=0, metavar="N", help="another take of the same speech (default 0)")
     for part in ("head", "blink", "gaze"):
         speak.add_argument(f"--{part}", type=float, default=1.0, metavar="X", help=f"how much {part} movement (default 1)")
+    speak.add_argument("--full-frame", action="store_true", help="in the person's own footage, at its size")
     speak.add_argument("--tracks", type=Path, metavar="F.safetensors", help="also save what the face does in each frame")
     _add_device(speak)
     speak.add_argument("--json", action="store_true", help="progress and result as JSON lines on stdout")
@@ -87,10 +89,14 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--dataset", choices=DATASETS, help="instead of --video: the test clips of a public set...")
     evaluate.add_argument("--root", type=Path, metavar="DIR", help="...as it lies on disk")
     evaluate.add_argument("--person", metavar="P", help="whose clips of the set (default: the avatar's name)")
+    evaluate.add_argument("--everybody", action="store_true", help="train and measure an avatar of every test person of the set")
+    evaluate.add_argument("--minutes", type=float, default=10.0, metavar="M", help="of training for each of them (10)")
+    evaluate.add_argument("--i-have-consent", action="store_true", help="that they agreed to be made into avatars")
     evaluate.add_argument("--start", type=float, default=0.0, metavar="S", help="from second S of each video (default 0)")
     evaluate.add_argument("--json", type=Path, required=True, metavar="F", help="where the measures are written")
     evaluate.add_argument("--judge", type=Path, metavar="F.pt", help="a TorchScript classifier: is the emotion asked for seen?")
     evaluate.add_argument("--labelled", action="append", default=[], metavar="F=happy", help="a real clip for --judge, too")
+    evaluate.add_argument("--identity", type=Path, metavar="F.onnx", help="insightface's network: is it still the same person?")
     evaluate.add_argument("--pictures", type=Path, metavar="DIR", help="a folder for the traces of the lips")
     _add_device(evaluate)
     evaluate.set_defaults(run=_evaluate)
@@ -120,6 +126,7 @@ def _parser() -> argparse.ArgumentParser:
     pretrain.add_argument("--speech-encoder", metavar="H", help="speech only: take this HuBERT (folder or Hub name) as it is")
     pretrain.add_argument("--baseline", action="store_true", help="expression only: by label instead of by mixture, to compare")
     pretrain.add_argument("--leave-out", default="", metavar="P,Q", help="head only: people it must never see")
+    pretrain.add_argument("--size", type=int, choices=SIZES, default=256, help="head only: pixels of a side that it draws (256)")
     _add_device(pretrain)
     pretrain.set_defaults(run=_pretrain)
     return parser
@@ -199,6 +206,7 @@ def _speak(options: argparse.Namespace) -> None:
             head=options.head,
             blink=options.blink,
             gaze=options.gaze,
+            full_frame=options.full_frame,
         )
     except ValueError as error:
         raise WrongUsage(error) from error
@@ -228,6 +236,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     _check_output(options.json, ".json")
     from gmtalker.avatar import load_avatar
     from personalize.evaluation import evaluate_avatar
+    from personalize.identity import judge_at_hand
 
     if not options.start >= 0:
         raise WrongUsage("--start must be 0 or more seconds.")
@@ -235,6 +244,9 @@ def _evaluate(options: argparse.Namespace) -> None:
         raise WrongUsage("Say what to measure on: --video F..., or --dataset mead --root DIR.")
     if options.labelled and not options.judge:
         raise WrongUsage("--labelled clips are for --judge F.pt to name.")
+    if options.everybody:
+        _evaluate_everybody(options)
+        return
     labelled = dict(_labelled_clip(text) for text in options.labelled)
     avatar = load_avatar(options.avatar)
     videos, sounds, start = options.video, {}, options.start
@@ -249,13 +261,29 @@ def _evaluate(options: argparse.Namespace) -> None:
         from personalize.emotion_judge import EmotionJudge, emotion_accuracy
 
         judge = EmotionJudge(options.judge)  # before the long part: a wrong file should not cost it
+    identity = judge_at_hand(options.identity)
     pipeline = _pipeline(options)
-    measures = evaluate_avatar(avatar, videos, pipeline, start, progress=_tell, sounds=sounds, pictures=options.pictures)
+    measures = evaluate_avatar(avatar, videos, pipeline, start, _tell, sounds, options.pictures, identity)
     if judge is not None:
         from gmtalker.benchmark import SPEECH
 
         _tell("judging emotions")
         measures |= emotion_accuracy(judge, pipeline, avatar, SPEECH, labelled)
+    _write_measures(measures, options.json)
+
+
+def _evaluate_everybody(options: argparse.Namespace) -> None:
+    if not options.dataset or options.judge or options.person or options.avatar:
+        raise WrongUsage("--everybody measures a whole set: --dataset mead --root DIR, and nobody in particular.")
+    if not options.i_have_consent:
+        raise WrongUsage("Nobody is made into an avatar without consent; add --i-have-consent if the set's people gave it.")
+    if not options.minutes > 0:
+        raise WrongUsage("--minutes must be more than 0.")
+    from personalize.identity import judge_at_hand
+    from personalize.public_benchmark import measure_public_set
+
+    identity = judge_at_hand(options.identity)
+    measures = measure_public_set(options.root, options.dataset, options.minutes, _pipeline(options), _tell, identity)
     _write_measures(measures, options.json)
 
 
@@ -307,7 +335,7 @@ def _pretrain(options: argparse.Namespace) -> None:
     train = getattr(pretraining, f"pretrain_{options.stage}")
     limits = {} if options.stage == "face" else {"minutes": options.minutes, "device": options.device}
     if options.stage == "head":
-        limits["leave_out"] = _names(options.leave_out)
+        limits |= {"leave_out": _names(options.leave_out), "size": options.size}
     if options.baseline:
         limits["by_label"] = True
     train(material, options.output, **limits)  # the face is solved for, not trained: it takes no time to limit

@@ -7,7 +7,7 @@ import resource
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,8 +15,10 @@ import torch
 
 from gmtalker.audio import read_speech
 from gmtalker.device import one_core, usable_cores
+from gmtalker.models.head_generator import REFERENCE_WIDTHS, WIDTHS, HeadGenerator
 from gmtalker.models.mel import SAMPLE_RATE, frames_for
 from gmtalker.pipeline import BATCH, GMTalkerPipeline, SpeakRequest
+from gmtalker.renderer import CHANNELS
 from gmtalker.tracks import EmotionWeights, FaceTrack
 from gmtalker.video import VideoWriter
 
@@ -72,7 +74,26 @@ def measure(pipeline: GMTalkerPipeline, avatar: str | None = None, speech: Path 
         "seconds_to_first_still": round(seconds_to_first_still, 2),
         "peak_memory_megabytes": round(_peak_memory() / 2**20),
         "stages": stages,
+        "head_generators_cpu_ms_a_frame": time_head_generators(pipeline),
     }
+
+
+@torch.inference_mode()
+@one_core()
+def time_head_generators(pipeline: GMTalkerPipeline, sizes: Sequence[int] = (256, 512)) -> dict[str, float]:
+    """One frame on one core by untrained networks of our widths and of the reference's, in the batches and numbers of drawing."""
+    result = {}
+    for size in sizes:
+        for name, widths in (("ours", WIDTHS[size]), ("reference", REFERENCE_WIDTHS[size])):
+            generator = HeadGenerator(size, widths=widths).eval().to(pipeline.device, memory_format=torch.channels_last)
+            rendering = torch.rand(BATCH, CHANNELS, size, size, device=pipeline.device).to(memory_format=torch.channels_last)
+            style = torch.zeros(BATCH, generator.config.style, device=pipeline.device)
+            with torch.autocast(pipeline.device.type, torch.bfloat16, enabled=pipeline.draws_in_half):
+                generator(rendering, style)  # warms up
+                began = _cpu_seconds()
+                generator(rendering, style)
+            result[f"{name}_{size}"] = round(1000 * (_cpu_seconds() - began) / BATCH, 1)
+    return result
 
 
 def describe_machine(pipeline: GMTalkerPipeline) -> dict:

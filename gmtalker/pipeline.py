@@ -10,7 +10,7 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,11 +18,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gmtalker.audio import read_speech
+from gmtalker.audio import read_speech, silent_frames
 from gmtalker.avatar import Avatar, find_avatar, load_avatar
 from gmtalker.device import choose_device, is_half_fast, one_core, usable_cores
 from gmtalker.errors import UnusableInput
 from gmtalker.face_model import FaceModel, PersonFace
+from gmtalker.full_frame import IdleLoop
 from gmtalker.lip_guard import LipGuard
 from gmtalker.models.expression_generator import ExpressionGenerator
 from gmtalker.models.loading import load_speech_encoder, load_strict
@@ -72,7 +73,8 @@ class SpeakRequest:
     """What someone asks an avatar to say, and how. The page, the command line and Python all make one of these.
 
     avatar: name or folder, None for the bundled one; emotion: weights by name, or timeline: [{"time": s, "emotion": {...}}, ...];
-    intensity: 0 neutral to 1 as asked; seed: another take; head, blink, gaze: how much of that movement, 1 the person's own.
+    intensity: 0 neutral to 1 as asked; seed: another take; head, blink, gaze: how much of that movement, 1 the person's own;
+    full_frame: in the person's own footage, at its size, instead of head and shoulders alone.
     Errors: ValueError naming the valid choices.
     """
 
@@ -85,6 +87,7 @@ class SpeakRequest:
     head: float = 1.0
     blink: float = 1.0
     gaze: float = 1.0
+    full_frame: bool = False
 
     def __post_init__(self) -> None:
         if self.emotion and self.timeline:
@@ -115,19 +118,39 @@ Who = Avatar | _Cast | str | Path | None
 class Performance:
     """A talking video that is drawn while it is iterated: frames (height, width, 3) uint8 RGB, 25 a second.
 
-    track: what the face does; weights: the emotion; speech: (samples,) 16 kHz, or None. Iterating again draws the same frames.
+    track: what the face does; weights: the emotion; speech: (samples,) 16 kHz, or None; idle: the footage to stand in, if any.
+    Iterating again draws the same frames.
     """
 
     def __init__(
-        self, pipeline: GMTalkerPipeline, avatar: Avatar, track: FaceTrack, weights: EmotionWeights, speech: np.ndarray | None
+        self,
+        pipeline: GMTalkerPipeline,
+        avatar: Avatar,
+        track: FaceTrack,
+        weights: EmotionWeights,
+        speech: np.ndarray | None,
+        idle: IdleLoop | None = None,
     ) -> None:
         self.pipeline, self.avatar, self.track, self.weights, self.speech = pipeline, avatar, track, weights, speech
+        self.idle = idle
 
     def __len__(self) -> int:
         return len(self.track)
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        return self.pipeline.draw(self.track, self.avatar, self.weights)
+        if self.idle is None:
+            return self.pipeline.draw(self.track, self.avatar, self.weights)
+        return self._in_footage(self.idle)
+
+    def _in_footage(self, idle: IdleLoop) -> Iterator[np.ndarray]:
+        places = idle.places(len(self))
+        track = replace(self.track, shoulders=idle.shoulders[torch.from_numpy(places)])
+        frames = self.pipeline.draw(track, self.avatar, self.weights)
+        try:
+            for place, frame in zip(places, frames):
+                yield idle.around(frame, place)
+        finally:
+            frames.close()
 
 
 class GMTalkerPipeline:
@@ -187,23 +210,27 @@ class GMTalkerPipeline:
         avatar: Who,
         seed: int = 0,
         watch: Callable[[int], None] | None = None,
+        silent: np.ndarray | None = None,
     ) -> ExpressionTrack:
         """What the face says and feels, in the avatar's speaking style. watch is called with the number of finished frames.
 
-        A mood is made beside the same speech without it, so that the lips still close and round where they must.
+        A mood is made beside the same speech without it, so that the lips still close and round where they must; where nothing
+        is said, silent (frames,), they are still.
         """
         generator = self._ready(avatar).expression_generator
         asked = weights.at(len(features)).to(self.device)
         neutral = torch.eye(asked.shape[1], device=self.device)[:1].expand_as(asked)
         ways = [asked] if torch.equal(asked, neutral) else [asked, neutral]
         latents = torch.stack([generator.latent(way, seed=seed, temperature=TEMPERATURE) for way in ways])
-        rows = []
+        rows, spoken = [], []
         for said in generator.stream_ways(features, latents):
             said = said.float().cpu()
             rows.append(said[0] if len(said) == 1 else self.lip_guard(*said))
+            spoken.append(said[-1])
             if watch is not None:
                 watch(len(rows))
-        return ExpressionTrack(torch.stack(rows))
+        made = torch.stack(rows)
+        return ExpressionTrack(made if silent is None else self.lip_guard.still(made, torch.stack(spoken), silent))
 
     @torch.no_grad()
     @one_core()
@@ -299,6 +326,7 @@ class GMTalkerPipeline:
         head: float = 1.0,
         blink: float = 1.0,
         gaze: float = 1.0,
+        full_frame: bool = False,
         watch: Callable[[int, int], None] | None = None,
     ) -> Performance:
         """The avatar says the speech: a file, or (samples,) float at 16 kHz. SpeakRequest says what the options mean.
@@ -308,14 +336,15 @@ class GMTalkerPipeline:
         """
         ready = self._ready(avatar)
         waveform = speech if isinstance(speech, np.ndarray) else read_speech(Path(speech))
-        request = SpeakRequest(speech, None, emotion or {}, timeline, intensity, seed, head, blink, gaze)
+        request = SpeakRequest(speech, None, emotion or {}, timeline, intensity, seed, head, blink, gaze, full_frame)
+        idle = IdleLoop.load(ready.avatar.folder) if full_frame else None  # before the work: not every avatar has one
         features = self.encode(waveform)
         weights = request.weights(len(features))
         told = None if watch is None else lambda done: watch(done, len(features))
-        expression = self.expression(features, weights, ready.avatar, seed, told)
+        expression = self.expression(features, weights, ready.avatar, seed, told, silent_frames(waveform, len(features)))
         motion = self.motion(features, ready.avatar, seed, head, blink, gaze)
         track = FaceTrack(expression, motion, torch.ones(len(features), dtype=torch.bool))
-        return Performance(self, ready.avatar, track, weights, waveform)
+        return Performance(self, ready.avatar, track, weights, waveform, idle)
 
     def speak(
         self,
@@ -341,6 +370,7 @@ class GMTalkerPipeline:
             request.head,
             request.blink,
             request.gaze,
+            request.full_frame,
             watch=lambda done, total: watcher.tell("expression", done, total),
         )
         self.film(performance, output, progress, stop, sound=Path(request.speech))

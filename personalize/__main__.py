@@ -56,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--i-have-consent", action="store_true", help=CONSENT_WORDS)
     train.add_argument("--preset", choices=jobs.PRESETS, default="standard")
     train.add_argument("--minutes", type=float, metavar="M", help="train so long instead of as long as the preset does")
+    train.add_argument("--size", type=int, choices=jobs.SIZES, default=256, help="pixels of a side that it is drawn at (256)")
     train.add_argument("--emotion", action="append", default=[], metavar="F=happy", help="the emotion a clip shows")
     train.add_argument("--job", help=argparse.SUPPRESS)  # the row of a job that the page has put in the queue
     train.add_argument("--json", action="store_true", help="progress as one JSON object a line")
@@ -124,7 +125,9 @@ def _train(options: argparse.Namespace) -> int:
     emotions = dict(_labelled(text) for text in options.emotion)
     try:
         consent = Consent.given_now(options.name)
-        job = jobs.create(options.name, options.clips, consent, options.preset, options.minutes, emotions, here=True)
+        job = jobs.create(
+            options.name, options.clips, consent, options.preset, options.minutes, emotions, here=True, size=options.size
+        )
     except ValueError as error:
         raise WrongUsage(f"{str(error).rstrip('.')}.") from error
     return _work(options, job)
@@ -155,9 +158,8 @@ def _work(options: argparse.Namespace, job: jobs.Job) -> int:
                 report({"message": " ".join(advice)})
             from personalize.training import train_avatar  # late: torch, diffusers and accelerate take seconds
 
-            folder = train_avatar(
-                clips, job.name, Consent(**job.consent), preset=job.preset, minutes=job.minutes, emotions=emotions, report=report
-            )
+            consent = Consent(**job.consent)
+            folder = train_avatar(clips, job.name, consent, job.preset, job.minutes, emotions, report, size=job.size)
     except UnusableInput:
         if not options.job and job.percent == 0:  # the page shows why it failed; here the sentence is all that should stay
             jobs.forget(jobs.get(job.id))

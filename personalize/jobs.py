@@ -26,6 +26,7 @@ import psutil
 from gmtalker.errors import UnusableAvatar, UnusableInput
 from personalize.consent import Consent
 
+SIZES = (256, 512, 1024)  # pixels of a side that a head can be drawn at
 PRESETS = {"draft": 2.0, "standard": 10.0, "high": 30.0}  # minutes of training, after the clips are tracked
 BEAT_SECONDS = 2
 SILENT_SECONDS = 10  # a trainer that has not beaten for so long is dead
@@ -41,7 +42,7 @@ _SCHEMA = """CREATE TABLE IF NOT EXISTS jobs (
     id TEXT PRIMARY KEY, name TEXT NOT NULL, status TEXT NOT NULL, stage TEXT NOT NULL, step INTEGER, steps INTEGER,
     percent REAL NOT NULL, seconds_left REAL, its REAL, message TEXT NOT NULL, quality TEXT, pid INTEGER, heartbeat REAL NOT NULL,
     created REAL NOT NULL, log TEXT NOT NULL, clips TEXT NOT NULL, emotions TEXT NOT NULL, preset TEXT NOT NULL, minutes REAL,
-    consent TEXT NOT NULL)"""
+    consent TEXT NOT NULL, size INTEGER NOT NULL DEFAULT 256)"""
 _AS_JSON = ("clips", "emotions", "consent", "quality")
 
 
@@ -50,7 +51,8 @@ class Job:
     """One training.
 
     status: queued, running, done, failed or stopped; percent: 0 to 100 of the whole training; its: steps a second;
-    heartbeat, created: seconds since 1970; clips: absolute paths; emotions: path -> label; minutes: None = the preset's.
+    heartbeat, created: seconds since 1970; clips: absolute paths; emotions: path -> label; minutes: None = the preset's;
+    size: pixels of a side that the avatar is drawn at.
     """
 
     id: str
@@ -73,6 +75,7 @@ class Job:
     pid: int | None = None
     heartbeat: float = field(default_factory=time.time)
     created: float = field(default_factory=time.time)
+    size: int = 256
 
     @property
     def folder(self) -> Path:
@@ -110,13 +113,14 @@ def start(
     minutes: float | None = None,
     emotions: Mapping[Path, str] | None = None,
     keep_clips: bool = False,
+    size: int = 256,
 ) -> Job:
     """Put a training in the queue; it starts at once when no other runs.
 
     keep_clips: copy the clips into the workspace, for uploads that the page's server deletes after a day.
     Errors: as `create`.
     """
-    job = create(name, clips, consent, preset, minutes, emotions, keep_clips)
+    job = create(name, clips, consent, preset, minutes, emotions, keep_clips, size=size)
     refresh()
     return get(job.id)
 
@@ -130,12 +134,13 @@ def create(
     emotions: Mapping[Path, str] | None = None,
     keep_clips: bool = False,
     here: bool = False,
+    size: int = 256,
 ) -> Job:
     """A new row in the queue, or the unfinished one of the same name and clips, which then goes on where it was.
 
     here: this process will do the training itself, so nobody else may start it.
-    Errors: ValueError for a bad name, an unknown preset, minutes <= 0 or an emotion of a clip that is not there; UnusableInput
-    when the name is taken or a clip is missing.
+    Errors: ValueError for a bad name, an unknown preset or size, minutes <= 0 or an emotion of a clip that is not there;
+    UnusableInput when the name is taken or a clip is missing.
     """
     from gmtalker.avatar import clean_name
 
@@ -144,6 +149,8 @@ def create(
         raise ValueError(f"There is no preset {preset!r}; choose from {', '.join(PRESETS)}")
     if minutes is not None and not 0 < minutes < 10000:
         raise ValueError(f"minutes must be a number above 0, not {minutes}")
+    if size not in SIZES:
+        raise ValueError(f"An avatar is drawn at {', '.join(map(str, SIZES))} pixels, not at {size}")
     paths = [Path(clip).resolve() for clip in clips]
     labels = {str(Path(clip).resolve()): label for clip, label in (emotions or {}).items()}
     if unknown := set(labels) - {str(path) for path in paths}:
@@ -158,13 +165,14 @@ def create(
             continue
         if old.status in OPEN:
             raise UnusableAvatar(f"A training called {old.name} is already {old.status}; wait for it, or stop it first.")
-        if sorted(old.clips) == sorted(map(str, paths)) and old.emotions == labels:
+        if sorted(old.clips) == sorted(map(str, paths)) and old.emotions == labels and old.size == size:
             _write(old.id, **_owner(here), message="", heartbeat=time.time(), preset=preset, minutes=minutes)
             return get(old.id)
-        forget(old)  # other clips under the same name: nothing of the earlier person may slip into this one
+        forget(old)  # other clips or another size under the same name: nothing of the earlier person may slip into this one
     identifier = uuid.uuid4().hex[:12]
     log = _workspace() / "logs" / f"{identifier}.jsonl"
-    job = Job(identifier, name, [str(path) for path in paths], preset, minutes, asdict(consent), str(log), labels, **_owner(here))
+    given = [str(path) for path in paths]
+    job = Job(identifier, name, given, preset, minutes, asdict(consent), str(log), labels, size=size, **_owner(here))
     if keep_clips:
         job.folder.mkdir(parents=True)
         kept = {path: job.folder / f"{number:02d} {path.name}" for number, path in enumerate(paths)}
@@ -365,7 +373,8 @@ def command(job: Job) -> list[str]:
     """The public command that does this job."""
     minutes = [] if job.minutes is None else [f"--minutes={job.minutes}"]
     emotions = [f"--emotion={clip}={label}" for clip, label in job.emotions.items()]
-    options = [f"--name={job.name}", "--i-have-consent", f"--preset={job.preset}", *minutes, *emotions]
+    size = [] if job.size == 256 else [f"--size={job.size}"]
+    options = [f"--name={job.name}", "--i-have-consent", f"--preset={job.preset}", *minutes, *size, *emotions]
     return [sys.executable, "-m", "personalize", "train", *options, f"--job={job.id}", "--json", *job.clips]
 
 
@@ -425,6 +434,9 @@ def _database() -> Iterator[sqlite3.Connection]:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")
         connection.execute(_SCHEMA)
+        columns = {row["name"] for row in connection.execute("PRAGMA table_info(jobs)")}
+        if "size" not in columns:  # a workspace of an older version
+            connection.execute("ALTER TABLE jobs ADD COLUMN size INTEGER NOT NULL DEFAULT 256")
         with connection:
             yield connection
     finally:

@@ -8,6 +8,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Mapping, Sequence
 
+import torch
+
 from gmtalker.pipeline import GENERIC, INDEX
 from personalize.datasets import MANIFEST, WHOLE, Row
 from personalize.fitting import FitState
@@ -50,7 +52,7 @@ def write_section(
     lines = [
         f"## {stage}",
         "",
-        f"{parameters / 1e6:.2f} M parameters, {work} in {state.seconds / 60:.1f} minutes.",
+        f"{parameters / 1e6:.2f} M parameters, {work} in {state.seconds / 60:.1f} minutes on {_machine()}.",
         "",
         f"    {command}",
         "",
@@ -71,3 +73,10 @@ def write_section(
     index = card.parent / INDEX
     if not index.exists():  # what was trained can be used as generic stages as soon as all of them are there
         shutil.copy(GENERIC / INDEX, index)
+
+
+def _machine() -> str:
+    if torch.cuda.is_available():
+        return f"one {torch.cuda.get_device_name()}"
+    threads = torch.get_num_threads()
+    return "one CPU core" if threads == 1 else f"{threads} CPU cores"

@@ -15,13 +15,16 @@ import torch
 from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
-from gmtalker.audio import read_sound_or_none
+from gmtalker.audio import read_sound_or_none, silent_frames
 from gmtalker.avatar import load_avatar, slug, workspace, write_avatar
 from gmtalker.errors import UnusableVideo
 from gmtalker.face_model import FaceModel, PersonFace
+from gmtalker.full_frame import MOST_FRAMES as MOST_IDLE
+from gmtalker.full_frame import write_idle_loop
+from gmtalker.lip_guard import LipGuard
 from gmtalker.models.discriminator import Discriminator
 from gmtalker.models.emotion_mapping import EmotionMapping
-from gmtalker.models.head_generator import HeadGenerator
+from gmtalker.models.head_generator import WIDTHS, HeadGenerator
 from gmtalker.models.loading import load_strict, save_half
 from gmtalker.pipeline import GENERIC, GMTalkerPipeline, Performance
 from gmtalker.renderer import Renderer
@@ -30,16 +33,18 @@ from gmtalker.video import read_frames
 from personalize.avatar_card import write_card
 from personalize.consent import Consent
 from personalize.evaluation import image_measures
-from personalize.head_training import FilmedPerson, HeadTraining, train_head
-from personalize.jobs import PRESETS
+from personalize.head_training import FilmedPerson, HeadTraining, PixelWeights, sized, train_head
+from personalize.informative import SPARE, choose_frames, sharpest
+from personalize.jobs import PRESETS, SIZES
+from personalize.material import at_rest_in_silence
 from personalize.style_training import SpokenFootage, adapt_style
 from personalize.surroundings import learn_surroundings
 from personalize.tracking import TrackedVideo, choose_crop, cut, detect_landmarks, in_crop, measure_person, track_points
 
 STYLE_SHARE, LONGEST_STYLE = 0.2, 1.5  # part of the minutes that goes to the speaking style, and its most minutes
 HELD_OUT_SHARE, LONGEST_HELD_OUT = 0.1, 20.0  # the last part of the footage is never trained on; at most so many seconds
-MOST_FRAMES = 6000  # kept in memory for training, evenly over the footage: 1.2 GB at 256
-SIZE, BATCH = 256, 4
+MOST_FRAMES = 6000  # of 256 pixels kept in memory for training: 1.2 GB; fewer where they are larger
+BATCH = 4
 ANCHOR = 0.5  # how firmly the head of an emotion that was never shown is held to the generic EMN
 MEASURED_FRAMES = 250
 WRAP_UP = 30.0  # seconds that measuring and the pictures take at the end
@@ -49,7 +54,8 @@ WRAP_UP = 30.0  # seconds that measuring and the pictures take at the end
 class Footage:
     """All clips of a person on one clock: frames (n, size, size, 3) uint8 are those listed in `kept`, of `track`'s length.
 
-    features: (frames, d) of the speech, None where the clips hold none; speaks: (frames,) bool, where speech is usable;
+    features: (frames, d) of the speech, None where the clips hold none; speaks: (frames,) bool, where there is sound, silent:
+    where nothing is said in it;
     emotion: (frames, 8); held_out: (frames,) bool; begins: first frame of each clip.
     """
 
@@ -59,16 +65,18 @@ class Footage:
     kept: np.ndarray
     features: Tensor | None
     speaks: np.ndarray
+    silent: np.ndarray
     emotion: Tensor
     held_out: np.ndarray
     begins: list[int]
     seconds: float
     labelled: list[str]
 
-    def spoken(self) -> SpokenFootage:
+    def spoken(self, guard: LipGuard) -> SpokenFootage:
         """What the speaking style may be learned from."""
         usable = self.speaks & self.track.found.numpy() & ~self.held_out
-        return SpokenFootage(self.track.expression.coefficients, self.features, usable, self.emotion, self.begins)
+        coefficients = at_rest_in_silence(self.track.expression.coefficients, self.silent, guard)
+        return SpokenFootage(coefficients, self.features, usable, self.emotion, self.begins)
 
 
 def train_avatar(
@@ -80,24 +88,28 @@ def train_avatar(
     emotions: Mapping[Path, str] | None = None,
     report: Callable[[dict], None] = lambda _: None,
     pipeline: GMTalkerPipeline | None = None,
+    size: int = 256,
 ) -> Path:
     """Make the avatar `name` from video clips of one person; its folder in the workspace. The same call resumes.
 
+    size: pixels of a side that the avatar is drawn at, one of SIZES.
     report: gets {"stage", "percent", "seconds_left", ...} of the whole. Nothing appears among the avatars until all is done.
-    Errors: UnusableVideo and other UnusableInput, ValueError for an unknown preset or a missing consent.
+    Errors: UnusableVideo and other UnusableInput, ValueError for an unknown preset or size or a missing consent.
     """
     if not isinstance(consent, Consent):
         raise ValueError("training needs the consent of the person")
     if preset not in PRESETS:
         raise ValueError(f"There is no preset {preset!r}; choose from {', '.join(PRESETS)}")
+    if size not in SIZES:
+        raise ValueError(f"An avatar is drawn at {', '.join(map(str, SIZES))} pixels, not at {size}")
     minutes = PRESETS[preset] if minutes is None else minutes
     work = workspace() / "training" / slug(name)
     work.mkdir(parents=True, exist_ok=True)
     pipeline = pipeline or GMTalkerPipeline.from_pretrained()
     teller = _Teller(report)
     with write_avatar(name, replace=True) as folder:
-        footage = _gather([Path(clip) for clip in clips], emotions or {}, pipeline, work, minutes, teller)
-        spoken = footage.spoken()
+        footage = _gather([Path(clip) for clip in clips], emotions or {}, pipeline, work, minutes, size, teller)
+        spoken = footage.spoken(pipeline.lip_guard)
         style_minutes = min(STYLE_SHARE * minutes, LONGEST_STYLE) if footage.speaks.sum() >= 3 * FPS else 0.0
         if style_minutes:
             teller.stage(
@@ -113,6 +125,7 @@ def train_avatar(
         save_half(generator, folder / "head_generator")
         save_half(mapping, folder / "emotion_mapping")
         footage.face.save(folder / "face.safetensors")
+        _keep_idle_loop(footage, Path(clips[0]), folder)
         _write_json(folder, name, consent, footage, {}, training, preset, minutes)
         measures = _measure(folder, footage, pipeline)
         _write_json(folder, name, consent, footage, measures, training, preset, minutes)
@@ -147,7 +160,13 @@ class _Teller:
 
 
 def _gather(
-    clips: list[Path], emotions: Mapping[Path, str], pipeline: GMTalkerPipeline, work: Path, minutes: float, teller: _Teller
+    clips: list[Path],
+    emotions: Mapping[Path, str],
+    pipeline: GMTalkerPipeline,
+    work: Path,
+    minutes: float,
+    size: int,
+    teller: _Teller,
 ) -> Footage:
     """Track every clip, cut the head, listen to the speech, name the emotions."""
     model = pipeline.face_model
@@ -160,30 +179,38 @@ def _gather(
     total = sum(len(video.points) for video in videos)
     if total < 2 * FPS:
         raise UnusableVideo("The clips are shorter than two seconds together. Please upload at least 20 seconds.")
-    keep = set(np.linspace(0, total - 1, min(total, MOST_FRAMES)).astype(int).tolist())
     points, crops = [], []
     for video in videos:  # clips of one camera share a crop; its own where the picture has another size
         same = [other for other in videos if other.source_size == video.source_size]
         crop = choose_crop(np.concatenate([other.points for other in same]), *video.source_size)
         crops.append(crop)
-        points.append(in_crop(video.points, crop, SIZE))
+        points.append(in_crop(video.points, crop, size))
+    every, found = np.concatenate(points), np.concatenate([video.found for video in videos])
+    most = MOST_FRAMES * 256**2 // size**2
+    long = found.sum() > most
+    keep = set(choose_frames(every, found, model, int(SPARE * most) if long else total).tolist())
     frames, kept, begins, begin = [], [], [], 0
     for clip, video, crop in zip(clips, videos, crops):
         begins.append(begin)
         for index, frame in zip(range(len(video.points)), read_frames(clip)):
-            if begin + index in keep and video.found[index]:
-                frames.append(cut(frame, crop, SIZE))
+            if begin + index in keep:
+                frames.append(cut(frame, crop, size))
                 kept.append(begin + index)
         begin += len(video.points)
         teller({"percent": 100 * begin / total})
-    every, found = np.concatenate(points), np.concatenate([video.found for video in videos])
+    if long:
+        sharp = sharpest(frames, most)
+        frames, kept = [frames[place] for place in sharp], [kept[place] for place in sharp]
+        teller.alive(
+            message=f"The head learns from {len(kept)} of {total} frames: as many of each mouth shape, pose and look, and sharp."
+        )
     calm = np.concatenate([np.full(len(video.points), emotions.get(clip) == "neutral") for clip, video in zip(clips, videos)])
     seen = np.isin(np.arange(total), kept)
     position = {index: place for place, index in enumerate(kept)}
-    whole = np.array([0.0, 0.0, SIZE])
-    face = measure_person(model, every, whole, videos[0].source_size, lambda i: frames[position[i]], found & seen, calm, SIZE)
+    whole = np.array([0.0, 0.0, size])
+    face = measure_person(model, every, whole, videos[0].source_size, lambda i: frames[position[i]], found & seen, calm, size)
     face = replace(face, crop=crops[0].astype(np.float32))
-    track = model.track(every, face, SIZE, found)
+    track = model.track(every, face, size, found)
     held_out = np.zeros(total, bool)
     held_out[total - int(min(HELD_OUT_SHARE * total, LONGEST_HELD_OUT * FPS)) :] = True
     teller.stage("learning how hair and shoulders move", 8, 10, 60 * minutes + WRAP_UP)
@@ -196,7 +223,7 @@ def _gather(
     )
     between = [np.interp(np.arange(total), kept, column) for column in shoulders.T]
     track = replace(track, shoulders=torch.tensor(np.stack(between, axis=1), dtype=torch.float32))
-    features, speaks, emotion, labelled = [], [], [], []
+    features, speaks, silence, emotion, labelled = [], [], [], [], []
     for clip, video, first in zip(clips, videos, begins):
         part = slice(first, first + len(video.points))
         sound = read_sound_or_none(clip)
@@ -208,10 +235,11 @@ def _gather(
         else:
             emotion.append(pipeline.recognise(track[part], heard).weights)
         speaks.append(np.arange(len(video.points)) < (0 if heard is None else len(heard)))
-        silent = torch.zeros(len(video.points), pipeline.speech_encoder.features)
+        silence.append(np.zeros(len(video.points), bool) if sound is None else silent_frames(sound, len(video.points)))
+        nothing = torch.zeros(len(video.points), pipeline.speech_encoder.features)
         if heard is not None:
-            silent[: len(heard)] = heard.cpu()
-        features.append(silent)
+            nothing[: len(heard)] = heard.cpu()
+        features.append(nothing)
     return Footage(
         face,
         track,
@@ -219,6 +247,7 @@ def _gather(
         np.array(kept),
         torch.cat(features),
         np.concatenate(speaks),
+        np.concatenate(silence),
         torch.cat(emotion).cpu(),
         held_out,
         begins,
@@ -245,17 +274,14 @@ def _tracked(clip: Path, work: Path, progress: Callable[[int], None]) -> Tracked
 
 def _train_head(footage: Footage, model: FaceModel, work: Path, minutes: float, teller: _Teller) -> HeadTraining:
     torch.manual_seed(0)
-    generator, mapping = (
-        load_strict(HeadGenerator, GENERIC / "head_generator"),
-        load_strict(EmotionMapping, GENERIC / "emotion_mapping"),
-    )
-    discriminator = load_strict(Discriminator, GENERIC / "discriminator")
-    for network in (generator, mapping, discriminator):
+    size = footage.frames.shape[1]
+    networks = generator, mapping, discriminator = _generic_start(size)
+    for network in networks:
         network.train().requires_grad_(True)
     shown = footage.emotion[~footage.held_out].mean(0)
     anchor = ANCHOR * (1 - (shown / 0.05).clamp(max=1))  # an emotion in a twentieth of the frames counts as shown
-    training = HeadTraining(generator, mapping, discriminator, learning_rate=7e-4, average=0.99, anchor=anchor)
-    renderer = Renderer(model, footage.face, SIZE)
+    training = HeadTraining(*networks, PixelWeights(model), learning_rate=7e-4, average=0.99, anchor=anchor)
+    renderer = Renderer(model, footage.face, size)
 
     def person(places: np.ndarray) -> FilmedPerson:
         index = torch.from_numpy(footage.kept[places])
@@ -267,7 +293,6 @@ def _train_head(footage: Footage, model: FaceModel, work: Path, minutes: float, 
     train_head(
         training,
         [person(train)],
-        model,
         minutes=minutes,
         batch=BATCH,
         checkpoint=work / "head.safetensors",
@@ -276,6 +301,29 @@ def _train_head(footage: Footage, model: FaceModel, work: Path, minutes: float, 
         checkpoint_seconds=max(15.0, min(60.0, minutes * 6)),
     )
     return training
+
+
+def _keep_idle_loop(footage: Footage, clip: Path, folder: Path) -> None:
+    """The stretch of the first clip in which head, lips and shoulders move least, for videos in the full frame."""
+    end = footage.begins[1] if len(footage.begins) > 1 else len(footage.track)
+    count = min(MOST_IDLE, end)
+    track = footage.track[torch.arange(end)]
+    moving = torch.cat([10 * track.motion.rotation, track.expression.coefficients / 10, 50 * track.shoulders], dim=1).numpy()
+    busy = np.abs(np.diff(moving, axis=0, prepend=moving[:1])).sum(1) + 10.0 * ~track.found.numpy()
+    first = int(np.convolve(busy, np.ones(count), "valid").argmin())
+    write_idle_loop(folder, clip, first, footage.face.crop, footage.track.shoulders[first : first + count].numpy())
+
+
+def _generic_start(size: int) -> tuple[HeadGenerator, EmotionMapping, Discriminator]:
+    """The generic networks that draw `size` pixels; where none were trained, those of the next smaller size as far as they go."""
+    start = max(known for known in SIZES if known <= size and (GENERIC / sized("head_generator", known)).is_dir())
+    generator = load_strict(HeadGenerator, GENERIC / sized("head_generator", start))
+    if start != size:
+        larger = HeadGenerator(size, widths=WIDTHS[size])
+        larger.adopt(generator)
+        generator = larger
+    mapping = load_strict(EmotionMapping, GENERIC / sized("emotion_mapping", start))
+    return generator, mapping, load_strict(Discriminator, GENERIC / sized("discriminator", start))
 
 
 def _measure(folder: Path, footage: Footage, pipeline: GMTalkerPipeline) -> dict:

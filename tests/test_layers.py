@@ -19,6 +19,7 @@ LAYERS = {
     "gmtalker.face_model": 2,
     "gmtalker.renderer": 2,
     "gmtalker.lip_guard": 2,
+    "gmtalker.full_frame": 3,
     "gmtalker.speaking_style": 2,
     "gmtalker.avatar": 3,
     "gmtalker.pipeline": 4,
