@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import shlex
 import threading
 import time
 from collections import OrderedDict, deque
@@ -100,6 +101,23 @@ class SpeakRequest:
         if self.timeline:
             return EmotionWeights.from_timeline(self.timeline, frames, self.intensity)
         return EmotionWeights.from_mapping(self.emotion, self.intensity)
+
+    def command(self, output: str = "video.mp4") -> str:
+        """The line that repeats this request from a shell. A timeline is named timeline.json, to be written there."""
+        words = ["python", "-m", "gmtalker", "speak"]
+        if self.avatar is not None:
+            words += ["--avatar", str(self.avatar)]
+        words += ["--speech", str(self.speech), "--output", output]
+        shown = {name: weight for name, weight in self.emotion.items() if weight}
+        if shown:
+            words += ["--emotion", ",".join(f"{name}={weight:g}" for name, weight in shown.items())]
+        if self.timeline:
+            words += ["--timeline", "timeline.json"]
+        for name in ("intensity", "seed", "head", "blink", "gaze"):
+            value = getattr(self, name)
+            if value != SpeakRequest.__dataclass_fields__[name].default:
+                words += [f"--{name}", f"{value:g}"]
+        return shlex.join([*words, *(["--full-frame"] if self.full_frame else [])])
 
 
 @dataclass(frozen=True, eq=False)

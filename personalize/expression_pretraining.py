@@ -32,6 +32,7 @@ from personalize.material import (
 )
 
 FRAMES = 75  # of a training crop: what a GRID clip has
+OTHER_HEARINGS = 0.75  # of the time
 SPEECH_SHARE = 9 / 16  # of a batch; the rest is drawn by emotion
 
 
@@ -103,8 +104,8 @@ def _expression_batch(
         times = random_times(len(item), frames, 1.0, draw).round().astype(int)
         known, times = times < len(item), np.minimum(times, len(item) - 1)
         heard = item.features is not None
-        # Half of the time as recorded, else as one of the other hearings.
-        way = draw.integers(1, HEARINGS) if draw.random() < 0.5 else 0
+        # A quarter of the time as recorded, else as one of the other hearings: with fewer, strangers are understood worse.
+        way = draw.integers(1, HEARINGS) if draw.random() < OTHER_HEARINGS else 0
         rows["expression"].append(taught[id(item)][way][times])
         rows["speech"].append(item.features[way][times].float() if heard else torch.zeros(frames, features))
         rows["speech_mask"].append(torch.tensor(heard))

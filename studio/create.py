@@ -32,6 +32,13 @@ SHOWN = {
     "sad": "Corners of the mouth down.",
     "surprised": "Brows up, eyes wide.",
 }
+PRESETS = {
+    "Neutral": {},
+    "Joyful": {"happy": 0.8, "surprised": 0.2},
+    "Bitter": {"contempt": 0.5, "sad": 0.4},
+    "Shocked": {"surprised": 0.7, "fear": 0.3},
+    "Furious": {"angry": 0.8, "disgusted": 0.2},
+}
 STAGES = {"listening": "Listening to the speech", "expression": "Finding the expressions", "drawing": "Drawing"}
 DRAWING_STARTS = 15  # per cent of the bar, by the usual share of the work
 
@@ -73,7 +80,7 @@ def create_tab(pipeline: GMTalkerPipeline) -> CreateTab:
     """Lay the tab out and connect it to the one pipeline."""
     with gr.Row():
         with gr.Column(scale=3):
-            tab, speech, emotions, neutral, mixture, motion = _controls()
+            tab, speech, presets, emotions, neutral, mixture, motion = _controls()
         with gr.Column(scale=2, elem_classes="stage"):
             still = gr.Image(
                 label="Preview", type="numpy", interactive=False, height=300, elem_id="still", buttons=[], format="jpeg"
@@ -84,6 +91,14 @@ def create_tab(pipeline: GMTalkerPipeline) -> CreateTab:
                 note("Choose a speech and press Create; a minute of speech takes about a minute."), elem_id="progress"
             )
             video = gr.Video(label="Video", interactive=False, autoplay=True, elem_id="video", buttons=["download"])
+            command = gr.Textbox(
+                label="The same again, from the command line",
+                info="With your own copy of the speech.",
+                interactive=False,
+                visible=False,
+                buttons=["copy"],
+                elem_id="command",
+            )
 
     performing = Performing()
     private = {"api_visibility": "private"}
@@ -107,13 +122,14 @@ def create_tab(pipeline: GMTalkerPipeline) -> CreateTab:
         blink: float = 1.0,
         gaze: float = 1.0,
         seed: float = 0,
+        full_frame: bool = False,
         request: gr.Request = None,
     ) -> Iterator[tuple[str, object]]:
         """The avatar says a speech, in a mixture of emotions: progress as HTML, and in the end the video."""
         if not speech:
             raise refusal("Choose a speech first: upload one, record one, or take an example.")
-        emotion = dict(zip(SHOWN, (angry, contempt, disgusted, fear, happy, sad, surprised), strict=True))
-        wish = _or_sentence(SpeakRequest, Path(speech), avatar, emotion, seed=int(seed), head=head, blink=blink, gaze=gaze)
+        weights = (angry, contempt, disgusted, fear, happy, sad, surprised)
+        wish = _wish(avatar, speech, *weights, head, blink, gaze, seed, full_frame)
         session = request.session_hash or ""
         stopping = performing.begin(session)
         try:
@@ -124,7 +140,14 @@ def create_tab(pipeline: GMTalkerPipeline) -> CreateTab:
     def end(request: gr.Request) -> None:
         performing.stop(request.session_hash)
 
+    def repeated(avatar: str, speech: str, *controls: float) -> gr.Textbox:
+        wish = _wish(avatar, Path(speech).name, *controls)
+        return gr.Textbox(wish.command(), visible=True)
+
     emotion_sliders = list(emotions.values())
+    for name, button in presets.items():
+        weights = [PRESETS[name].get(emotion, 0.0) for emotion in SHOWN]
+        button.click(lambda weights=weights: weights, None, emotion_sliders, queue=False, show_progress="hidden", **private)
     gr.on(
         [slider.change for slider in emotion_sliders] + [tab.avatar.change],
         preview,
@@ -148,6 +171,7 @@ def create_tab(pipeline: GMTalkerPipeline) -> CreateTab:
         concurrency_limit=1,
         concurrency_id="heavy",
     )
+    made.success(repeated, [tab.avatar, speech, *emotion_sliders, *motion], command, show_progress="hidden", **private)
     for over in (made.then, made.failure):  # an error does not reach `then`
         over(lambda: (gr.Button(interactive=True), gr.Button(visible=False)), None, [create, stop], queue=False, **private)
     stop.click(end, None, None, queue=False, **private)
@@ -193,6 +217,8 @@ def _controls() -> tuple:
         gr.Markdown(
             "### 3 · Emotion\nMix as you like; the preview follows. What is missing from 1 stays neutral.", container=True
         )
+        with gr.Row():
+            presets = {name: gr.Button(name, size="sm", min_width=80, elem_id=f"preset-{name.lower()}") for name in PRESETS}
         emotions = {}
         for pair in _in_twos(EMOTIONS[1:] + EMOTIONS[:1]):
             with gr.Row():
@@ -228,7 +254,37 @@ def _controls() -> tuple:
             with gr.Row():
                 for control in pair:
                     control.render()
-    return CreateTab(gallery, avatar), speech, emotions, neutral, mixture, motion
+        motion.append(
+            gr.Checkbox(
+                False,
+                label="full frame",
+                info="In the person's own footage, at its size, instead of head and shoulders alone.",
+                elem_id="full-frame",
+            )
+        )
+    return CreateTab(gallery, avatar), speech, presets, emotions, neutral, mixture, motion
+
+
+def _wish(
+    avatar: str,
+    speech: str,
+    angry: float,
+    contempt: float,
+    disgusted: float,
+    fear: float,
+    happy: float,
+    sad: float,
+    surprised: float,
+    head: float,
+    blink: float,
+    gaze: float,
+    seed: float,
+    full_frame: bool,
+) -> SpeakRequest:
+    """What the controls ask for, in their order; what can't be asked becomes a sentence on the page."""
+    emotion = dict(zip(SHOWN, (angry, contempt, disgusted, fear, happy, sad, surprised), strict=True))
+    amounts = {"seed": int(seed), "head": head, "blink": blink, "gaze": gaze, "full_frame": bool(full_frame)}
+    return _or_sentence(SpeakRequest, Path(speech), avatar, emotion, **amounts)
 
 
 def _performed(pipeline: GMTalkerPipeline, wish: SpeakRequest, stopping: threading.Event) -> Iterator[tuple[str, object]]:

@@ -9,7 +9,7 @@ import torch
 from gmtalker.face_model import FaceModel
 from gmtalker.models.discriminator import Discriminator
 from gmtalker.models.emotion_mapping import EmotionMapping
-from gmtalker.models.head_generator import HeadGenerator, ModulatedConvolution, haar, inverse_haar
+from gmtalker.models.head_generator import WIDTHS, HeadGenerator, ModulatedConvolution, haar, inverse_haar
 from gmtalker.pipeline import GENERIC
 from gmtalker.renderer import Renderer
 from gmtalker.tracks import ExpressionTrack, FaceTrack, MotionTrack
@@ -191,3 +191,22 @@ def test_the_generic_start_sees_mirrored_faces_and_other_colours():
     assert len(varied.gain.unique()) > 4 and torch.equal(plain.gain, torch.ones(4, 3)) and not plain.lift.any()
     rendering, frame = plain.pictures()
     assert rendering.shape == (4, 8, SIZE, SIZE) and frame.shape == (4, 3, SIZE, SIZE) and -1 <= frame.min() < frame.max() <= 1
+
+
+def test_a_larger_generator_takes_over_the_levels_of_a_smaller_one():
+    torch.manual_seed(0)
+    small, large = HeadGenerator(32, style=4, widths=(6, 8, 10)), HeadGenerator(64, style=4, widths=(4, 6, 8, 10))
+    before = large.levels[-1].first.weight.clone()
+    large.adopt(small)
+    for ours, theirs in zip(large.levels, small.levels):
+        assert all(torch.equal(a, b) for a, b in zip(ours.state_dict().values(), theirs.state_dict().values()))
+    for ours, theirs in zip(large.down[1:], small.down):
+        assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), theirs.parameters()))
+    assert torch.equal(large.levels[-1].first.weight, before)
+    assert large(torch.zeros(1, 8, 64, 64), torch.zeros(1, 4)).shape == (1, 3, 64, 64)
+
+
+def test_every_size_has_widths_that_end_at_eight_pixels():
+    for size, widths in WIDTHS.items():
+        assert size // 2 >> (len(widths) - 1) == 8
+    assert WIDTHS[1024][1:] == WIDTHS[512]  # its start is theirs, as far as it goes

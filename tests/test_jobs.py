@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -228,3 +229,21 @@ def test_the_job_is_the_public_command(monkeypatch, tmp_path):
 def test_consent_is_complete_or_not_made(who, when, words):
     with pytest.raises(ValueError):
         Consent(who, when, words)
+
+
+def test_the_size_is_kept_and_asked_for(clip, monkeypatch):
+    monkeypatch.undo()
+    monkeypatch.setenv("GMTALKER_HOME", str(clip.parent / "home"))
+    consent = Consent.given_now("Ada")
+    job = jobs.create("large", [clip], consent, size=512)
+    assert jobs.get(job.id).size == 512 and "--size=512" in jobs.command(job)
+    assert not any("--size" in option for option in jobs.command(jobs.create("usual", [clip], consent)))
+    with pytest.raises(ValueError, match="256, 512, 1024"):
+        jobs.create("odd", [clip], consent, size=300)
+
+
+def test_a_workspace_of_an_older_version_is_read(clip):
+    jobs.create("old", [clip], Consent.given_now("Ada"))
+    with sqlite3.connect(jobs._workspace() / "studio.sqlite") as database:
+        database.execute("ALTER TABLE jobs DROP COLUMN size")
+    assert [job.size for job in jobs.jobs()] == [256]

@@ -223,7 +223,15 @@ def test_a_newcomer_gets_a_happy_video(page, speech: Path, tmp_path: Path):
     frames, sound = created_video(page, tmp_path)
     assert frames == 50 and abs(sound - 2) < 0.1
     page.wait_for_selector("#progress :text('Done')")
+    command = page.locator("#command textarea, #command input").first
+    command.wait_for(timeout=MINUTE)
+    assert "gmtalker speak" in command.input_value() and "--emotion happy=0.8" in command.input_value()
     seen(page, "created")
+    furious = preview_changes(page, page.locator("#preset-furious").click)
+    assert furious != happy and page.locator("#emotion-angry input[type=number]").input_value() == "0.8"
+    assert page.locator("#emotion-happy input[type=number]").input_value() == "0"
+    preview_changes(page, page.locator("#preset-neutral").click)
+    page.wait_for_function("document.querySelector('#emotion-neutral input[type=number]').value == 1")
 
 
 def test_what_can_not_be_used_is_said_in_a_sentence(page, tmp_path: Path):
@@ -305,4 +313,4 @@ def test_only_speaking_is_a_public_endpoint(page, server: Server):
     answer = page.request.get(f"{server.url}/gradio_api/info").json()
     assert list(answer["named_endpoints"]) == ["/speak"] and answer["unnamed_endpoints"] == {}
     parameters = [parameter["parameter_name"] for parameter in answer["named_endpoints"]["/speak"]["parameters"]]
-    assert parameters[:2] == ["avatar", "speech"] and {"happy", "head", "blink", "gaze", "seed"} <= set(parameters)
+    assert parameters[:2] == ["avatar", "speech"] and {"happy", "head", "blink", "gaze", "seed", "full_frame"} <= set(parameters)

@@ -2,6 +2,8 @@
 
 import copy
 import json
+import shlex
+from pathlib import Path
 
 import av
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 import torch
 from conftest import SIZE, write_speech
 
+from gmtalker.__main__ import _parser, parse_emotion
 from gmtalker.audio import read_speech
 from gmtalker.avatar import load_avatar
 from gmtalker.errors import UnusableAvatar, UnusableInput, UnusableSpeech
@@ -245,3 +248,18 @@ def test_an_unlabelled_track_is_recognised_as_weights(tiny_pipeline):
     for frames in (1, 99, 260):
         weights = tiny_pipeline.recognise(walking(frames, coefficients)).weights
         assert weights.shape == (frames, len(EMOTIONS)) and torch.allclose(weights.sum(-1), torch.ones(frames), atol=1e-5)
+
+
+def test_the_shown_command_repeats_the_request():
+    """Read by the command line's own parser, it is the same request; names and files may hold anything."""
+    wish = SpeakRequest(
+        Path("it's me.wav"), 'my "best" one', {"happy": 0.7, "sad": 0.0, "fear": 0.1},
+        intensity=0.5, seed=3, blink=0.2, full_frame=True,
+    )  # fmt: skip
+    words = shlex.split(wish.command())
+    assert words[:4] == ["python", "-m", "gmtalker", "speak"]
+    options = _parser().parse_args(words[3:])
+    assert (options.avatar, options.speech, options.seed, options.blink) == (wish.avatar, wish.speech, 3, 0.2)
+    assert parse_emotion(options.emotion) == {"happy": 0.7, "fear": 0.1} and options.intensity == 0.5 and options.full_frame
+    plain = _parser().parse_args(shlex.split(SpeakRequest(Path("a.wav")).command())[3:])
+    assert plain.avatar is None and plain.emotion is None and plain.seed == 0 and not plain.full_frame

@@ -28,7 +28,7 @@ LOSS_WEIGHTS = {
     "condition": 0.02,
     "emotion": 0.05,
 }
-DRAWN, BEYOND = 0.85, 0.2  # part of the clips whose z is drawn as generation draws it, and how far they walk beyond either end
+DRAWN, BEYOND = 0.9, 0.2  # part of the clips whose z is drawn as generation draws it, and how far they walk beyond either end
 FREE_W, FREE_CONDITION, FREE_EMOTION = 1.0, 2.0, 0.5  # nats that cost nothing, or the latents collapse and the clusters merge
 
 

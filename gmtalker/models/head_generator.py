@@ -89,7 +89,7 @@ class DecoderLevel(nn.Module):
 
 # Of size/2, size/4, ... down to 8. A larger picture is drawn by the same network with one more level at its end.
 WIDTHS = {
-    256: (48, 96, 160, 224, 256),
+    256: (32, 64, 128, 192, 256),
     512: (24, 48, 96, 160, 224, 256),
     1024: (16, 24, 48, 96, 160, 224, 256),
 }
