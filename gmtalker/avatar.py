@@ -17,15 +17,19 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from gmtalker.errors import UnusableAvatar
 from gmtalker.face_model import PersonFace
 from gmtalker.models.emotion_mapping import EmotionMapping
 from gmtalker.models.head_generator import HeadGenerator
 from gmtalker.models.loading import load_strict
+from gmtalker.tracks import EMOTIONS
 
 BUNDLED = Path(__file__).resolve().parent.parent / "assets" / "avatars"
 
+MOODS_FILE = "moods.safetensors"
 MEGABYTE = 2**20
 LARGEST_FILE = {".json": MEGABYTE, ".md": MEGABYTE, ".safetensors": 400 * MEGABYTE, ".mp4": 100 * MEGABYTE, ".jpg": 20 * MEGABYTE}
 LARGEST_AVATAR = 1000 * MEGABYTE
@@ -41,7 +45,8 @@ class Avatar:
     """A person, ready to be drawn.
 
     card: avatar.json; face: what the person looks like; head_generator, emotion_mapping: the person's networks in eval mode;
-    speaking_style: folder of the LoRA and the accent of the expression generator, None when the person's clips held no sound.
+    speaking_style: folder of the LoRA and the accent of the expression generator, None when the person's clips held no sound;
+    moods: (8, n) by how many coefficients their face in each emotion differs from the generic one, None when no clip had a label.
     """
 
     name: str
@@ -51,6 +56,7 @@ class Avatar:
     head_generator: HeadGenerator
     emotion_mapping: EmotionMapping
     speaking_style: Path | None
+    moods: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -161,10 +167,26 @@ def load_avatar(name_or_folder: str | Path | None = None) -> Avatar:
         face = PersonFace.load(folder / "face.safetensors")
         head_generator = load_strict(HeadGenerator, folder / "head_generator")
         emotion_mapping = load_strict(EmotionMapping, folder / "emotion_mapping")
+        moods = _read_moods(folder / MOODS_FILE)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise UnusableAvatar(f"The avatar {name!r} is broken ({_first_line(error)}); make or import it again.") from error
     style = folder / "speaking_style"
-    return Avatar(name, folder, card, face, head_generator, emotion_mapping, style if style.is_dir() else None)
+    return Avatar(name, folder, card, face, head_generator, emotion_mapping, style if style.is_dir() else None, moods)
+
+
+def _read_moods(path: Path) -> Tensor | None:
+    """Errors: ValueError and what safetensors raises."""
+    if not path.exists():
+        return None
+    moods = load_file(str(path))["moods"].float()
+    if moods.ndim != 2 or len(moods) != len(EMOTIONS) or not moods.isfinite().all():
+        raise ValueError(f"{path.name} does not hold a row for each emotion")
+    return moods
+
+
+def save_moods(moods: Tensor, folder: Path) -> None:
+    """Avatar.moods into its folder."""
+    save_file({"moods": moods.float().contiguous()}, str(folder / MOODS_FILE))
 
 
 def read_card(folder: Path) -> dict:

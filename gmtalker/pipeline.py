@@ -22,7 +22,7 @@ from torch import Tensor
 from gmtalker.audio import read_speech, silent_frames
 from gmtalker.avatar import Avatar, find_avatar, load_avatar
 from gmtalker.device import choose_device, is_half_fast, one_core, usable_cores
-from gmtalker.errors import UnusableInput
+from gmtalker.errors import UnusableAvatar, UnusableInput
 from gmtalker.face_model import FaceModel, PersonFace
 from gmtalker.full_frame import IdleLoop
 from gmtalker.lip_guard import LipGuard
@@ -235,14 +235,17 @@ class GMTalkerPipeline:
         A mood is made beside the same speech without it, so that the lips still close and round where they must; where nothing
         is said, silent (frames,), they are still.
         """
-        generator = self._ready(avatar).expression_generator
+        ready = self._ready(avatar)
+        generator = ready.expression_generator
         asked = weights.at(len(features)).to(self.device)
         neutral = torch.eye(asked.shape[1], device=self.device)[:1].expand_as(asked)
         ways = [asked] if torch.equal(asked, neutral) else [asked, neutral]
         latents = torch.stack([generator.latent(way, seed=seed, temperature=TEMPERATURE) for way in ways])
+        moods = torch.zeros(len(asked), 1) if ready.avatar.moods is None else asked.cpu() @ ready.avatar.moods
         rows, spoken = [], []
-        for said in generator.stream_ways(features, latents):
+        for mood, said in zip(moods, generator.stream_ways(features, latents)):
             said = said.float().cpu()
+            said[0] += mood
             rows.append(said[0] if len(said) == 1 else self.lip_guard(*said))
             spoken.append(said[-1])
             if watch is not None:
@@ -482,6 +485,8 @@ class GMTalkerPipeline:
         generator = self.expression_generator
         if avatar.speaking_style is not None:
             generator = with_speaking_style(generator, avatar.speaking_style)
+        if avatar.moods is not None and avatar.moods.shape[1] != generator.config.coefficients:
+            raise UnusableAvatar(f"The emotions of {avatar.name!r} are of another face model; train it again.")
         return _Cast(avatar, Renderer(self.face_model, avatar.face, size_of(avatar)), generator)
 
 

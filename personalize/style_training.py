@@ -20,6 +20,7 @@ from gmtalker.pipeline import GMTalkerPipeline
 from gmtalker.speaking_style import save_speaking_style
 from gmtalker.tracks import EMOTIONS
 from personalize.fitting import FitOptions, fit
+from personalize.moods import SHIFT_FRAMES, emotion_shifts
 
 STYLE_RANK, STYLE_FRAMES, STYLE_BATCH = 16, 50, 12
 OPENING_SHARE = 0.2  # of the windows begin where a clip does
@@ -27,7 +28,6 @@ WATCHED_SHARE, MOST_WATCHED, LEAST_WATCHED = 0.2, 500, 75  # frames that only te
 UNWATCHED = 0.0  # of the LoRA is used where there was too little footage to tell: from so little it does more harm than good
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 FOLDS, FIRMNESS = 4, (300.0, 1000.0, 3000.0, 10_000.0, 30_000.0, 1e12)  # of an accent, in frames; the last is none
-SHIFT_FRAMES = 100  # of speech over which an emotion's mean face is taken
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def adapt_style(
     starts = _windows(footage)
     openings = np.array([begin for begin in footage.begins if begin in set(starts.tolist())])
     coefficients = footage.coefficients
-    shifts = _emotion_shifts(generic, footage.features[starts[len(starts) // 2] :][:SHIFT_FRAMES])
+    shifts = emotion_shifts(generic, footage.features[starts[len(starts) // 2] :][:SHIFT_FRAMES])
 
     def batch(number: int) -> ExpressionBatch:
         draw = np.random.default_rng([7, number])
@@ -202,15 +202,6 @@ def _scale(generator: ExpressionGenerator, strength: float) -> None:
     for layer in generator.modules():
         if isinstance(layer, LoraLayer):
             layer.set_scale(next(iter(layer.scaling)), strength)
-
-
-def _emotion_shifts(generic: ExpressionGenerator, features: Tensor) -> Tensor:
-    """(8, n): how the generic generator's mean face in each emotion differs from its neutral one, over features (frames, d)."""
-    means = []
-    for weights in torch.eye(len(EMOTIONS), device=generic.device):
-        latent = generic.latent(weights.expand(len(features), -1), seed=0, temperature=0.0)
-        means.append(generic.generate(features.to(generic.device), latent).mean(0).cpu())
-    return torch.stack(means) - means[0]
 
 
 def _windows(footage: SpokenFootage) -> np.ndarray:

@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
 from gmtalker.audio import read_sound_or_none, silent_frames
-from gmtalker.avatar import load_avatar, slug, workspace, write_avatar
+from gmtalker.avatar import load_avatar, save_moods, slug, workspace, write_avatar
 from gmtalker.errors import UnusableVideo
 from gmtalker.face_model import FaceModel, PersonFace
 from gmtalker.full_frame import MOST_FRAMES as MOST_IDLE
@@ -37,6 +37,7 @@ from personalize.head_training import FilmedPerson, HeadTraining, PixelWeights, 
 from personalize.informative import SPARE, choose_frames, sharpest
 from personalize.jobs import PRESETS, SIZES
 from personalize.material import at_rest_in_silence
+from personalize.moods import learn_moods
 from personalize.style_training import SpokenFootage, adapt_style
 from personalize.surroundings import learn_surroundings
 from personalize.tracking import TrackedVideo, choose_crop, cut, detect_landmarks, in_crop, measure_person, track_points
@@ -55,8 +56,8 @@ class Footage:
     """All clips of a person on one clock: frames (n, size, size, 3) uint8 are those listed in `kept`, of `track`'s length.
 
     features: (frames, d) of the speech, None where the clips hold none; speaks: (frames,) bool, where there is sound, silent:
-    where nothing is said in it;
-    emotion: (frames, 8); held_out: (frames,) bool; begins: first frame of each clip.
+    where nothing is said in it; emotion: (frames, 8); labels: (frames,) the number of the emotion that a clip was said to show,
+    -1 where none was; held_out: (frames,) bool; begins: first frame of each clip.
     """
 
     face: PersonFace
@@ -67,6 +68,7 @@ class Footage:
     speaks: np.ndarray
     silent: np.ndarray
     emotion: Tensor
+    labels: np.ndarray
     held_out: np.ndarray
     begins: list[int]
     seconds: float
@@ -126,6 +128,10 @@ def train_avatar(
         save_half(mapping, folder / "emotion_mapping")
         footage.face.save(folder / "face.safetensors")
         _keep_idle_loop(footage, Path(clips[0]), folder)
+        learned = np.where(footage.held_out | ~footage.track.found.numpy(), -1, footage.labels)
+        moods = learn_moods(pipeline.expression_generator, footage.track.expression.coefficients, learned)
+        if moods is not None:
+            save_moods(moods, folder)
         _write_json(folder, name, consent, footage, {}, training, preset, minutes)
         measures = _measure(folder, footage, pipeline)
         _write_json(folder, name, consent, footage, measures, training, preset, minutes)
@@ -223,12 +229,13 @@ def _gather(
     )
     between = [np.interp(np.arange(total), kept, column) for column in shoulders.T]
     track = replace(track, shoulders=torch.tensor(np.stack(between, axis=1), dtype=torch.float32))
-    features, speaks, silence, emotion, labelled = [], [], [], [], []
+    features, speaks, silence, emotion, labels, labelled = [], [], [], [], [], []
     for clip, video, first in zip(clips, videos, begins):
         part = slice(first, first + len(video.points))
         sound = read_sound_or_none(clip)
         heard = None if sound is None else pipeline.encode(sound)[: len(video.points)]
         label = emotions.get(clip)
+        labels.append(np.full(len(video.points), -1 if label is None else EMOTIONS.index(label)))
         if label is not None:
             labelled.append(label)
             emotion.append(EmotionWeights.from_mapping({label: 1.0}).at(len(video.points)))
@@ -249,6 +256,7 @@ def _gather(
         np.concatenate(speaks),
         np.concatenate(silence),
         torch.cat(emotion).cpu(),
+        np.concatenate(labels),
         held_out,
         begins,
         total / FPS,

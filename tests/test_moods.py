@@ -1,0 +1,52 @@
+"""A person's own look of an emotion: learned from labelled frames, shown when it is asked for, and not otherwise."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from gmtalker.avatar import load_avatar, save_moods
+from gmtalker.errors import UnusableAvatar
+from gmtalker.tracks import EMOTIONS, EmotionWeights
+from personalize.moods import OWN_SHARE, emotion_shifts, learn_moods
+
+HAPPY = EMOTIONS.index("happy")
+
+
+def test_the_own_look_is_what_the_generic_one_lacks(tiny_pipeline):
+    generator = tiny_pipeline.expression_generator
+    size = generator.config.coefficients
+    own = torch.randn(size, generator=torch.Generator().manual_seed(0))
+    labels = np.repeat([0, HAPPY, -1, 6], [50, 50, 50, 10])
+    coefficients = torch.zeros(160, size)
+    coefficients[50:100] = own
+    coefficients[100:] = 9.0  # neither what has no label nor what was shown too shortly counts
+    moods = learn_moods(generator, coefficients, labels)
+    generic = emotion_shifts(generator, generator.no_speech.detach().expand(100, -1))
+    torch.testing.assert_close(moods[HAPPY], OWN_SHARE * (own - generic[HAPPY]))
+    assert not moods[[0, 1, 2, 3, 4, 6, 7]].any()
+    assert learn_moods(generator, coefficients, np.full(160, -1)) is None
+    assert learn_moods(generator, coefficients, np.zeros(160, int)) is None
+
+
+def test_an_avatar_shows_its_own_look_of_what_is_asked_for(tiny_pipeline, home):
+    folder = home / "avatars" / "tiny"
+    features = torch.randn(30, tiny_pipeline.expression_generator.config.features, generator=torch.Generator().manual_seed(1))
+
+    def said(emotion):
+        return tiny_pipeline.expression(features, EmotionWeights.from_mapping(emotion), load_avatar("tiny")).coefficients
+
+    before = {name: said({name: 1.0} if name else {}) for name in ("", "happy", "sad")}
+    moods = torch.zeros(8, before[""].shape[1])
+    moods[HAPPY, -1] = 0.5
+    save_moods(moods, folder)
+    assert torch.equal(said({}), before[""]) and torch.equal(said({"sad": 1.0}), before["sad"])
+    moved = (said({"happy": 1.0}) - before["happy"]).mean(0)
+    assert moved.abs().argmax() == len(moved) - 1 and moved[-1] == pytest.approx(0.5, abs=0.15)  # the lip guard takes a little
+    save_moods(torch.zeros(3, 3), folder)
+    with pytest.raises(UnusableAvatar, match="broken"):
+        load_avatar("tiny")
+    save_moods(torch.zeros(8, 3), folder)
+    with pytest.raises(UnusableAvatar, match="another face model"):
+        said({})
