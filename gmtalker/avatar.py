@@ -41,12 +41,40 @@ REQUIRED = ("avatar.json", "face.safetensors", "head_generator/config.json", "em
 
 
 @dataclass(frozen=True, eq=False)
+class Moods:
+    """What a person's face in each emotion has beside the generic one.
+
+    expression: (8, n) coefficients; lids: (8,) by how much their eyelids rest lower than usual, -1 to 1. An emotion that was
+    never shown has zeros. Errors: ValueError for other shapes.
+    """
+
+    expression: Tensor
+    lids: Tensor
+
+    def __post_init__(self) -> None:
+        shapes = self.expression.ndim == 2 and len(self.expression) == len(EMOTIONS) and self.lids.shape == (len(EMOTIONS),)
+        if not shapes or not (self.expression.isfinite().all() and self.lids.isfinite().all()):
+            raise ValueError("moods hold one row of finite numbers for each emotion")
+
+    def save(self, folder: Path) -> None:
+        """Into an avatar's folder."""
+        tensors = {name: getattr(self, name).float().contiguous() for name in ("expression", "lids")}
+        save_file(tensors, str(folder / MOODS_FILE))
+
+    @classmethod
+    def load(cls, folder: Path) -> Moods:
+        """Of an avatar's folder. Errors: ValueError, KeyError, SafetensorError for a broken file."""
+        tensors = load_file(str(folder / MOODS_FILE))
+        return cls(tensors["expression"].float(), tensors["lids"].float())
+
+
+@dataclass(frozen=True, eq=False)
 class Avatar:
     """A person, ready to be drawn.
 
     card: avatar.json; face: what the person looks like; head_generator, emotion_mapping: the person's networks in eval mode;
     speaking_style: folder of the LoRA and the accent of the expression generator, None when the person's clips held no sound;
-    moods: (8, n) by how many coefficients their face in each emotion differs from the generic one, None when no clip had a label.
+    moods: their own look of the emotions, None when no clip had a label.
     """
 
     name: str
@@ -56,7 +84,7 @@ class Avatar:
     head_generator: HeadGenerator
     emotion_mapping: EmotionMapping
     speaking_style: Path | None
-    moods: Tensor | None = None
+    moods: Moods | None = None
 
 
 @dataclass(frozen=True)
@@ -167,26 +195,11 @@ def load_avatar(name_or_folder: str | Path | None = None) -> Avatar:
         face = PersonFace.load(folder / "face.safetensors")
         head_generator = load_strict(HeadGenerator, folder / "head_generator")
         emotion_mapping = load_strict(EmotionMapping, folder / "emotion_mapping")
-        moods = _read_moods(folder / MOODS_FILE)
+        moods = Moods.load(folder) if (folder / MOODS_FILE).exists() else None
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise UnusableAvatar(f"The avatar {name!r} is broken ({_first_line(error)}); make or import it again.") from error
     style = folder / "speaking_style"
     return Avatar(name, folder, card, face, head_generator, emotion_mapping, style if style.is_dir() else None, moods)
-
-
-def _read_moods(path: Path) -> Tensor | None:
-    """Errors: ValueError and what safetensors raises."""
-    if not path.exists():
-        return None
-    moods = load_file(str(path))["moods"].float()
-    if moods.ndim != 2 or len(moods) != len(EMOTIONS) or not moods.isfinite().all():
-        raise ValueError(f"{path.name} does not hold a row for each emotion")
-    return moods
-
-
-def save_moods(moods: Tensor, folder: Path) -> None:
-    """Avatar.moods into its folder."""
-    save_file({"moods": moods.float().contiguous()}, str(folder / MOODS_FILE))
 
 
 def read_card(folder: Path) -> dict:

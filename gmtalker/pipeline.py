@@ -23,7 +23,7 @@ from gmtalker.audio import read_speech, silent_frames
 from gmtalker.avatar import Avatar, find_avatar, load_avatar
 from gmtalker.device import choose_device, is_half_fast, one_core, usable_cores
 from gmtalker.errors import UnusableAvatar, UnusableInput
-from gmtalker.face_model import FaceModel, PersonFace
+from gmtalker.face_model import FaceModel
 from gmtalker.full_frame import IdleLoop
 from gmtalker.lip_guard import LipGuard
 from gmtalker.models.expression_generator import ExpressionGenerator
@@ -49,6 +49,7 @@ AVATARS_KEPT = 4  # loaded avatars held in memory
 TEMPERATURE = 1.0
 LARGEST_AMOUNT = 3.0  # times a person's own movement
 RECOGNISED = 100  # frames in which an emotion is recognised: about the length of the clips GMEG learns from
+LOWEST_LID = 0.8  # a lid that rests lower is shut
 STILL_FRAMES = 12  # of silence before the still: the expression settles from its start
 
 
@@ -241,7 +242,7 @@ class GMTalkerPipeline:
         neutral = torch.eye(asked.shape[1], device=self.device)[:1].expand_as(asked)
         ways = [asked] if torch.equal(asked, neutral) else [asked, neutral]
         latents = torch.stack([generator.latent(way, seed=seed, temperature=TEMPERATURE) for way in ways])
-        moods = torch.zeros(len(asked), 1) if ready.avatar.moods is None else asked.cpu() @ ready.avatar.moods
+        moods = torch.zeros(len(asked), 1) if ready.avatar.moods is None else asked.cpu() @ ready.avatar.moods.expression
         rows, spoken = [], []
         for mood, said in zip(moods, generator.stream_ways(features, latents)):
             said = said.float().cpu()
@@ -263,11 +264,15 @@ class GMTalkerPipeline:
         head: float = 1.0,
         blink: float = 1.0,
         gaze: float = 1.0,
+        weights: EmotionWeights | None = None,
     ) -> MotionTrack:
-        """How the head, the eyelids and the eyes move: around the person's mean, times the amounts."""
-        face = self._ready(avatar).avatar.face
+        """How the head, the eyelids and the eyes move: around the person's mean, times the amounts.
+
+        weights: the emotion, in which their eyelids may rest elsewhere.
+        """
+        avatar = self._ready(avatar).avatar
         normalised = self.motion_generator.generate(features, seed=seed, temperature=TEMPERATURE).float().cpu()
-        return _moved(face, normalised, head, blink, gaze)
+        return _moved(avatar, normalised, head, blink, gaze, weights)
 
     @torch.no_grad()
     def recognise(self, track: FaceTrack, features: Tensor | None = None) -> EmotionWeights:
@@ -363,7 +368,7 @@ class GMTalkerPipeline:
         weights = request.weights(len(features))
         told = None if watch is None else lambda done: watch(done, len(features))
         expression = self.expression(features, weights, ready.avatar, seed, told, silent_frames(waveform, len(features)))
-        motion = self.motion(features, ready.avatar, seed, head, blink, gaze)
+        motion = self.motion(features, ready.avatar, seed, head, blink, gaze, weights)
         track = FaceTrack(expression, motion, torch.ones(len(features), dtype=torch.bool))
         return Performance(self, ready.avatar, track, weights, waveform, idle)
 
@@ -454,7 +459,7 @@ class GMTalkerPipeline:
         weights = EmotionWeights.from_mapping(emotion)
         features = self.encode(np.zeros(STILL_FRAMES * SAMPLES_PER_FRAME, np.float32))
         expression = self.expression(features, weights, ready.avatar, seed)
-        motion = _moved(ready.avatar.face, torch.zeros(1, 10), 0.0, 0.0, 0.0)
+        motion = _moved(ready.avatar, torch.zeros(1, 10), 0.0, 0.0, 0.0, weights)
         settled = ExpressionTrack(expression.coefficients[-1:])
         return next(self.draw(FaceTrack(settled, motion, torch.ones(1, dtype=torch.bool)), ready.avatar, weights))
 
@@ -485,7 +490,7 @@ class GMTalkerPipeline:
         generator = self.expression_generator
         if avatar.speaking_style is not None:
             generator = with_speaking_style(generator, avatar.speaking_style)
-        if avatar.moods is not None and avatar.moods.shape[1] != generator.config.coefficients:
+        if avatar.moods is not None and avatar.moods.expression.shape[1] != generator.config.coefficients:
             raise UnusableAvatar(f"The emotions of {avatar.name!r} are of another face model; train it again.")
         return _Cast(avatar, Renderer(self.face_model, avatar.face, size_of(avatar)), generator)
 
@@ -534,11 +539,21 @@ def _check_amounts(seed: int, head: float, blink: float, gaze: float) -> None:
             raise ValueError(f"{name} must be between 0 and {LARGEST_AMOUNT:g}, not {amount!r}")
 
 
-def _moved(face: PersonFace, normalised: Tensor, head: float, blink: float, gaze: float) -> MotionTrack:
-    """Normalised motion (frames, 10) around the person's mean, as widely as the person moves, times the amounts."""
+def _moved(
+    avatar: Avatar, normalised: Tensor, head: float, blink: float, gaze: float, weights: EmotionWeights | None = None
+) -> MotionTrack:
+    """Normalised motion (frames, 10) around the person's mean, as widely as the person moves, times the amounts.
+
+    Eyelids blink from where the person's rest, in an emotion where they rest in it.
+    """
     amounts = torch.tensor([head] * 6 + [blink] * 2 + [gaze] * 2)
-    values = torch.as_tensor(face.motion_mean).float() + amounts * torch.as_tensor(face.motion_scale).float() * normalised
-    values[:, 6:8] = normalised[:, 6:8].clamp(0, 1) * blink  # eyelids have no mean to move around
+    mean, scale = (torch.as_tensor(x).float() for x in (avatar.face.motion_mean, avatar.face.motion_scale))
+    values = mean + amounts * scale * normalised
+    resting = mean[6:8].expand(len(normalised), -1)
+    if weights is not None and avatar.moods is not None:
+        resting = resting + (weights.at(len(normalised)) @ avatar.moods.lids)[:, None]
+    resting = resting.clamp(0, LOWEST_LID)
+    values[:, 6:8] = resting + (1 - resting) * normalised[:, 6:8].clamp(0, 1) * blink
     return MotionTrack.unstacked(values)
 
 

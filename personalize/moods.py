@@ -6,9 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gmtalker.avatar import Moods
 from gmtalker.device import one_core
 from gmtalker.models.expression_generator import ExpressionGenerator
-from gmtalker.tracks import EMOTIONS, FPS
+from gmtalker.tracks import EMOTIONS, FPS, FaceTrack
 
 LEAST_SHOWN = 1.0  # seconds of an emotion from which on it is known
 OWN_SHARE = 0.8  # of the person's own look; the rest stays generic, as a few seconds show one way of many
@@ -26,19 +27,23 @@ def emotion_shifts(generator: ExpressionGenerator, features: Tensor) -> Tensor:
     return torch.stack(means) - means[0]
 
 
-def learn_moods(generator: ExpressionGenerator, coefficients: Tensor, labels: np.ndarray) -> Tensor | None:
-    """(8, n) Avatar.moods from coefficients (frames, n) and labels (frames,), the number of each frame's emotion or -1.
+def learn_moods(generator: ExpressionGenerator, track: FaceTrack, labels: np.ndarray) -> Moods | None:
+    """The person's own look of the emotions from their track and labels (frames,), the number of each frame's emotion or -1.
 
-    A person's emotion is told from their neutral clips where there are any, else from the neutral face that they were measured
-    against. None without a second of any other emotion.
+    An emotion is told from their neutral clips where there are any, else from the neutral face that they were measured against.
+    None without a second of any other emotion.
     """
+    coefficients, lids = track.expression.coefficients, track.motion.blink.mean(1)
     shown = [np.flatnonzero(labels == index) for index in range(len(EMOTIONS))]
-    known = [index for index in range(1, len(EMOTIONS)) if len(shown[index]) >= LEAST_SHOWN * FPS]
-    if not known:
+    known = [index for index in range(len(EMOTIONS)) if len(shown[index]) >= LEAST_SHOWN * FPS]
+    if not set(known) - {0}:
         return None
-    neutral = coefficients[shown[0]].mean(0) if len(shown[0]) >= LEAST_SHOWN * FPS else torch.zeros(coefficients.shape[1])
+    neutral = coefficients[shown[0]].mean(0) if 0 in known else torch.zeros(coefficients.shape[1])
     generic = emotion_shifts(generator, generator.no_speech.detach().expand(SHIFT_FRAMES, -1))
-    moods = torch.zeros(len(EMOTIONS), coefficients.shape[1])
+    moods = Moods(torch.zeros(len(EMOTIONS), coefficients.shape[1]), torch.zeros(len(EMOTIONS)))
+    usual = lids.median()  # what PersonFace.motion_mean holds: lids rest there when nothing is said of the emotion
     for index in known:
-        moods[index] = OWN_SHARE * (coefficients[shown[index]].mean(0) - neutral - generic[index])
+        moods.lids[index] = lids[shown[index]].median() - usual
+        if index:
+            moods.expression[index] = OWN_SHARE * (coefficients[shown[index]].mean(0) - neutral - generic[index])
     return moods

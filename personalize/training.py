@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
 from gmtalker.audio import read_sound_or_none, silent_frames
-from gmtalker.avatar import load_avatar, save_moods, slug, workspace, write_avatar
+from gmtalker.avatar import load_avatar, slug, workspace, write_avatar
 from gmtalker.errors import UnusableVideo
 from gmtalker.face_model import FaceModel, PersonFace
 from gmtalker.full_frame import MOST_FRAMES as MOST_IDLE
@@ -129,9 +129,9 @@ def train_avatar(
         footage.face.save(folder / "face.safetensors")
         _keep_idle_loop(footage, Path(clips[0]), folder)
         learned = np.where(footage.held_out | ~footage.track.found.numpy(), -1, footage.labels)
-        moods = learn_moods(pipeline.expression_generator, footage.track.expression.coefficients, learned)
+        moods = learn_moods(pipeline.expression_generator, footage.track, learned)
         if moods is not None:
-            save_moods(moods, folder)
+            moods.save(folder)
         _write_json(folder, name, consent, footage, {}, training, preset, minutes)
         measures = _measure(folder, footage, pipeline)
         _write_json(folder, name, consent, footage, measures, training, preset, minutes)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
-from gmtalker.avatar import load_avatar, save_moods
+from gmtalker.avatar import Moods, load_avatar
 from gmtalker.errors import UnusableAvatar
-from gmtalker.tracks import EMOTIONS, EmotionWeights
+from gmtalker.tracks import EMOTIONS, EmotionWeights, ExpressionTrack, FaceTrack, MotionTrack
 from personalize.moods import OWN_SHARE, emotion_shifts, learn_moods
 
 HAPPY = EMOTIONS.index("happy")
@@ -22,12 +23,16 @@ def test_the_own_look_is_what_the_generic_one_lacks(tiny_pipeline):
     coefficients = torch.zeros(160, size)
     coefficients[50:100] = own
     coefficients[100:] = 9.0  # neither what has no label nor what was shown too shortly counts
-    moods = learn_moods(generator, coefficients, labels)
+    motion = torch.zeros(160, 10)
+    motion[:, 6:8] = torch.tensor([0.1, 0.4, 0.2, 0.9]).repeat_interleave(torch.tensor([50, 50, 50, 10]))[:, None]
+    track = FaceTrack(ExpressionTrack(coefficients), MotionTrack.unstacked(motion), torch.ones(160, dtype=torch.bool))
+    moods = learn_moods(generator, track, labels)
     generic = emotion_shifts(generator, generator.no_speech.detach().expand(100, -1))
-    torch.testing.assert_close(moods[HAPPY], OWN_SHARE * (own - generic[HAPPY]))
-    assert not moods[[0, 1, 2, 3, 4, 6, 7]].any()
-    assert learn_moods(generator, coefficients, np.full(160, -1)) is None
-    assert learn_moods(generator, coefficients, np.zeros(160, int)) is None
+    torch.testing.assert_close(moods.expression[HAPPY], OWN_SHARE * (own - generic[HAPPY]))
+    assert not moods.expression[[0, 1, 2, 3, 4, 6, 7]].any()
+    assert moods.lids.tolist() == pytest.approx([-0.1, 0, 0, 0, 0, 0.2, 0, 0], abs=1e-6)
+    assert learn_moods(generator, track, np.full(160, -1)) is None
+    assert learn_moods(generator, track, np.zeros(160, int)) is None
 
 
 def test_an_avatar_shows_its_own_look_of_what_is_asked_for(tiny_pipeline, home):
@@ -38,15 +43,18 @@ def test_an_avatar_shows_its_own_look_of_what_is_asked_for(tiny_pipeline, home):
         return tiny_pipeline.expression(features, EmotionWeights.from_mapping(emotion), load_avatar("tiny")).coefficients
 
     before = {name: said({name: 1.0} if name else {}) for name in ("", "happy", "sad")}
-    moods = torch.zeros(8, before[""].shape[1])
-    moods[HAPPY, -1] = 0.5
-    save_moods(moods, folder)
+    moods = Moods(torch.zeros(8, before[""].shape[1]), torch.zeros(8))
+    moods.expression[HAPPY, -1], moods.lids[HAPPY] = 0.5, 0.3
+    moods.save(folder)
     assert torch.equal(said({}), before[""]) and torch.equal(said({"sad": 1.0}), before["sad"])
     moved = (said({"happy": 1.0}) - before["happy"]).mean(0)
     assert moved.abs().argmax() == len(moved) - 1 and moved[-1] == pytest.approx(0.5, abs=0.15)  # the lip guard takes a little
-    save_moods(torch.zeros(3, 3), folder)
+    happy, calm = (EmotionWeights.from_mapping(emotion) for emotion in ({"happy": 1.0}, {}))
+    lids = [tiny_pipeline.motion(features, load_avatar("tiny"), blink=0.0, weights=way).blink for way in (happy, calm)]
+    torch.testing.assert_close(lids[0], lids[1] + 0.3)
+    save_file({"expression": torch.zeros(3, 3), "lids": torch.zeros(8)}, str(folder / "moods.safetensors"))
     with pytest.raises(UnusableAvatar, match="broken"):
         load_avatar("tiny")
-    save_moods(torch.zeros(8, 3), folder)
+    Moods(torch.zeros(8, 3), torch.zeros(8)).save(folder)
     with pytest.raises(UnusableAvatar, match="another face model"):
         said({})
