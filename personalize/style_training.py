@@ -19,7 +19,9 @@ from gmtalker.models.expression_generator import ExpressionBatch, ExpressionGene
 from gmtalker.pipeline import GMTalkerPipeline
 from gmtalker.speaking_style import save_speaking_style
 from gmtalker.tracks import EMOTIONS
+from personalize.evaluation import shifted_correlation
 from personalize.fitting import FitOptions, fit
+from personalize.material import interpolated
 from personalize.moods import SHIFT_FRAMES, emotion_shifts
 
 STYLE_RANK, STYLE_FRAMES, STYLE_BATCH = 16, 50, 12
@@ -27,6 +29,7 @@ OPENING_SHARE = 0.2  # of the windows begin where a clip does
 WATCHED_SHARE, MOST_WATCHED, LEAST_WATCHED = 0.2, 500, 75  # frames that only tell how much of the style is good
 UNWATCHED = 0.0  # of the LoRA is used where there was too little footage to tell: from so little it does more harm than good
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
+LARGEST_LAG, MOST_LISTENED, SURE_AGREEMENT = 5, 1500, 0.3  # frames that sound may lag, that are heard; agreement that tells
 FOLDS, FIRMNESS = 4, (300.0, 1000.0, 3000.0, 10_000.0, 30_000.0, 1e12)  # of an accent, in frames; the last is none
 
 
@@ -43,6 +46,47 @@ class SpokenFootage:
     usable: np.ndarray
     emotion: Tensor
     begins: Sequence[int]
+
+
+@torch.no_grad()
+@one_core()
+def sound_lag(generator: ExpressionGenerator, footage: SpokenFootage, face_model: FaceModel) -> float:
+    """By how many frames the generator's lips come after the person's: so far does the footage's sound lag behind its picture.
+
+    Between frames by the parabola through the best one and its neighbours; 0 when that can't be told.
+    """
+    neutral = torch.eye(len(EMOTIONS), device=generator.device)[:1]
+    tables, weights = [], []
+    edges = [*footage.begins, len(footage.usable)]
+    for begin, end in zip(edges[:-1], edges[1:]):
+        rows = begin + np.flatnonzero(footage.usable[begin:end])[:MOST_LISTENED]
+        if len(rows) < STYLE_FRAMES:
+            continue
+        speech = footage.features[rows].to(generator.device)
+        said = generator.generate(speech, generator.latent(neutral.expand(len(rows), -1), seed=0)).cpu()
+        made, real = (face_model.lip_opening(x.numpy()) for x in (said, footage.coefficients[rows]))
+        tables.append([shifted_correlation(made, real, lag) for lag in range(-LARGEST_LAG, LARGEST_LAG + 1)])
+        weights.append(len(rows))
+        if sum(weights) > MOST_LISTENED:
+            break
+    if not tables:
+        return 0.0
+    agreement = np.average(tables, axis=0, weights=weights)
+    best = int(agreement.argmax())
+    if best in (0, len(agreement) - 1) or agreement[best] < SURE_AGREEMENT:
+        return 0.0
+    before, here, after = agreement[best - 1 : best + 2]
+    return float(best - LARGEST_LAG + 0.5 * (after - before) / max(2 * here - before - after, 1e-6))
+
+
+def in_time(footage: SpokenFootage, lag: float) -> SpokenFootage:
+    """The footage with its sound moved `lag` frames forward, each clip for itself, its ends held."""
+    features = footage.features.clone()
+    edges = [*footage.begins, len(footage.usable)]
+    for begin, end in zip(edges[:-1], edges[1:]):
+        times = np.arange(end - begin) + lag
+        features[begin:end] = torch.from_numpy(interpolated(footage.features[begin:end].numpy(), np.maximum(times, 0)))
+    return replace(footage, features=features)
 
 
 def adapt_style(

@@ -38,7 +38,7 @@ from personalize.informative import SPARE, choose_frames, sharpest
 from personalize.jobs import PRESETS, SIZES
 from personalize.material import at_rest_in_silence
 from personalize.moods import learn_moods
-from personalize.style_training import SpokenFootage, adapt_style
+from personalize.style_training import SpokenFootage, adapt_style, in_time, sound_lag
 from personalize.surroundings import learn_surroundings
 from personalize.tracking import TrackedVideo, choose_crop, cut, detect_landmarks, in_crop, measure_person, track_points
 
@@ -111,7 +111,7 @@ def train_avatar(
     teller = _Teller(report)
     with write_avatar(name, replace=True) as folder:
         footage = _gather([Path(clip) for clip in clips], emotions or {}, pipeline, work, minutes, size, teller)
-        spoken = footage.spoken(pipeline.lip_guard)
+        spoken = _in_time(footage.spoken(pipeline.lip_guard), pipeline, report)
         style_minutes = min(STYLE_SHARE * minutes, LONGEST_STYLE) if footage.speaks.sum() >= 3 * FPS else 0.0
         if style_minutes:
             teller.stage(
@@ -142,6 +142,15 @@ def train_avatar(
         {"stage": "done", "percent": 100.0, "seconds_left": 0, **{f"held_out_{key}": value for key, value in measures.items()}}
     )
     return workspace() / "avatars" / slug(name)
+
+
+def _in_time(spoken: SpokenFootage, pipeline: GMTalkerPipeline, report: Callable[[dict], None]) -> SpokenFootage:
+    """Sound and picture brought together, or the avatar's lips would be as late or early as those of the clips are."""
+    lag = sound_lag(pipeline.expression_generator, spoken, pipeline.face_model)
+    if abs(lag) >= 0.5:
+        side = "late" if lag > 0 else "early"
+        report({"message": f"The sound of the clips is {abs(1000 * lag / FPS):.0f} ms {side}; that is made good."})
+    return in_time(spoken, lag)
 
 
 class _Teller:

@@ -9,10 +9,20 @@ import pytest
 import torch
 from peft import LoraConfig
 from safetensors.torch import save_file
+from scipy.ndimage import uniform_filter1d
 
 from gmtalker.errors import UnusableAvatar
 from gmtalker.speaking_style import save_speaking_style, with_speaking_style
-from personalize.style_training import STRENGTHS, SpokenFootage, _best_strength, _without_last_part, learn_accent
+from personalize.material import interpolated
+from personalize.style_training import (
+    STRENGTHS,
+    SpokenFootage,
+    _best_strength,
+    _without_last_part,
+    in_time,
+    learn_accent,
+    sound_lag,
+)
 
 
 def footage(frames: int, begins=(0,)) -> SpokenFootage:
@@ -89,3 +99,21 @@ def test_an_accent_is_what_the_speech_foretells_and_nothing_else(tiny_pipeline, 
     save_file({"weight": torch.zeros(3, 3), "bias": torch.zeros(3)}, str(tmp_path / "style" / "accent.safetensors"))
     with pytest.raises(UnusableAvatar):
         with_speaking_style(generator, tmp_path / "style")
+
+
+def test_sound_that_lags_is_found_and_brought_in_time(tiny_pipeline):
+    generator, model = tiny_pipeline.expression_generator, tiny_pipeline.face_model
+    frames, emotion = 400, torch.eye(8)[:1].expand(400, -1)
+    noise = np.random.default_rng(0).normal(size=(420, generator.config.features))
+    speech = uniform_filter1d(noise, 5, axis=0).astype(np.float32)
+    clock = np.arange(frames)
+    real = generator.generate(torch.from_numpy(speech[10:410]), generator.latent(emotion, seed=0))
+    for lag in (-2.0, 0.0, 1.5, 3.0):  # the sound of frame t is heard at frame t + lag
+        heard = torch.from_numpy(interpolated(speech, 10 + clock - lag))
+        footage = SpokenFootage(real, heard, np.ones(frames, bool), emotion, [0])
+        found = sound_lag(generator, footage, model)
+        assert found == pytest.approx(lag, abs=0.4)
+        moved = in_time(footage, lag).features[20:-20]
+        assert (moved - torch.from_numpy(speech[30:390])).abs().mean() < 0.5 * np.abs(speech).mean()
+    noise = SpokenFootage(torch.randn_like(real), footage.features, footage.usable, emotion, [0])
+    assert sound_lag(generator, noise, model) == 0.0
