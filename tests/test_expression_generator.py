@@ -238,7 +238,7 @@ def test_clips_walk_to_another_mood_as_sliders_do():
     shift = walked.expression - batch.expression
     torch.testing.assert_close(shift, shift.mean(1, keepdim=True).expand_as(shift), atol=1e-5, rtol=0)
     stayed = torch.isclose(moved, z).all(1)
-    assert 0.1 < stayed.float().mean() < 0.7 and not shift[stayed].any()
+    assert 0 < stayed.float().mean() < 0.5 and not shift[stayed].any()
     faces = batch.expression.mean(1)
     for clip in (~stayed).nonzero()[:, 0].tolist():
         directions = faces - faces[clip]

@@ -94,7 +94,7 @@ def test_held_out_frames_are_never_drawn_for_training(workspace, pipeline, monke
 
     seen = {}
 
-    def spy(state, people, model, *, held_out, **options):
+    def spy(state, people, *, held_out, **options):
         seen["train"], seen["held"] = people[0].frames, held_out[0].frames
         raise KeyboardInterrupt
 
