@@ -119,7 +119,7 @@ def adapt_style(
     lip_basis = pipeline.face_model.lip_basis()
     whole, (footage, watched) = footage, _without_last_part(footage)
     starts = _windows(footage)
-    openings = np.array([begin for begin in footage.begins if begin in set(starts.tolist())])
+    openings = np.intersect1d(footage.begins, starts)
     coefficients = footage.coefficients
     shifts = emotion_shifts(generic, footage.features[starts[len(starts) // 2] :][:SHIFT_FRAMES])
 
