@@ -243,16 +243,16 @@ class GMTalkerPipeline:
         ways = [asked] if torch.equal(asked, neutral) else [asked, neutral]
         latents = torch.stack([generator.latent(way, seed=seed, temperature=TEMPERATURE) for way in ways])
         moods = torch.zeros(len(asked), 1) if ready.avatar.moods is None else asked.cpu() @ ready.avatar.moods.expression
-        rows, spoken = [], []
-        for mood, said in zip(moods, generator.stream_ways(features, latents)):
+        made = torch.empty(len(asked), generator.config.coefficients)  # a list of small tensors takes ten times that
+        spoken = torch.empty_like(made)
+        for frame, said in enumerate(generator.stream_ways(features, latents)):
             said = said.float().cpu()
-            said[0] += mood
-            rows.append(said[0] if len(said) == 1 else self.lip_guard(*said))
-            spoken.append(said[-1])
+            said[0] += moods[frame]
+            made[frame] = said[0] if len(said) == 1 else self.lip_guard(*said)
+            spoken[frame] = said[-1]
             if watch is not None:
-                watch(len(rows))
-        made = torch.stack(rows)
-        return ExpressionTrack(made if silent is None else self.lip_guard.still(made, torch.stack(spoken), silent))
+                watch(frame + 1)
+        return ExpressionTrack(made if silent is None else self.lip_guard.still(made, spoken, silent))
 
     @torch.no_grad()
     @one_core()

@@ -203,8 +203,10 @@ class MotionGenerator(ModelMixin, ConfigMixin):
 
         temperature: tau of z_n ~ N(0, tau^2), 0 for the calmest head.
         """
-        frames = list(self.stream(speech, seed, temperature))
-        return torch.stack(frames) if frames else speech.new_zeros(0, CHANNELS)
+        motion = speech.new_zeros(len(speech), CHANNELS)
+        for index, frame in enumerate(self.stream(speech, seed, temperature)):
+            motion[index] = frame
+        return motion
 
     @torch.no_grad()
     def stream(self, speech: Tensor, seed: int, temperature: float = 1.0) -> Iterator[Tensor]:
