@@ -25,8 +25,8 @@ class Clip:
     """One tracked training clip of `frames` frames on the 25 fps clock.
 
     expression (frames, n), motion (frames, 10), motion_mean (10,) of the person, lips (frames, lips * 3) displacement from
-    neutral in face heights, mel (4 * frames, 80) or None, silent (frames,)
-    where nothing is said around, points (frames, 478, 3) in crop widths, crop (3,) in pixels.
+    neutral in face heights, mel (4 * frames, 80) or None, silent (frames,) where nothing is said around, points
+    (frames, 478, 3) in crop widths, crop (3,) in pixels.
     """
 
     row: Row

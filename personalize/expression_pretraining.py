@@ -104,7 +104,7 @@ def _expression_batch(
         times = random_times(len(item), frames, 1.0, draw).round().astype(int)
         known, times = times < len(item), np.minimum(times, len(item) - 1)
         heard = item.features is not None
-        # A quarter of the time as recorded, else as one of the other hearings: with fewer, strangers are understood worse.
+        # A quarter of the time as recorded, else as another voice or with silences.
         way = draw.integers(1, HEARINGS) if draw.random() < OTHER_HEARINGS else 0
         rows["expression"].append(taught[id(item)][way][times])
         rows["speech"].append(item.features[way][times].float() if heard else torch.zeros(frames, features))

@@ -97,7 +97,7 @@ def adapt_style(
     folder: Path,
     report: Callable[[dict], None],
 ) -> None:
-    """LoRA of the generic expression generator on the person's own speech and face, and accent, into folder/speaking_style.
+    """LoRA of the generic expression generator on the person's own speech and face, and their accent, into folder/speaking_style.
 
     work: keeps the checkpoint; the same call goes on from it. Errors: UnusableInput when nobody speaks for two seconds in a row.
     """
@@ -152,7 +152,8 @@ def adapt_style(
     if watched:
         fit(generator, batch, work / "style", options, report)
     strength = _best_strength(generator.eval(), watched, pipeline.face_model)
-    report({"message": f"The speaking style is used at {strength:.0%}: what agrees best with seconds it never saw."})
+    if watched:
+        report({"message": f"The speaking style is used at {strength:.0%}: what agrees best with seconds it never saw."})
     _scale(generator, strength)
     generator.accent = learn_accent(generator, whole, lip_basis)
     _scale(generator, 1.0)

@@ -235,8 +235,8 @@ class ExpressionGenerator(ModelMixin, ConfigMixin, PeftAdapterMixin):
         """L_rec, L_w, L_cond and L_emo of method section 1: "total", and the parts before weighting.
 
         In training mode a tenth of the clips lose their speech, three tenths their speaker, half of the silent labelled clips
-        are dubbed, and more than half of all walk a part of the way to another clip's mood, so that silence, strangers, emotion
-        under speech and every mixture of emotions are practised too.
+        are dubbed, and nine tenths of all get a z as generation draws it, on the way to another clip's mood, so that silence,
+        strangers, emotion under speech and every mixture of emotions are practised too.
         """
         audible = batch.speech_mask.reshape(len(batch.mask), -1).expand_as(batch.mask)
         speaker = batch.speaker

@@ -87,7 +87,7 @@ class DecoderLevel(nn.Module):
         return features, self.to_rgb(features, style)
 
 
-# Of size/2, size/4, ... down to 8. A larger picture is drawn by the same network with one more level at its end.
+# Of size/2, size/4, ... down to 8. 1024 is 512 with one more level at its end, and starts from it.
 WIDTHS = {
     256: (32, 64, 128, 192, 256),
     512: (24, 48, 96, 160, 224, 256),
