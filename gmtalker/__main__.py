@@ -115,6 +115,7 @@ def _parser() -> argparse.ArgumentParser:
     bench = commands.add_parser("bench", help="speed and memory on this machine, stage by stage")
     _add_avatar(bench)
     bench.add_argument("--json", type=Path, required=True, metavar="F", help="where the figures are written")
+    bench.add_argument("--long", type=float, nargs="*", default=(), metavar="M", help="and M minutes of speech: memory and drift")
     _add_device(bench)
     bench.set_defaults(run=_bench)
 
@@ -123,6 +124,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_dataset(pretrain)  # pretrain speech --speech-encoder needs none
     pretrain.add_argument("--output", type=Path, required=True, metavar="DIR")
     pretrain.add_argument("--minutes", type=float, metavar="M", help="stop after so many minutes; the same command goes on later")
+    pretrain.add_argument("--steps", type=int, metavar="N", help="expression only: so many steps in the place of minutes")
     pretrain.add_argument("--speech-encoder", metavar="H", help="speech only: take this HuBERT (folder or Hub name) as it is")
     pretrain.add_argument("--baseline", action="store_true", help="expression only: by label instead of by mixture, to compare")
     pretrain.add_argument("--leave-out", default="", metavar="P,Q", help="head only: people it must never see")
@@ -279,6 +281,8 @@ def _evaluate_everybody(options: argparse.Namespace) -> None:
         raise WrongUsage("Nobody is made into an avatar without consent; add --i-have-consent if the set's people gave it.")
     if not options.minutes > 0:
         raise WrongUsage("--minutes must be more than 0.")
+    if options.steps is not None and (options.stage != "expression" or options.steps < 1 or options.minutes is not None):
+        raise WrongUsage("--steps takes a number of steps of pretrain expression, in the place of --minutes.")
     from personalize.identity import judge_at_hand
     from personalize.public_benchmark import measure_public_set
 
@@ -315,7 +319,9 @@ def _bench(options: argparse.Namespace) -> None:
     _check_output(options.json, ".json")
     from gmtalker.benchmark import measure
 
-    _write_json(measure(_pipeline(options), options.avatar), options.json)
+    if not all(0 < minutes < math.inf for minutes in options.long):
+        raise WrongUsage("--long takes minutes.")
+    _write_json(measure(_pipeline(options), options.avatar, long=options.long), options.json)
 
 
 def _pretrain(options: argparse.Namespace) -> None:
@@ -336,8 +342,8 @@ def _pretrain(options: argparse.Namespace) -> None:
     limits = {} if options.stage == "face" else {"minutes": options.minutes, "device": options.device}
     if options.stage == "head":
         limits |= {"leave_out": _names(options.leave_out), "size": options.size}
-    if options.baseline:
-        limits["by_label"] = True
+    if options.stage == "expression":
+        limits |= {"by_label": options.baseline, "steps": options.steps}
     train(material, options.output, **limits)  # the face is solved for, not trained: it takes no time to limit
 
 

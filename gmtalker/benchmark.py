@@ -2,34 +2,40 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import platform
 import resource
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from gmtalker.audio import read_speech
 from gmtalker.device import one_core, usable_cores
 from gmtalker.models.head_generator import REFERENCE_WIDTHS, WIDTHS, HeadGenerator
-from gmtalker.models.mel import SAMPLE_RATE, frames_for
+from gmtalker.models.mel import SAMPLE_RATE, SAMPLES_PER_FRAME, frames_for
 from gmtalker.pipeline import BATCH, GMTalkerPipeline, SpeakRequest
 from gmtalker.renderer import CHANNELS
-from gmtalker.tracks import EmotionWeights, FaceTrack
+from gmtalker.tracks import FPS, EmotionWeights, FaceTrack
 from gmtalker.video import VideoWriter
 
 SPEECH = Path(__file__).resolve().parent.parent / "assets" / "speech" / "english.flac"
 EMOTION = {"happy": 0.6, "surprised": 0.2}
 
 
-def measure(pipeline: GMTalkerPipeline, avatar: str | None = None, speech: Path = SPEECH) -> dict:
+def measure(
+    pipeline: GMTalkerPipeline, avatar: str | None = None, speech: Path = SPEECH, long: Sequence[float] = ()
+) -> dict:
     """Wall and CPU milliseconds a frame of every stage, one after the other, and of the whole command, where they overlap.
 
-    After one warm-up; start-up is apart.
+    After one warm-up; start-up is apart. Memory is that of a process which does nothing else. long: minutes of speech that the
+    stages before the picture are given too, to see whether memory and lips stay what they are.
     """
     waveform = read_speech(speech)
     frames = frames_for(len(waveform))
@@ -72,9 +78,46 @@ def measure(pipeline: GMTalkerPipeline, avatar: str | None = None, speech: Path 
         "speak_seconds": round(speak_seconds, 2),
         "times_speech_length": round(speak_seconds / speech_seconds, 3),
         "seconds_to_first_still": round(seconds_to_first_still, 2),
-        "peak_memory_megabytes": round(_peak_memory() / 2**20),
+        "speak_peak_memory_megabytes": _apart(_memory_of_speaking, pipeline, speech, avatar),
         "stages": stages,
         "head_generators_cpu_ms_a_frame": time_head_generators(pipeline),
+        "long_speech": [_apart(_long_speech, pipeline, speech, avatar, minutes) for minutes in long],
+    }
+
+
+def _apart(work: Callable, pipeline: GMTalkerPipeline, *given: object) -> object:
+    """What work(device, *given) returns in a fresh process, whose memory is its own."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
+        return process.submit(work, str(pipeline.device), *given).result()
+
+
+def _memory_of_speaking(device: str, speech: Path, avatar: str | None) -> int:
+    pipeline = GMTalkerPipeline.from_pretrained(device=device)
+    with tempfile.TemporaryDirectory() as folder:
+        pipeline.speak(SpeakRequest(speech, avatar, EMOTION), Path(folder) / "whole.mp4")
+    return round(_peak_memory() / 2**20)
+
+
+def _long_speech(device: str, speech: Path, avatar: str | None, minutes: float) -> dict:
+    """The same speech said again and again for so long, in an emotion: how its last time differs from its second."""
+    pipeline = GMTalkerPipeline.from_pretrained(device=device)
+    once = read_speech(speech)
+    once = once[: len(once) // SAMPLES_PER_FRAME * SAMPLES_PER_FRAME]
+    period = len(once) // SAMPLES_PER_FRAME
+    times = max(3, round(60 * minutes * FPS / period))
+    began = _cpu_seconds()
+    features = pipeline.encode(np.tile(once, times))
+    weights = EmotionWeights.from_mapping(EMOTION)
+    expression = pipeline.expression(features, weights, avatar)
+    pipeline.motion(features, avatar, weights=weights)
+    seconds = _cpu_seconds() - began
+    lips = pipeline.face_model.lip_opening(expression.coefficients.numpy()).reshape(times, period)
+    return {
+        "minutes": round(times * period / FPS / 60, 2),
+        "speech_expression_motion_cpu_ms_a_frame": round(1000 * seconds / (times * period), 3),
+        "peak_memory_megabytes": round(_peak_memory() / 2**20),
+        "last_lips_as_second_correlation": round(float(np.corrcoef(lips[1], lips[-1])[0, 1]), 4),
+        "last_lips_as_second_spread": round(float(lips[-1].std() / max(lips[1].std(), 1e-9)), 4),
     }
 
 
@@ -130,8 +173,14 @@ def _cpu_seconds() -> float:
 
 
 def _peak_memory() -> float:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024  # kilobytes everywhere but on a Mac
+    """Bytes of memory that this process ever had at once."""
+    try:
+        # Linux counts what the parent had into the usage of a process that it starts.
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+        return 1024 * float(next(line.split()[1] for line in lines if line.startswith("VmHWM")))
+    except (OSError, StopIteration):
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024  # kilobytes everywhere but on a Mac
 
 
 def _processor_name() -> str:

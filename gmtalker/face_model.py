@@ -7,6 +7,7 @@ its middle is the origin. A face in a picture is `scale * R @ (neutral + express
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
+from scipy.signal import wiener
 from torch import Tensor
 
 from gmtalker.errors import UnusableAvatar
@@ -120,6 +122,8 @@ EYE_REGION = tuple(
 POSE_FEATURES, SHOULDER_FEATURES = 15, 4  # numbers that tell where the picture around the face has moved to
 SHOULDER_STEP = 0.02  # crop widths that count as one step of the shoulders, about as far as they move while somebody talks
 SURROUNDINGS = 48  # cells to a side of the grid on which that is known
+# Deviation of the tracker's jitter, with which a still head seems to tremble: rotation in radians, translation in crop widths.
+POSE_JITTER, POSE_WINDOW = (0.007, 0.007, 0.0044, 0.0012, 0.0012, 0.0012), 5
 EYE_RADIUS = 0.55  # eyeball radius in eye widths (about 12.5 mm to 24 mm of lid opening): turns iris offsets into angles
 
 
@@ -327,12 +331,19 @@ class FaceModel:
         place = (offset[:, :2] - size / 2) / scale[:, None]
         return np.concatenate([rotation_angles(rotation), place, np.log(scale / size)[:, None], blink, gaze], axis=1)
 
-    def track(self, points: np.ndarray, face: PersonFace, size: float, found: np.ndarray) -> FaceTrack:
-        """FaceMesh points (frames, 478, 3) in pixels of the square crop of `size` to this person's FaceTrack."""
+    def track(
+        self, points: np.ndarray, face: PersonFace, size: float, found: np.ndarray, film: bool = True
+    ) -> FaceTrack:
+        """FaceMesh points (frames, 478, 3) in pixels of the square crop of `size` to this person's FaceTrack.
+
+        film: whether the frames follow each other, so that the pose's jitter can be told from its movement and is taken away.
+        """
         pose = self.pose(points, face.neutral_shape)
         canonical = self.unpose(points, pose)
         blink = eyelids(canonical, face.eye_open, face.eye_closed)
         motion = self.motion_rows(pose, blink, gaze_angles(canonical), size)
+        if film:
+            motion[:, :6] = steadied(motion[:, :6], POSE_JITTER, POSE_WINDOW)
         coefficients = self.expression(canonical, face.neutral_shape, blink)
         track = MotionTrack.unstacked(torch.tensor(motion, dtype=torch.float32))
         return FaceTrack(ExpressionTrack(torch.tensor(coefficients, dtype=torch.float32)), track, torch.tensor(found))
@@ -341,6 +352,17 @@ class FaceModel:
         """(frames, n) coefficients of what is left when neutral shape and eyelids are taken away."""
         left = canonical - neutral_shape - np.tensordot(blink, self.eyelid_basis, 1)
         return left[:, :468].reshape(len(left), -1) @ self.projection.T
+
+
+def steadied(rows: np.ndarray, jitter: Sequence[float], window: int) -> np.ndarray:
+    """rows (frames, d) without jitter, whose deviation in each column is known; real movement stays as quick as it is.
+
+    Wiener's filter over a few frames: where they differ by no more than jitter does, their mean; where by far more, as they are.
+    """
+    around = np.pad(rows, ((window, window), (0, 0)), mode="edge")
+    with np.errstate(divide="ignore", invalid="ignore"):  # where nothing differs at all; the filter takes the mean there
+        steady = [wiener(column, window, noise=deviation**2) for column, deviation in zip(around.T, jitter)]
+    return np.stack(steady, axis=1)[window:-window].astype(rows.dtype)
 
 
 def lid_distance(canonical: np.ndarray) -> np.ndarray:

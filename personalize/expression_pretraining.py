@@ -44,12 +44,14 @@ def pretrain_expression(
     device: str | None = None,
     report: Callable[[dict], None] | None = None,
     by_label: bool = False,
+    steps: int | None = None,
 ) -> Path:
     """Trains the expression generator on the tracked clips; clips without usable speech teach emotion alone.
 
-    by_label: True trains the baseline that `emotions` compares with, on the same batches, into expression_baseline/.
+    steps: so many in the place of the minutes. by_label: True trains the baseline that `emotions` compares with, on the same
+    batches, into expression_baseline/.
     """
-    minutes = minutes or 40.0
+    minutes = None if steps else minutes or 40.0
     output = Path(output)
     face_model = read_face_model(output)
     speech_encoder = read_speech_encoder(output)
@@ -79,9 +81,9 @@ def pretrain_expression(
         return _follows_speech(network, held_out, face_model) | named | _emotions_shown(network, tracked, held_out)
 
     stage = "expression_baseline" if by_label else "expression"
-    options = FitOptions(stage, minutes=minutes, learning_rate=7e-4, seed=seed, device=device)
+    options = FitOptions(stage, minutes=minutes, steps=steps, learning_rate=7e-4, seed=seed, device=device)
     state = fit(model, batch, output / "checkpoints" / stage, options, report, evaluate)
-    return finish(model, stage, output, material, state, minutes, evaluate(model))
+    return finish(model, stage, output, material, state, minutes, evaluate(model), steps)
 
 
 def _taught(item: TrackedSpeech, guard: LipGuard) -> Tensor:

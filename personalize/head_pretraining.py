@@ -131,7 +131,7 @@ def _film(rows: Sequence[Row], cache: Path, model: FaceModel, size: int) -> Iter
             np.ones(len(kept), bool),
             calm[kept_array],
         )
-        track = model.track(in_crop(every[kept_array], crop), face, 1.0, np.ones(len(kept), bool))
+        track = model.track(in_crop(every[kept_array], crop), face, 1.0, np.ones(len(kept), bool), film=False)
         face, shoulders = learn_surroundings(face, frames, track.motion.stacked().numpy(), np.ones(len(frames), bool))
         track = replace(track, shoulders=torch.from_numpy(shoulders))
         yield FilmedPerson(Renderer(model, face, size), np.stack(frames), track, emotion)

@@ -244,13 +244,21 @@ def shares_of(weights: Sequence[float]) -> np.ndarray:
 
 
 def finish(
-    model: nn.Module, stage: str, output: Path, rows: Sequence[Row], state: FitState, minutes: float, figures: dict
+    model: nn.Module,
+    stage: str,
+    output: Path,
+    rows: Sequence[Row],
+    state: FitState,
+    minutes: float | None,
+    figures: dict,
+    steps: int | None = None,
 ) -> Path:
     """Saves the stage's weights and its section of the card; returns the folder of the weights."""
     folder = output / FOLDERS[stage]
     save_half(model.to("cpu"), folder)
     rows = [row for row in rows if row.is_video or stage == "speech"]
     name = stage.replace("_baseline", " --baseline")
-    command = f"python -m gmtalker pretrain {name} {source_of(rows)} --output DIR --minutes {minutes:g}"
+    length = f"--minutes {minutes:g}" if steps is None else f"--steps {steps}"
+    command = f"python -m gmtalker pretrain {name} {source_of(rows)} --output DIR {length}"
     write_section(output / "README.md", FOLDERS[stage], command, state, rows, figures, sum(x.numel() for x in model.parameters()))
     return folder

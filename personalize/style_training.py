@@ -28,6 +28,7 @@ STYLE_RANK, STYLE_FRAMES, STYLE_BATCH = 16, 50, 12
 OPENING_SHARE = 0.2  # of the windows begin where a clip does
 WATCHED_SHARE, MOST_WATCHED, LEAST_WATCHED = 0.2, 500, 75  # frames that only tell how much of the style is good
 UNWATCHED = 0.0  # of the LoRA is used where there was too little footage to tell: from so little it does more harm than good
+COMPARED = 75  # frames that the lips are compared over, at a time
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 LARGEST_LAG, MOST_LISTENED, SURE_AGREEMENT = 5, 1500, 0.3  # frames that sound may lag, that are heard; agreement that tells
 FOLDS, FIRMNESS = 4, (300.0, 1000.0, 3000.0, 10_000.0, 30_000.0, 1e12)  # of an accent, in frames; the last is none
@@ -232,15 +233,18 @@ def _best_strength(generator: ExpressionGenerator, watched: Sequence[tuple[Tenso
     neutral = torch.eye(len(EMOTIONS), device=generator.device)[:1]
     for strength in STRENGTHS:
         _scale(generator, strength)
-        made = []
+        pieces = []
         for coefficients, features in watched:
             features = features.to(generator.device)
             said = generator.generate(features, generator.latent(neutral.expand(len(features), -1), seed=0)).cpu()
-            lips = [face_model.lip_opening(rows.numpy()) for rows in (said, coefficients)]
-            made.append(np.corrcoef(*lips)[0, 1] if min(x.std() for x in lips) > 1e-9 else 0.0)
-        agreement[strength] = np.average(made, weights=[len(features) for _, features in watched])
+            lips = np.stack([face_model.lip_opening(rows.numpy()) for rows in (said, coefficients)])
+            pieces += np.array_split(lips, max(1, len(features) // COMPARED), axis=1)
+        agreement[strength] = np.array([np.corrcoef(piece)[0, 1] if piece.std(1).min() > 1e-9 else 0.0 for piece in pieces])
     _scale(generator, 1.0)
-    return max(STRENGTHS, key=lambda strength: (agreement[strength], -strength))
+    best = max(STRENGTHS, key=lambda strength: (agreement[strength].mean(), -strength))
+    gain = agreement[best] - agreement[0.0]
+    error = gain.std(ddof=1) / np.sqrt(len(gain)) if len(gain) > 1 else 0.0
+    return best if gain.mean() > error else 0.0  # a gain within its own error is none
 
 
 def _scale(generator: ExpressionGenerator, strength: float) -> None:

@@ -7,13 +7,16 @@ from dataclasses import replace
 
 import cv2
 import numpy as np
+from scipy.ndimage import median_filter
 
-from gmtalker.face_model import CHIN, FOREHEAD, SHOULDER_FEATURES, SURROUNDINGS, PersonFace
+from gmtalker.face_model import CHIN, FOREHEAD, SHOULDER_FEATURES, SURROUNDINGS, PersonFace, steadied
 
 FLOW_SIZE = 256  # pixels on a side at which pictures are compared
 MOST_FITTED = 1500  # frames that the surroundings are learned from, evenly over the footage
 FIRMNESS = 8.0  # of the ridge regression, in frames: so many say that nothing moves
 BELOW_CHIN, NECK_WIDTH, NECK_LENGTH = 0.18, 0.66, 0.5  # where shoulders are, in face heights from the chin
+FLOW_SLIPS = 5  # frames among which one or two may be wrong
+SHOULDER_JITTER, SHOULDER_WINDOW = 0.0016, 9  # deviation in crop widths; frames
 TEXTURED = 0.4  # part of the shoulders' pixels whose edges are trusted to show where they moved
 
 
@@ -45,9 +48,10 @@ class _Flow:
 
 
 def measure_shoulders(face: PersonFace, frames: Sequence[np.ndarray]) -> np.ndarray:
-    """(frames, 4) float32: FaceTrack.shoulders of frames cut by the same crop as the face's reference picture."""
+    """(frames, 4) float32: FaceTrack.shoulders of a film's frames, cut by the same crop as the face's reference picture."""
     flow = _Flow(face)
-    return np.array([flow.shoulders_of(*flow(frame)) for frame in frames], np.float32).reshape(-1, SHOULDER_FEATURES)
+    raw = np.array([flow.shoulders_of(*flow(frame)) for frame in frames], np.float32).reshape(-1, SHOULDER_FEATURES)
+    return steady_shoulders(raw)
 
 
 def learn_surroundings(
@@ -57,7 +61,8 @@ def learn_surroundings(
     usable: np.ndarray,
     progress: Callable[[int], None] | None = None,
 ) -> tuple[PersonFace, np.ndarray]:
-    """The face with its surroundings learned from the usable frames (bool), and measure_shoulders of all of them.
+    """The face with its surroundings learned from the usable frames (bool), and the shoulders (frames, 4) of all frames as
+    flow sees them, not steadied.
 
     Ridge regression of the flow, in the cells of a grid, on PersonFace.surrounding_features of motion (frames, 10): where a cell
     shows no edge, those of its neighbours speak for it.
@@ -78,6 +83,12 @@ def learn_surroundings(
     wanted = np.stack(cells).reshape(len(rows), -1) / FLOW_SIZE
     learned = _ridge(face.surrounding_features(motion[rows], shoulders[rows]), wanted)
     return replace(face, surroundings=learned.reshape(-1, SURROUNDINGS, SURROUNDINGS, 2).astype(np.float32)), shoulders
+
+
+def steady_shoulders(shoulders: np.ndarray) -> np.ndarray:
+    """Shoulders (frames, 4) of a film without what flow got wrong in single frames, and without its jitter."""
+    plausible = median_filter(shoulders, (FLOW_SLIPS, 1), mode="nearest")
+    return steadied(plausible, [SHOULDER_JITTER] * SHOULDER_FEATURES, SHOULDER_WINDOW)
 
 
 def _ridge(features: np.ndarray, wanted: np.ndarray) -> np.ndarray:

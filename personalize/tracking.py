@@ -212,7 +212,7 @@ def measure_person(
         crop.astype(np.float32),
         np.array(source_size, np.float32),
     )
-    track = model.track(crop_points[usable], face, 1.0, found[usable])
+    track = model.track(crop_points[usable], face, 1.0, found[usable], film=False)
     motion = track.motion.stacked().numpy()
     mean, scale = np.median(motion, axis=0), motion.std(axis=0) + 1e-4
     coefficients = track.expression.coefficients.numpy()

@@ -39,7 +39,7 @@ from personalize.jobs import PRESETS, SIZES
 from personalize.material import at_rest_in_silence
 from personalize.moods import learn_moods
 from personalize.style_training import SpokenFootage, adapt_style, in_time, sound_lag
-from personalize.surroundings import learn_surroundings
+from personalize.surroundings import learn_surroundings, steady_shoulders
 from personalize.tracking import TrackedVideo, choose_crop, cut, detect_landmarks, in_crop, measure_person, track_points
 
 STYLE_SHARE, LONGEST_STYLE = 0.2, 1.5  # part of the minutes that goes to the speaking style, and its most minutes
@@ -237,7 +237,8 @@ def _gather(
         lambda frame: frame % 100 or teller({"percent": 100 * frame / len(frames)}),
     )
     between = [np.interp(np.arange(total), kept, column) for column in shoulders.T]
-    track = replace(track, shoulders=torch.tensor(np.stack(between, axis=1), dtype=torch.float32))
+    steady = steady_shoulders(np.stack(between, axis=1))
+    track = replace(track, shoulders=torch.tensor(steady, dtype=torch.float32))
     features, speaks, silence, emotion, labels, labelled = [], [], [], [], [], []
     for clip, video, first in zip(clips, videos, begins):
         part = slice(first, first + len(video.points))

@@ -146,11 +146,14 @@ def test_a_fault_of_ours_is_no_traceback(place, capsys, monkeypatch):
 
 
 def test_bench_measures_every_stage(place, capsys):
-    assert run("bench", "--avatar", "tiny", "--json", place / "bench.json") == 0
+    assert run("bench", "--avatar", "tiny", "--json", place / "bench.json", "--long", "0.1") == 0
     figures = json.loads((place / "bench.json").read_text())
     networks = ["speech_encoder", "expression_generator", "motion_generator", "renderer", "head_generator"]
     assert list(figures["stages"]) == [*networks, "video_encoder", "speak"] and figures["machine"]["cores"] >= 1
     assert all(stage["wall_ms_a_frame"] > 0 for stage in figures["stages"].values()) and figures["times_speech_length"] > 0
+    (long,) = figures["long_speech"]
+    assert long["last_lips_as_second_correlation"] > 0.9 and 100 < long["peak_memory_megabytes"] < 4000
+    assert figures["speak_peak_memory_megabytes"] > 100
 
 
 def test_pretraining_without_data_is_one_sentence(place, capsys):

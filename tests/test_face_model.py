@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gmtalker.errors import UnusableAvatar
-from gmtalker.face_model import FaceModel, PersonFace, align, rotation_angles, rotation_matrix
+from gmtalker.face_model import FaceModel, PersonFace, align, rotation_angles, rotation_matrix, steadied
 from gmtalker.pipeline import GENERIC
 from gmtalker.tracks import FaceTrack
 
@@ -131,3 +131,13 @@ def test_track_file_round_trip(model, tmp_path):
     track.save(tmp_path / "t.safetensors")
     again = FaceTrack.load(tmp_path / "t.safetensors")
     assert np.array_equal(again.expression.coefficients, track.expression.coefficients) and again.found.all()
+
+
+def test_jitter_is_stilled_and_a_quick_turn_is_kept():
+    random = np.random.default_rng(0)
+    turn = np.where(np.arange(80) < 40, 0.0, 0.5)[:, None].repeat(2, axis=1)
+    jitter = random.normal(0, 0.01, turn.shape)
+    steady = steadied(turn + jitter, [0.01, 0.01], 5)
+    assert np.abs(np.diff(steady[5:35], axis=0)).mean() < 0.6 * np.abs(np.diff(jitter[5:35], axis=0)).mean()
+    assert (steady[40:42] - steady[38:40]).min() > 0.45
+    assert steadied(turn[:1], [0.01, 0.01], 5).shape == (1, 2)

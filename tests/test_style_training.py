@@ -61,6 +61,7 @@ def test_a_style_that_harms_is_not_used_and_one_that_helps_is(styled, tiny_pipel
     assert not torch.allclose(plain, own, atol=0.05)
     assert _best_strength(styled, [(plain, features)], model) == 0.0
     assert _best_strength(styled, [(own, features)], model) == 1.0
+    assert _best_strength(styled, [(own[:60], features[:60]), (plain[60:], features[60:])], model) == 0.0
     assert _best_strength(styled, [], model) == 0.0 and set(STRENGTHS) >= {0.0, 1.0}
     torch.testing.assert_close(styled.generate(features, latent), own)
     save_speaking_style(styled, tmp_path / "whole")

@@ -27,7 +27,9 @@ LOSS_WEIGHTS = {
     "w": 0.02,
     "condition": 0.02,
     "emotion": 0.05,
+    "straightness": 4.0,
 }
+WALKERS = 6  # clips of a batch whose way to another emotion is made straight
 DRAWN, BEYOND = 0.9, 0.2  # part of the clips whose z is drawn as generation draws it, and how far they walk beyond either end
 FREE_W, FREE_CONDITION, FREE_EMOTION = 1.0, 2.0, 0.5  # nats that cost nothing, or the latents collapse and the clusters merge
 
@@ -248,7 +250,9 @@ class ExpressionGenerator(ModelMixin, ConfigMixin, PeftAdapterMixin):
         spoken = replace(batch, speech_mask=audible)
         if self.training:
             spoken = _dubbed(spoken)
+        crooked: dict[str, Tensor] = {}
         if self.training and batch.walks and emotion is not None:
+            crooked = self._crookedness(spoken, emotion, speaker)
             spoken, z = self._drawn(spoken, z, emotion)
         predicted = self.decoder.rehearse(
             spoken.expression,
@@ -256,7 +260,7 @@ class ExpressionGenerator(ModelMixin, ConfigMixin, PeftAdapterMixin):
             self._heard(spoken.speech, spoken.speech_mask),
             spoken.mask,
         )
-        parts = _reconstruction(predicted, spoken) | divergences
+        parts = _reconstruction(predicted, spoken) | divergences | crooked
         parts["total"] = sum(LOSS_WEIGHTS[name] * value for name, value in parts.items())
         return parts
 
@@ -285,6 +289,31 @@ class ExpressionGenerator(ModelMixin, ConfigMixin, PeftAdapterMixin):
             "emotion": torch.where(labelled, named, uniform.clamp(min=FREE_EMOTION)).mean(),
         }
         return z, divergences, emotion
+
+    def _crookedness(self, batch: ExpressionBatch, emotion: Tensor, speaker: Tensor) -> dict[str, Tensor]:
+        """How far, on the way from a clip's emotion (B,8) to that of a labelled clip, the face is from the straight line between
+        its ends: a slider that moves a little moves the face as far wherever it stands.
+
+        Each of the three faces is made from a past of its own making, as generation does; only the middle one learns.
+        """
+        moods = batch.labelled.nonzero()[:, 0]
+        if not len(moods):
+            return {}
+        few = slice(0, WALKERS)
+        first, mask = emotion[few], batch.mask[few]
+        last = batch.emotion[moods[torch.randint(len(moods), (len(first),), device=first.device)]]
+        share = torch.rand(len(first), 1, device=first.device)
+        components = self.components(torch.randn(len(first), self.config.w_size, device=first.device))
+        noise = torch.randn(len(first), self.config.z_size, device=first.device)
+        ways = [_mixed(weights, *components, noise) for weights in (first, last, torch.lerp(first, last, share))]
+        speech = self._heard(batch.speech[few], batch.speech_mask[few])
+        conditions = [self._condition(z[:, None], speaker[few]) for z in ways]
+        made = self.decoder.stream(
+            torch.cat(conditions).expand(-1, speech.shape[1], -1), speech.repeat(len(ways), 1, 1)
+        )
+        start, end, past = torch.stack(list(made), dim=1).chunk(len(ways))
+        middle = self.decoder(past, conditions[2], speech, mask)
+        return {"straightness": _mean_square(middle - torch.lerp(start, end, share[:, None]), mask)}
 
     def _drawn(self, batch: ExpressionBatch, z: Tensor, emotion: Tensor) -> tuple[ExpressionBatch, Tensor]:
         """Some clips with a z (B,dz) as generation draws it, on the way from their own emotion (B,8) to that of a labelled clip;
