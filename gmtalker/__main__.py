@@ -116,6 +116,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_avatar(bench)
     bench.add_argument("--json", type=Path, required=True, metavar="F", help="where the figures are written")
     bench.add_argument("--long", type=float, nargs="*", default=(), metavar="M", help="and M minutes of speech: memory and drift")
+    bench.add_argument("--heads", type=Path, nargs="+", metavar="CLIP", help="instead: train our head and the reference's")
+    bench.add_argument("--minutes", type=float, default=10.0, metavar="M", help="for each of --heads (10)")
     _add_device(bench)
     bench.set_defaults(run=_bench)
 
@@ -321,6 +323,14 @@ def _bench(options: argparse.Namespace) -> None:
 
     if not all(0 < minutes < math.inf for minutes in options.long):
         raise WrongUsage("--long takes minutes.")
+    if options.heads:
+        if not 0 < options.minutes < math.inf:
+            raise WrongUsage("--minutes must be more than 0.")
+        from personalize.head_comparison import compare_heads
+
+        picture = options.json.with_suffix(".png")
+        _write_json(compare_heads(options.heads, options.minutes, _pipeline(options), _tell, picture), options.json)
+        return
     _write_json(measure(_pipeline(options), options.avatar, long=options.long), options.json)
 
 

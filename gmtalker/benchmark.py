@@ -9,14 +9,16 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from gmtalker.audio import read_speech
+from gmtalker.avatar import load_avatar
 from gmtalker.device import one_core, usable_cores
 from gmtalker.models.head_generator import REFERENCE_WIDTHS, WIDTHS, HeadGenerator
 from gmtalker.models.mel import SAMPLE_RATE, SAMPLES_PER_FRAME, frames_for
@@ -26,6 +28,7 @@ from gmtalker.tracks import FPS, EmotionWeights, FaceTrack
 from gmtalker.video import VideoWriter
 
 SPEECH = Path(__file__).resolve().parent.parent / "assets" / "speech" / "english.flac"
+STEPS_TIMED = 6  # batches
 EMOTION = {"happy": 0.6, "surprised": 0.2}
 
 
@@ -81,6 +84,7 @@ def measure(
         "speak_peak_memory_megabytes": _apart(_memory_of_speaking, pipeline, speech, avatar),
         "stages": stages,
         "head_generators_cpu_ms_a_frame": time_head_generators(pipeline),
+        "steps_of_drawing_ms_a_frame": time_steps_of_drawing(pipeline, avatar, renderings),
         "long_speech": [_apart(_long_speech, pipeline, speech, avatar, minutes) for minutes in long],
     }
 
@@ -136,6 +140,46 @@ def time_head_generators(pipeline: GMTalkerPipeline, sizes: Sequence[int] = (256
                 began = _cpu_seconds()
                 generator(rendering, style)
             result[f"{name}_{size}"] = round(1000 * (_cpu_seconds() - began) / BATCH, 1)
+    return result
+
+
+@torch.inference_mode()
+def time_steps_of_drawing(pipeline: GMTalkerPipeline, avatar: str | None, renderings: Sequence[np.ndarray]) -> dict[str, float]:
+    """Wall milliseconds a frame of the avatar's head generator, each line with one thing more than the line above it."""
+    loaded, omega = load_avatar(avatar), EmotionWeights.from_mapping(EMOTION)
+    network = loaded.head_generator.to(pipeline.device)
+    style = loaded.emotion_mapping(omega.at(BATCH)).to(pipeline.device)
+    batches = [renderings[index % len(renderings)][:BATCH] for index in range(STEPS_TIMED)]
+    batches = [torch.from_numpy(batch).to(pipeline.device).permute(0, 3, 1, 2).float() / 127.5 - 1 for batch in batches]
+    batches = [batch for batch in batches if len(batch) == BATCH]
+
+    def timed(layout: torch.memory_format, half: bool, size: int) -> float:
+        network.to(memory_format=layout)
+
+        def draw(pictures: Tensor) -> None:
+            with torch.autocast(pipeline.device.type, torch.bfloat16, enabled=half):
+                for part in pictures.contiguous(memory_format=layout).split(size):
+                    network(part, style[: len(part)])
+
+        draw(batches[0])
+        began = time.perf_counter()
+        for pictures in batches:
+            draw(pictures)
+        return round(1000 * (time.perf_counter() - began) / (len(batches) * BATCH), 2)
+
+    half = pipeline.draws_in_half
+    result = {
+        "one frame at a time, float32": timed(torch.contiguous_format, False, 1),
+        "channels last": timed(torch.channels_last, False, 1),
+    }
+    if half:
+        result["bfloat16"] = timed(torch.channels_last, half, 1)
+    result[f"{BATCH} frames at a time"] = timed(torch.channels_last, half, BATCH)
+    began = time.perf_counter()
+    with one_core(), ThreadPoolExecutor(usable_cores(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        list(pool.map(lambda batch: pipeline.paint(avatar, batch, omega.at(len(batch))), renderings))
+    frames = sum(map(len, renderings))
+    result["whole batches side by side, a core each, pixels in and out"] = round(1000 * (time.perf_counter() - began) / frames, 2)
     return result
 
 

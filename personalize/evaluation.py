@@ -19,7 +19,7 @@ from gmtalker.errors import UnusableVideo
 from gmtalker.face_model import EYE_REGION, INNER_LIPS, LIPS
 from gmtalker.models.mel import SAMPLES_PER_FRAME
 from gmtalker.pipeline import GMTalkerPipeline, Performance
-from gmtalker.tracks import FPS
+from gmtalker.tracks import EMOTIONS, FPS, ExpressionTrack, FaceTrack, MotionTrack
 from gmtalker.video import read_frames
 from personalize.identity import IdentityJudge
 from personalize.pictures import draw_lips
@@ -71,6 +71,7 @@ def evaluate_avatar(
         result[name] = _weighted(images, name)
     if identity is not None:
         result["identity_similarity"] = _weighted(images, "identity_similarity")
+    result["emotion_mapping"] = emotion_mapping_measures(avatar, pipeline, identity)
     result["not_measured"] = NOT_MEASURED | ({} if identity else {"identity_similarity": NO_IDENTITY})
     if speech:
         correlations = np.array([row["correlations"] for row in speech])
@@ -132,6 +133,34 @@ class _Scene:
         if self.sound is None:
             return None
         return self.pipeline(self.sound, self.avatar)
+
+
+@torch.no_grad()
+def emotion_mapping_measures(avatar: Avatar, pipeline: GMTalkerPipeline, identity: IdentityJudge | None = None) -> dict:
+    """What a slider does through the EMN alone: one rendering, expression held fixed, drawn with each emotion's whole weight.
+
+    Of each emotion beside neutral: "picture", mean absolute difference in the face, 0 to 255; "landmarks", how far the face's
+    points went (pixels), which tells the shape of the face; "identity", with a judge, similarity of the two pictures.
+    """
+    still = FaceTrack(
+        ExpressionTrack(torch.zeros(1, pipeline.face_model.coefficients)),
+        MotionTrack.unstacked(torch.as_tensor(avatar.face.motion_mean).float()[None]),
+        torch.ones(1, dtype=torch.bool),
+    )
+    rendering = pipeline.render(still, avatar)
+    drawn = pipeline.paint(avatar, rendering.repeat(len(EMOTIONS), axis=0), torch.eye(len(EMOTIONS)))
+    face = rendering[0, ..., 3] > 0
+    points = [detect_landmarks([frame])[0][0] for frame in drawn]
+    result: dict[str, dict[str, float]] = {"picture": {}, "landmarks": {}}
+    for index, emotion in enumerate(EMOTIONS[1:], start=1):
+        change = np.abs(drawn[index].astype(np.float32) - drawn[0])[face].mean()
+        moved = np.linalg.norm(points[index] - points[0], axis=-1)[list(FACE_POINTS)].mean()
+        result["picture"][emotion] = round(float(change), 2)
+        result["landmarks"][emotion] = round(float(moved), 2)
+        if identity is not None:
+            alike = identity.similarity([drawn[0]], [drawn[index]], points[:1], points[index : index + 1])
+            result.setdefault("identity", {})[emotion] = round(float(alike), 3)
+    return result
 
 
 def image_measures(

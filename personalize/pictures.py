@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +42,18 @@ def draw_lips(real: np.ndarray, made: np.ndarray, path: Path) -> None:
         axes.plot(np.arange(len(values)) / FPS, values, label=name, **style)
     axes.set(xlabel="seconds", ylabel="lip opening, eye distances", xlim=(0, len(real) / FPS))
     axes.legend(loc="upper right", frameon=False)
+    _save(figure, path)
+
+
+def draw_curves(curves: Mapping[str, Sequence[Sequence[float]]], path: Path) -> None:
+    """PSNR over training time, as a png: curves holds (seconds, PSNR) of each training by its name."""
+    figure = Figure(figsize=(7, 3.6), layout="tight")
+    axes = figure.subplots()
+    for name, curve in curves.items():
+        seconds, quality = np.array(curve, float).T
+        axes.plot(seconds / 60, quality, marker=".", label=name)
+    axes.set(xlabel="minutes of training", ylabel="PSNR on held-out frames, dB")
+    axes.legend(loc="lower right", frameon=False)
     _save(figure, path)
 
 

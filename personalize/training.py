@@ -108,9 +108,9 @@ def train_avatar(
     work = workspace() / "training" / slug(name)
     work.mkdir(parents=True, exist_ok=True)
     pipeline = pipeline or GMTalkerPipeline.from_pretrained()
-    teller = _Teller(report)
+    teller = StageTeller(report)
     with write_avatar(name, replace=True) as folder:
-        footage = _gather([Path(clip) for clip in clips], emotions or {}, pipeline, work, minutes, size, teller)
+        footage = gather_footage([Path(clip) for clip in clips], emotions or {}, pipeline, work, minutes, size, teller)
         spoken = _in_time(footage.spoken(pipeline.lip_guard), pipeline, report)
         style_minutes = min(STYLE_SHARE * minutes, LONGEST_STYLE) if footage.speaks.sum() >= 3 * FPS else 0.0
         if style_minutes:
@@ -121,7 +121,7 @@ def train_avatar(
         else:
             report({"message": "The clips hold no speech: the picture is trained, not the speaking style."})
         teller.stage("training the head", 10 + 80 * style_minutes / minutes, 92, WRAP_UP)
-        training = _train_head(footage, pipeline.face_model, work, minutes - style_minutes, teller)
+        training = train_person_head(footage, pipeline.face_model, work, minutes - style_minutes, teller)
         teller.stage("measuring", 92, 96)
         generator, mapping = training.networks()
         save_half(generator, folder / "head_generator")
@@ -153,7 +153,7 @@ def _in_time(spoken: SpokenFootage, pipeline: GMTalkerPipeline, report: Callable
     return in_time(spoken, lag)
 
 
-class _Teller:
+class StageTeller:
     """Turns the percent of a stage into percent of the whole."""
 
     def __init__(self, report: Callable[[dict], None]):
@@ -174,14 +174,14 @@ class _Teller:
         self.report({**values, "stage": self.name, "percent": round(percent, 1), **left})
 
 
-def _gather(
+def gather_footage(
     clips: list[Path],
     emotions: Mapping[Path, str],
     pipeline: GMTalkerPipeline,
     work: Path,
     minutes: float,
     size: int,
-    teller: _Teller,
+    teller: StageTeller,
 ) -> Footage:
     """Track every clip, cut the head, listen to the speech, name the emotions."""
     model = pipeline.face_model
@@ -290,10 +290,18 @@ def _tracked(clip: Path, work: Path, progress: Callable[[int], None]) -> Tracked
     return video
 
 
-def _train_head(footage: Footage, model: FaceModel, work: Path, minutes: float, teller: _Teller) -> HeadTraining:
+def train_person_head(
+    footage: Footage,
+    model: FaceModel,
+    work: Path,
+    minutes: float,
+    report: Callable[[dict], None],
+    networks: tuple[HeadGenerator, EmotionMapping, Discriminator] | None = None,
+) -> HeadTraining:
+    """Head generator and EMN of one person; work keeps the checkpoint. networks: where to start, if not from the generic ones."""
     torch.manual_seed(0)
     size = footage.frames.shape[1]
-    networks = generator, mapping, discriminator = _generic_start(size)
+    networks = networks or _generic_start(size)
     for network in networks:
         network.train().requires_grad_(True)
     shown = footage.emotion[~footage.held_out].mean(0)
@@ -315,7 +323,7 @@ def _train_head(footage: Footage, model: FaceModel, work: Path, minutes: float, 
         batch=BATCH,
         checkpoint=work / "head.safetensors",
         held_out=[person(quick)] if len(quick) else [],
-        report=teller,
+        report=report,
         checkpoint_seconds=max(15.0, min(60.0, minutes * 6)),
     )
     return training

@@ -154,6 +154,7 @@ def test_bench_measures_every_stage(place, capsys):
     (long,) = figures["long_speech"]
     assert long["last_lips_as_second_correlation"] > 0.9 and 100 < long["peak_memory_megabytes"] < 4000
     assert figures["speak_peak_memory_megabytes"] > 100
+    assert len(figures["steps_of_drawing_ms_a_frame"]) >= 4 and min(figures["steps_of_drawing_ms_a_frame"].values()) > 0
 
 
 def test_pretraining_without_data_is_one_sentence(place, capsys):

@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 import torch
 
+import personalize.head_comparison as head_comparison
 from gmtalker.avatar import list_avatars, load_avatar
 from gmtalker.errors import UnusableInput
 from gmtalker.pipeline import GMTalkerPipeline
 from gmtalker.tracks import EMOTIONS
 from gmtalker.video import read_frames
 from personalize.consent import Consent
+from personalize.head_comparison import compare_heads
 from personalize.training import train_avatar
 from tests.media import babble, real_clip, write_clip
 
@@ -105,3 +107,12 @@ def test_held_out_frames_are_never_drawn_for_training(workspace, pipeline, monke
     train, held = (torch.from_numpy(seen[name].reshape(len(seen[name]), -1).astype(np.int16)) for name in ("train", "held"))
     assert len(train) + len(held) >= 110
     assert min(int((train - row).abs().sum(1).min()) for row in held) > 0
+
+
+def test_two_heads_are_compared_on_the_same_footage(workspace, pipeline, monkeypatch, tmp_path):
+    monkeypatch.setitem(head_comparison.REFERENCE_WIDTHS, 256, (4, 4, 4, 4, 4))
+    result = compare_heads([real_clip("av/vrt2.mp4")], 0.05, pipeline, picture=tmp_path / "c.png")
+    curves = result["seconds_and_held_out_psnr"]
+    assert set(curves) == {"ours", "reference"} and all(10 < curve[-1][1] < 60 for curve in curves.values())
+    assert result["ours_better_by_db"] == pytest.approx(curves["ours"][-1][1] - curves["reference"][-1][1], abs=0.02)
+    assert (tmp_path / "c.png").stat().st_size > 1000
