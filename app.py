@@ -14,32 +14,32 @@ from gmtalker.errors import UnusableInput  # noqa: E402
 from gmtalker.pipeline import GMTalkerPipeline  # noqa: E402
 from studio.avatars import avatars_tab, portraits  # noqa: E402
 from studio.create import EXAMPLES, create_tab  # noqa: E402
+from studio.live import LiveVideos  # noqa: E402
 from studio.look import CSS, THEME  # noqa: E402
 from studio.personalize import personalize_tab  # noqa: E402
+from studio.words import TRANSLATIONS, word  # noqa: E402
 
 HOUR = 3600
 
 
-def build(pipeline: GMTalkerPipeline) -> gr.Blocks:
+def build(pipeline: GMTalkerPipeline, live: LiveVideos) -> gr.Blocks:
     """The three tabs around one pipeline."""
     gr.set_static_paths([str(EXAMPLES)])
     private = {"show_progress": "hidden", "api_visibility": "private"}
     with gr.Blocks(title="GMTalker Studio", analytics_enabled=False, delete_cache=(HOUR, 24 * HOUR)) as page:
-        gr.Markdown(
-            "# GMTalker Studio\nMake an avatar of yourself from a few minutes of video, and let it say anything, in any mood.",
-            elem_id="heading",
-        )
+        gr.Markdown(word("heading"), elem_id="heading")
         with gr.Tabs(elem_id="tabs") as tabs:
-            with gr.Tab("Create", id="create") as creating:
-                create = create_tab(pipeline)
-            with gr.Tab("Personalize", id="personalize"):
-                personalize = personalize_tab()
-            with gr.Tab("Avatars", id="avatars") as keeping:
+            with gr.Tab(word("tab_create"), id="create") as creating:
+                create = create_tab(pipeline, live)
+            with gr.Tab(word("tab_personalize"), id="personalize"):
+                personalize = personalize_tab(pipeline)
+            with gr.Tab(word("tab_avatars"), id="avatars") as keeping:
                 shelf = avatars_tab()
 
         offered = [create.gallery, create.avatar]
         gr.on([page.load, creating.select], create.offer, create.avatar, offered, **private)
-        shelf.deleted.then(create.offer, create.avatar, offered, **private)
+        for change in shelf.changed:
+            change.success(create.offer, create.avatar, offered, **private)
         keeping.select(portraits, None, shelf.gallery, **private)
         personalize.create_with_it.click(
             lambda name: (gr.Tabs(selected="create"), *create.offer(name)), personalize.done, [tabs, *offered], **private
@@ -58,7 +58,9 @@ def main(arguments: list[str] | None = None) -> int:
     except UnusableInput as error:
         print(error, file=sys.stderr)
         return 1
-    build(pipeline).launch(
+    live = LiveVideos()
+    page = build(pipeline, live)
+    server, _, _ = page.launch(
         server_name=options.host,
         server_port=options.port,
         theme=THEME,
@@ -68,7 +70,11 @@ def main(arguments: list[str] | None = None) -> int:
         footer_links=["api"],
         ssr_mode=False,
         max_file_size="2gb",
+        i18n=TRANSLATIONS,
+        prevent_thread_lock=True,
     )
+    live.serve(server)
+    page.block_thread()
     return 0
 
 

@@ -287,6 +287,25 @@ def delete_avatar(name: str) -> None:
     _discard(folder)
 
 
+def rename_avatar(name: str, new_name: str) -> Path:
+    """Give an avatar of the workspace another name. Returns its folder.
+
+    Errors: ValueError for a name that is none; UnusableAvatar when there is no such avatar, it is bundled, or the name is taken.
+    """
+    folder, new_name = find_avatar(name), clean_name(new_name)
+    if folder.parent.resolve() != avatars_folder().resolve():
+        raise UnusableAvatar(f"{name!r} is not in the workspace; only avatars made or imported here can be renamed.")
+    goal = avatars_folder() / slug(new_name)
+    if goal.exists() and goal != folder:
+        raise UnusableAvatar(f"There is already an avatar called {new_name}; choose another name.")
+    card = read_card(folder) | {"name": new_name}
+    writing = folder / ".writing-avatar.json"
+    writing.write_text(json.dumps(card, ensure_ascii=False, indent=2), encoding="utf-8")
+    writing.replace(folder / "avatar.json")
+    folder.rename(goal)
+    return goal
+
+
 def _discard(folder: Path) -> None:
     hidden = Path(tempfile.mkdtemp(prefix=".deleting-", dir=folder.parent))
     folder.rename(hidden / folder.name)  # gone from every list at once, even when deleting takes long or fails

@@ -12,6 +12,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -80,8 +81,8 @@ class SpeakRequest:
     Errors: ValueError naming the valid choices.
     """
 
-    speech: Path
-    avatar: str | None = None
+    speech: Path | str | np.ndarray
+    avatar: Who = None
     emotion: Mapping[str, float] = field(default_factory=dict)
     timeline: Sequence[Mapping] | None = None
     intensity: float = 1.0
@@ -360,15 +361,22 @@ class GMTalkerPipeline:
         watch is called with the finished and all frames while the expression is made.
         Errors: ValueError for an option, UnusableSpeech, UnusableAvatar.
         """
-        ready = self._ready(avatar)
         waveform = speech if isinstance(speech, np.ndarray) else read_speech(Path(speech))
-        request = SpeakRequest(speech, None, emotion or {}, timeline, intensity, seed, head, blink, gaze, full_frame)
-        idle = IdleLoop.load(ready.avatar.folder) if full_frame else None  # before the work: not every avatar has one
+        request = SpeakRequest(speech, avatar, emotion or {}, timeline, intensity, seed, head, blink, gaze, full_frame)
+        return self.perform(request, waveform, watch)
+
+    def perform(
+        self, request: SpeakRequest, waveform: np.ndarray, watch: Callable[[int, int], None] | None = None
+    ) -> Performance:
+        """What a request asks for, said with a speech (samples,) at 16 kHz that was read already. Else as a call."""
+        ready = self._ready(request.avatar)
+        # Before the work: not every avatar has one.
+        idle = IdleLoop.load(ready.avatar.folder) if request.full_frame else None
         features = self.encode(waveform)
-        weights = request.weights(len(features))
+        weights, seed = request.weights(len(features)), request.seed
         told = None if watch is None else lambda done: watch(done, len(features))
         expression = self.expression(features, weights, ready.avatar, seed, told, silent_frames(waveform, len(features)))
-        motion = self.motion(features, ready.avatar, seed, head, blink, gaze, weights)
+        motion = self.motion(features, ready.avatar, seed, request.head, request.blink, request.gaze, weights)
         track = FaceTrack(expression, motion, torch.ones(len(features), dtype=torch.bool))
         return Performance(self, ready.avatar, track, weights, waveform, idle)
 
@@ -379,27 +387,18 @@ class GMTalkerPipeline:
         progress: Callable[[Progress], None] | None = None,
         stop: Callable[[], bool] | None = None,
         tracks: Path | None = None,
+        live: Path | None = None,
     ) -> Path:
         """Make the video of a request, and the track file beside it when asked. Nothing half-written is ever left.
+
+        live: a second file, that can be watched while it grows (VideoWriter).
 
         Errors: Stopped when stop() says so; UnusableSpeech, UnusableAvatar, UnusableInput when the output can't be written.
         """
         watcher = _Watcher(progress, stop)
         watcher.tell("listening", 0, 1)
-        performance = self(
-            request.speech,
-            request.avatar,
-            request.emotion,
-            request.timeline,
-            request.intensity,
-            request.seed,
-            request.head,
-            request.blink,
-            request.gaze,
-            request.full_frame,
-            watch=lambda done, total: watcher.tell("expression", done, total),
-        )
-        self.film(performance, output, progress, stop, sound=Path(request.speech))
+        performance = self.perform(request, read_speech(Path(request.speech)), partial(watcher.tell, "expression"))
+        self.film(performance, output, progress, stop, Path(request.speech), live)
         if tracks is not None:
             unfinished = Path(tracks).with_name(f".writing-{Path(tracks).name}")
             performance.track.save(unfinished)
@@ -431,8 +430,9 @@ class GMTalkerPipeline:
         progress: Callable[[Progress], None] | None = None,
         stop: Callable[[], bool] | None = None,
         sound: Path | None = None,
+        live: Path | None = None,
     ) -> Path:
-        """Draw a performance into an mp4 file. sound: the file its speech was read from, to keep its quality.
+        """Draw a performance into an mp4 file. sound: the file its speech was read from, to keep its quality; live: as for speak.
 
         Errors: Stopped when stop() says so, UnusableInput when the output can't be written.
         """
@@ -443,7 +443,7 @@ class GMTalkerPipeline:
             speech = sound
             if speech is None and performance.speech is not None:
                 speech = performance.speech[: len(performance) * SAMPLES_PER_FRAME]
-            with VideoWriter(output, first.shape[1], first.shape[0], speech) as writer:
+            with VideoWriter(output, first.shape[1], first.shape[0], speech, live=live) as writer:
                 writer.write(first)
                 for done, frame in enumerate(frames, start=2):
                     watcher.tell("drawing", done - 1, len(performance))

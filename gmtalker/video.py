@@ -27,6 +27,8 @@ LARGEST_SIDE = 8192  # pixels; past 8K a file is a mistake or an attack on the m
 LARGEST_HOLE = 60.0  # seconds; a longer jump in a file's clock is a broken clock, not a held picture
 WRITTEN_SAMPLE_RATE = 48_000  # players and editors expect it; 16 kHz would also cut the voice's upper half
 
+LIVE_FRAGMENT = 400_000  # microseconds of a growing file that become playable at a time
+
 
 @dataclass(frozen=True)
 class VideoInfo:
@@ -194,14 +196,24 @@ class VideoWriter:
     `with VideoWriter(path, width, height, speech) as writer: writer.write(frame)`. The file appears under its name when the block
     ends without an error; otherwise nothing is left. The sound is as long as the pictures: cut, or filled with silence.
 
-    speech: (samples,) float 16 kHz, a sound or video file (its own quality is kept), or None for a silent video.
+    speech: (samples,) float 16 kHz, a sound or video file (its own quality is kept), or None for a silent video. live: a second
+    file, that can be watched while it grows (fragmented mp4, with the sound); it is left as far as it came.
     Errors: UnusableInput when the file can't be written (what ffmpeg says is in the message), UnusableSpeech as read_speech.
     """
 
-    def __init__(self, path: Path, width: int, height: int, speech: np.ndarray | Path | None = None, fps: float = FPS) -> None:
+    def __init__(
+        self,
+        path: Path,
+        width: int,
+        height: int,
+        speech: np.ndarray | Path | None = None,
+        fps: float = FPS,
+        live: Path | None = None,
+    ) -> None:
         if width < 1 or height < 1:
             raise ValueError(f"A video needs at least one pixel, not {width} x {height}")
         self.path, self.width, self.height, self.speech, self.fps = Path(path).absolute(), width, height, speech, fps
+        self.live = live
         self.frames = 0
 
     def __enter__(self) -> VideoWriter:
@@ -213,6 +225,8 @@ class VideoWriter:
             raise self._unwritable(error.strerror) from error
         try:
             self._sound = self._write_sound()
+            if self.live is not None:  # under a name of our own, as the tee of ffmpeg reads its own signs into names
+                (self._folder / "live.mp4").symlink_to(Path(self.live).absolute())
             self._log = tempfile.TemporaryFile()  # not beside the output: when that disk is full, this has to say so
             self._process = subprocess.Popen(
                 self._picture_command(), stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=self._log, cwd=self._folder
@@ -301,10 +315,18 @@ class VideoWriter:
         colours = "scale=out_color_matrix=bt709:out_range=tv,format=yuv420p"
         command = [imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", "-loglevel", "error", "-nostdin", "-y"]
         command += ["-f", "rawvideo", "-pix_fmt", "rgb24", "-video_size", f"{self.width}x{self.height}"]
-        command += ["-framerate", f"{self.fps:g}", "-i", "pipe:0", "-vf", f"{even},{colours}" if right or bottom else colours]
+        command += ["-framerate", f"{self.fps:g}", "-i", "pipe:0"]
+        if self.live is not None and self._sound:
+            command += ["-i", "speech.wav", "-map", "0:v", "-map", "1:a", "-c:a", "aac", "-ar", str(WRITTEN_SAMPLE_RATE)]
+        command += ["-vf", f"{even},{colours}" if right or bottom else colours]
         command += ["-c:v", "libx264", "-preset", "veryfast", "-crf", "18", "-threads", "1"]
         command += ["-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709", "-color_range", "tv"]
-        return [*command, "-movflags", "+faststart", "-f", "mp4", "pictures.mp4"]
+        if self.live is None:
+            return [*command, "-movflags", "+faststart", "-f", "mp4", "pictures.mp4"]
+        growing = f"[f=mp4:movflags=+empty_moov+default_base_moof:frag_duration={LIVE_FRAGMENT}:flush_packets=1]live.mp4"
+        maps = [] if self._sound else ["-map", "0:v"]
+        whole = "[f=mp4:movflags=+faststart:select=v]pictures.mp4"
+        return [*command, *maps, "-flags", "+global_header", "-f", "tee", f"{whole}|{growing}"]
 
     def _sound_command(self) -> list[str]:
         # Joined when the number of frames is known: -shortest while piping leaves up to half a second too much, by chance.

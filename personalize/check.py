@@ -1,18 +1,27 @@
-"""The report card of a clip: can it be read, is one face well in view, what to film better."""
+"""The report card of a clip: can it be read, is one face well in view, does it talk and move, what to film better."""
 
 from __future__ import annotations
 
+import time
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Callable, Iterable, Iterator, Literal
 
 import cv2
 import numpy as np
+import torch
 
-from gmtalker.audio import read_sound_or_none
+from gmtalker.audio import read_sound_or_none, silent_frames
+from gmtalker.face_model import FaceModel
+from gmtalker.models.mel import SAMPLE_RATE, SAMPLES_PER_FRAME
+from gmtalker.pipeline import GENERIC, GMTalkerPipeline
+from gmtalker.tracks import EMOTIONS, FPS, FaceTrack, count_blinks
 from gmtalker.video import VideoInfo, read_frames, read_info
-from personalize.tracking import face_mesh
+from personalize.evaluation import lip_opening
+from personalize.style_training import SpokenFootage, sound_lag
+from personalize.tracking import choose_crop, detect_landmarks, face_mesh, fill_and_smooth, in_crop, measure_person
 
 SAMPLES_A_SECOND, MOST_SAMPLES = 2.0, 60
 SHORTEST, SHORT = 3.0, 20.0  # seconds
@@ -23,6 +32,14 @@ CROWDED = 0.1  # share of the pictures that may show a second face
 SECOND_FACE = 0.4  # of the first one's height; smaller ones are posters, or ghosts the detector sees
 # Real clips of faces measured 0.03 to 0.5, the same clips blurred by a fiftieth of the face's height 0.003 to 0.013.
 BLURRED = 0.02
+STRETCH = 12.0  # seconds that are looked at frame by frame, for what only neighbouring frames tell
+DARK, BRIGHT = 60, 215  # of 255, mean of the face
+STILL_HEAD, FAR_TURNED = 0.8, 35.0  # degrees: deviation of yaw and pitch; the largest turn
+CLOSED_LIPS = 0.012  # deviation of the lip opening in eye distances, under which nobody talks
+FEWEST_BLINKS = 3  # a minute
+QUIET, NOISY = -38.0, 12.0  # dB: loudness of speech below full scale; speech above the noise of the room
+CUT = 12.0  # of 255: by so much the whole picture changes at a cut
+LATE = 1.5  # frames by which sound and picture may be apart before it is said
 
 Status = Literal["pass", "warn", "fail"]
 Detector = Callable[[np.ndarray], list[np.ndarray]]  # a frame to the points (n, 2 or 3) of each face in it, in pixels
@@ -40,10 +57,17 @@ class ReportLine:
 
 @dataclass(frozen=True)
 class Report:
-    """Every line of one clip's report card."""
+    """Every line of one clip's report card.
+
+    seconds: of the clip; reading_seconds: what finding the face in all of it will take on this machine; overlay: (h, w, 3) uint8,
+    a few frames with the points that the tracker found.
+    """
 
     clip: str
     lines: list[ReportLine]
+    seconds: float = 0.0
+    reading_seconds: float = 0.0
+    overlay: np.ndarray | None = None
 
     @property
     def failed(self) -> bool:
@@ -57,11 +81,24 @@ class Report:
 
 @dataclass(frozen=True)
 class _Sample:
-    """One looked-at picture: its time in seconds, the face heights in pixels (largest first), the first face's sharpness."""
+    """One looked-at picture: its time in seconds, the face heights in pixels (largest first), the first face's sharpness and
+    mean brightness."""
 
     second: float
     heights: list[float]
     sharpness: float
+    brightness: float
+
+
+@dataclass(frozen=True)
+class _Stretch:
+    """Neighbouring frames: points (frames, 478, 3) smoothed, found (frames,), seconds that finding took, their track if any."""
+
+    frames: list[np.ndarray]
+    points: np.ndarray
+    found: np.ndarray
+    seconds: float
+    track: FaceTrack | None = None
 
 
 def check_clips(paths: Iterable[Path]) -> list[Report]:
@@ -70,33 +107,63 @@ def check_clips(paths: Iterable[Path]) -> list[Report]:
         return [check_clip(path, detect) for path in paths]
 
 
-def check_clip(path: Path, detect: Detector | None = None) -> Report:
-    """Look at about two pictures a second, 60 at most, and at the sound.
+def check_clip(path: Path, detect: Detector | None = None, pipeline: GMTalkerPipeline | None = None) -> Report:
+    """Look at about two pictures a second, 60 at most, at a stretch of neighbouring frames, and at the sound.
 
-    detect: finds the faces in a frame; MediaPipe's when None.
+    detect: finds the faces in a frame; MediaPipe's when None. pipeline: hears whether sound and picture are apart; without one
+    that is not looked at.
     Errors: UnusableVideo when the clip can't be read to its end.
     """
     if detect is None:
         with _face_detector() as detect:
-            return check_clip(path, detect)
+            return check_clip(path, detect, pipeline)
     path = Path(path)
     info = read_info(path)
-    samples = _look(path, info, detect)
-    heard = read_sound_or_none(path) is not None
+    samples, frames = _look(path, info, detect)
+    sound = read_sound_or_none(path)
     lines = [ReportLine("readable", "pass", f"{info.fps:.4g} pictures a second"), _length(info), _size(info), _found(samples)]
-    if any(sample.heights for sample in samples):
-        lines += [_one_person(samples), _face_size(samples), _sharpness(samples)]
-    return Report(path.name, [*lines, _sound(heard)])
+    if not any(sample.heights for sample in samples):
+        return Report(path.name, [*lines, _sound(sound is not None)], info.seconds)
+    lines += [_one_person(samples), _face_size(samples), _sharpness(samples), _light(samples)]
+    stretch = _follow(frames)
+    if stretch.found.any():
+        lines += [_pose(stretch), _blinks(stretch), _lips(stretch), _cuts(stretch)]
+    lines.append(_sound(sound is not None))
+    if sound is not None:
+        lines += [*_loudness(sound), *(_in_step(stretch, sound, pipeline) if pipeline and stretch.found.any() else [])]
+    reading = info.seconds * FPS * stretch.seconds / max(len(frames), 1)
+    return Report(path.name, lines, info.seconds, reading, _overlay(stretch))
 
 
-def _look(path: Path, info: VideoInfo, detect: Detector) -> list[_Sample]:
-    rate = min(SAMPLES_A_SECOND, MOST_SAMPLES / max(info.seconds, 1.0))
-    samples = []
-    for index, frame in enumerate(read_frames(path, rate)):
+def _look(path: Path, info: VideoInfo, detect: Detector) -> tuple[list[_Sample], list[np.ndarray]]:
+    """Samples over the whole clip, and the frames of its first seconds."""
+    every = 1 / min(SAMPLES_A_SECOND, MOST_SAMPLES / max(info.seconds, 1.0))  # seconds
+    samples, frames, due = [], [], 0.0
+    for index, frame in enumerate(read_frames(path)):
+        if index < STRETCH * FPS:
+            frames.append(frame)
+        if index / FPS < due or len(samples) == MOST_SAMPLES:
+            continue
+        due += every
         faces = sorted(detect(frame), key=lambda points: -np.ptp(points[:, 1]))
         heights = [float(np.ptp(points[:, 1])) for points in faces]
-        samples.append(_Sample(index / rate, heights, _face_sharpness(frame, faces[0]) if faces else 0.0))
-    return samples
+        face = _face(frame, faces[0]) if faces else None
+        sharpness, brightness = (0.0, 0.0) if face is None else (_face_sharpness(face), float(face.mean()))
+        samples.append(_Sample(index / FPS, heights, sharpness, brightness))
+    return samples, frames
+
+
+def _follow(frames: list[np.ndarray]) -> _Stretch:
+    began = time.perf_counter()
+    points, found = detect_landmarks(frames)
+    seconds = time.perf_counter() - began
+    if not found.any():
+        return _Stretch(frames, points, found, seconds)
+    model, points = FaceModel.load(GENERIC / "face_model"), fill_and_smooth(points, found)
+    size = (frames[0].shape[1], frames[0].shape[0])
+    crop = choose_crop(points, *size)
+    face = measure_person(model, points, crop, size, frames.__getitem__, found, size=64)
+    return _Stretch(frames, points, found, seconds, model.track(in_crop(points, crop), face, 1.0, found))
 
 
 def _length(info: VideoInfo) -> ReportLine:
@@ -162,13 +229,114 @@ def _sound(heard: bool) -> ReportLine:
     return ReportLine("sound", "warn", "none", "Silent clip: the picture will be trained, not the speaking style.")
 
 
-def _face_sharpness(frame: np.ndarray, points: np.ndarray) -> float:
-    """Variance of the Laplacian over variance of the face crop at 128 x 128: neither light nor size of the picture counts."""
+def _light(samples: list[_Sample]) -> ReportLine:
+    light = float(np.median([sample.brightness for sample in samples if sample.heights]))
+    value = f"{light / 255:.0%} bright"
+    if light < DARK:
+        return ReportLine("light", "warn", value, "The face is dark; turn to a window or a lamp.")
+    if light > BRIGHT:
+        return ReportLine("light", "warn", value, "The face is overexposed; move away from the lamp or lower the exposure.")
+    return ReportLine("light", "pass", value)
+
+
+def _pose(stretch: _Stretch) -> ReportLine:
+    rotation = np.degrees(stretch.track.motion.rotation.numpy()[stretch.found, :2])
+    spread, farthest = rotation.std(0), float(np.abs(rotation).max())
+    value = f"turns by {spread[0]:.1f}° and nods by {spread[1]:.1f}°"
+    if farthest > FAR_TURNED:
+        return ReportLine("head", "warn", value, "The head turns far away at times; look towards the camera.")
+    if max(spread) < STILL_HEAD:
+        return ReportLine("head", "warn", value, "The head hardly moves; talk as you do with a friend, and the avatar moves too.")
+    return ReportLine("head", "pass", value)
+
+
+def _blinks(stretch: _Stretch) -> ReportLine:
+    rate = 60 * FPS * count_blinks(stretch.track.motion.blink.mean(1).numpy()) / len(stretch.points)
+    value = f"{rate:.0f} a minute" if rate else "none seen"
+    if rate < FEWEST_BLINKS:
+        return ReportLine("blinks", "warn", value, "Blink as usual; how closed eyes look can't be learned otherwise.")
+    return ReportLine("blinks", "pass", value)
+
+
+def _lips(stretch: _Stretch) -> ReportLine:
+    spread = float(lip_opening(stretch.points[stretch.found]).std())
+    value = f"open by {100 * spread:.0f} % of the distance of the eyes"
+    if spread < CLOSED_LIPS:
+        return ReportLine("lips", "warn", value, "The lips hardly move; talk all the time, clearly.")
+    return ReportLine("lips", "pass", value)
+
+
+def _cuts(stretch: _Stretch) -> ReportLine:
+    small = [cv2.resize(frame, (32, 32), interpolation=cv2.INTER_AREA).astype(np.float32) for frame in stretch.frames]
+    changes = np.array([np.abs(b - a).mean() for a, b in pairwise(small)])
+    cuts = int(((changes > CUT) & (changes > 8 * np.median(changes))).sum()) if len(changes) else 0
+    if cuts:
+        return ReportLine("cuts", "warn", f"{cuts} in the first seconds", "One take without cuts teaches movement best.")
+    return ReportLine("cuts", "pass", "none in the first seconds")
+
+
+def _loudness(sound: np.ndarray) -> list[ReportLine]:
+    """How loud the speech is, and how far above the room."""
+    whole = len(sound) // SAMPLES_PER_FRAME * SAMPLES_PER_FRAME
+    energy = np.square(sound[:whole].reshape(-1, SAMPLES_PER_FRAME)).mean(1)
+    if not len(energy):
+        return []
+    level = 10 * np.log10(np.maximum(np.quantile(energy, (0.1, 0.9)), 1e-10))
+    silent, loud = (float(value) for value in level)
+    value = f"{loud:.0f} dB"
+    if loud < QUIET:
+        lines = [ReportLine("loudness", "warn", value, "The voice is quiet; come closer to the microphone.")]
+    else:
+        lines = [ReportLine("loudness", "pass", value)]
+    above = f"speech {loud - silent:.0f} dB above the room"
+    if loud - silent < NOISY:
+        return [*lines, ReportLine("noise", "warn", above, "The room is noisy; film in a quiet one, or close the window.")]
+    return [*lines, ReportLine("noise", "pass", above)]
+
+
+def _in_step(stretch: _Stretch, sound: np.ndarray, pipeline: GMTalkerPipeline) -> list[ReportLine]:
+    """Whether the sound comes with the lips, as far as that can be heard."""
+    track = stretch.track
+    features = pipeline.encode(sound[: int(STRETCH * SAMPLE_RATE)]).cpu()
+    count = min(len(track), len(features))
+    usable = stretch.found[:count] & ~silent_frames(sound, count)
+    emotion = torch.eye(len(EMOTIONS))[:1].expand(count, -1)
+    footage = SpokenFootage(track.expression.coefficients[:count], features[:count], usable, emotion, [0])
+    lag = sound_lag(pipeline.expression_generator, footage, pipeline.face_model)
+    value = f"sound {abs(1000 * lag / FPS):.0f} ms {'late' if lag > 0 else 'early'}" if abs(lag) >= 0.5 else "together"
+    if abs(lag) > LATE:
+        return [ReportLine("sound with lips", "warn", value, "That is made good in training.")]
+    return [ReportLine("sound with lips", "pass", value)]
+
+
+def _overlay(stretch: _Stretch, pictures: int = 4, height: int = 180) -> np.ndarray | None:
+    """A few frames side by side, with the points that the tracker found in them."""
+    seen = np.flatnonzero(stretch.found)
+    if not len(seen):
+        return None
+    drawn = []
+    for index in seen[np.linspace(0, len(seen) - 1, min(pictures, len(seen))).astype(int)]:
+        frame = stretch.frames[index]
+        zoom = height / frame.shape[0]
+        small = cv2.resize(frame, (max(1, round(frame.shape[1] * zoom)), height), interpolation=cv2.INTER_AREA)
+        for x, y in stretch.points[index, :, :2] * zoom:
+            cv2.circle(small, (int(x), int(y)), 1, (45, 212, 191), -1)
+        drawn.append(small)
+    return np.concatenate(drawn, axis=1)
+
+
+def _face(frame: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """The box around a face as (128, 128) uint8 grey."""
     height, width = frame.shape[:2]
     left, top = np.clip(points[:, :2].min(axis=0), 0, (width - 1, height - 1)).astype(int)
     right, bottom = np.clip(np.ceil(points[:, :2].max(axis=0)), (left + 1, top + 1), (width, height)).astype(int)
     grey = cv2.cvtColor(np.ascontiguousarray(frame[top:bottom, left:right]), cv2.COLOR_RGB2GRAY)
-    face = cv2.resize(grey, (128, 128), interpolation=cv2.INTER_AREA).astype(np.float32)
+    return cv2.resize(grey, (128, 128), interpolation=cv2.INTER_AREA)
+
+
+def _face_sharpness(face: np.ndarray) -> float:
+    """Variance of the Laplacian over variance of a face: neither light nor size of the picture counts."""
+    face = face.astype(np.float32)
     return float(cv2.Laplacian(face, cv2.CV_32F).var() / max(face.var(), 1.0))
 
 

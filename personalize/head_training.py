@@ -33,6 +33,7 @@ CANONICAL_ENDS = 295  # what both ends of a canonical coordinate, 40 and 255, ad
 MOST_STEPS = 1 << 40
 RANDOM_EMOTION = 0.2  # part of the frames drawn with any emotion weights: whatever the slider, it is this person
 MOUTH_WEIGHT, EYE_WEIGHT = 3.0, 2.0
+ENOUGH_GAIN = 0.15  # dB in the last two fifths of a training, under which nobody sees the difference
 SHARE_WITHOUT_CRITIC = 0.35  # first the picture, then its sharpness
 
 
@@ -149,6 +150,14 @@ class HeadState:
     seconds: float = 0.0
     curve: list[dict] = field(default_factory=list)
 
+    def quality(self) -> dict:
+        """What the curve says: "psnr" now, "best" so far and its "seconds", whether it is "enough": it hardly rises any more."""
+        best = max(self.curve, key=lambda point: point["psnr"])
+        before = [point["psnr"] for point in self.curve if point["seconds"] < 0.6 * self.curve[-1]["seconds"]]
+        enough = len(before) > 1 and best["psnr"] - max(before) < ENOUGH_GAIN
+        now = round(self.curve[-1]["psnr"], 2)
+        return {"psnr": now, "best": round(best["psnr"], 2), "seconds": round(best["seconds"]), "enough": enough}
+
 
 class HeadTraining:
     """StyleUNet + EMN + discriminator with their optimisers and averages, resumable from one safetensors file.
@@ -252,15 +261,33 @@ class HeadTraining:
 
     def networks(self) -> tuple[HeadGenerator, EmotionMapping]:
         """Copies of generator and EMN with their averaged weights, on the CPU, in eval mode."""
+        return self._copies([parameter.detach() for parameter in self.average.shadow_params])
+
+    def best_networks(self, best: Path) -> tuple[HeadGenerator, EmotionMapping]:
+        """The same as they were when they drew held-out frames best: kept in `best` unless they never got worse."""
+        if not best.exists() or self.state.curve and self.state.curve[-1] == max(self.state.curve, key=lambda x: x["psnr"]):
+            return self.networks()
+        kept = load_file(str(best))
+        return self._copies([kept[f"average.{index}"] for index in range(len(self.average.shadow_params))])
+
+    def save_best(self, best: Path) -> None:
+        """Keep the averaged weights for best_networks."""
+        unfinished = best.with_suffix(".part")
+        weights = {f"average.{index}": x.detach().cpu().contiguous() for index, x in enumerate(self.average.shadow_params)}
+        save_file(weights, str(unfinished))
+        unfinished.replace(best)
+
+    def _copies(self, weights: list[Tensor]) -> tuple[HeadGenerator, EmotionMapping]:
+        """Generator and EMN with these weights in the place of those in training."""
         generator, mapping = self.accelerator.unwrap_model(self.generator), self.accelerator.unwrap_model(self.mapping)
-        self.average.store(self.drawing.parameters())
-        self.average.copy_to(self.drawing.parameters())
+        trained = [parameter.detach().clone() for parameter in self.drawing.parameters()]
+        _set_parameters(self.drawing, weights)
         copies = []
         for network in (generator, mapping):
             copy = type(network)(**{name: value for name, value in network.config.items() if not name.startswith("_")})
             copy.load_state_dict({name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()})
             copies.append(copy.eval())
-        self.average.restore(self.drawing.parameters())
+        _set_parameters(self.drawing, trained)
         return copies[0], copies[1]
 
     def save(self, path: Path) -> None:
@@ -315,17 +342,27 @@ def edge_loss(drawn: Tensor, frame: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def held_out_psnr(generator: HeadGenerator, mapping: EmotionMapping, person: FilmedPerson) -> float:
-    """Mean PSNR in dB over a person's held-out frames, 8-bit range."""
-    values = []
+def _set_parameters(network: nn.Module, weights: list[Tensor]) -> None:
+    for parameter, weight in zip(network.parameters(), weights, strict=True):
+        parameter.copy_(weight.to(parameter.device))
+
+
+@torch.no_grad()
+def drawn_frames(generator: HeadGenerator, mapping: EmotionMapping, person: FilmedPerson) -> np.ndarray:
+    """(n, size, size, 3) uint8: what the networks make of each of a person's frames."""
+    drawn = []
     for index in range(len(person.frames)):
         rendering = torch.from_numpy(person.rendering(index)).permute(2, 0, 1)[None].float() / 127.5 - 1
         with torch.autocast("cpu", torch.bfloat16, enabled=is_half_fast(torch.device("cpu"))):
-            drawn = generator(rendering, mapping(torch.from_numpy(person.emotion[index : index + 1]).float()))
-        frame = torch.from_numpy(person.frames[index]).permute(2, 0, 1).float()
-        error = (drawn[0].float().add(1).mul(127.5).clamp(0, 255) - frame).square().mean()
-        values.append(10 * torch.log10(255**2 / error).item())
-    return float(np.mean(values))
+            frame = generator(rendering, mapping(torch.from_numpy(person.emotion[index : index + 1]).float()))
+        drawn.append(frame[0].float().add(1).mul(127.5).round().clamp(0, 255).byte().permute(1, 2, 0).numpy())
+    return np.stack(drawn)
+
+
+def mean_psnr(drawn: np.ndarray, real: np.ndarray) -> float:
+    """Mean over frames (n, h, w, 3) uint8 of the PSNR in dB."""
+    errors = [np.square(a.astype(np.float32) - b).mean() for a, b in zip(drawn, real, strict=True)]
+    return float(np.mean(10 * np.log10(255**2 / np.maximum(errors, 1e-3))))
 
 
 def train_head(
@@ -341,10 +378,15 @@ def train_head(
     seed: int = 0,
     stop: Callable[[], bool] | None = None,
     checkpoint_seconds: float = 60.0,
+    best: Path | None = None,
+    shown: Callable[[np.ndarray, np.ndarray, list[dict]], None] | None = None,
+    asked: Callable[[], bool] | None = None,
 ) -> HeadState:
     """Train for `minutes` in all, going on from `checkpoint` where it exists; the same call resumes.
 
-    held_out: the same people's frames that are never trained on; their PSNR is the quality that `report` tells.
+    held_out: the same people's frames that are never trained on; their PSNR is the quality that `report` tells. best: keeps the
+    weights that drew them best. shown: gets some of them, what was made of them, and the curve, whenever they are drawn; asked:
+    says that somebody wants to see them now.
     """
     if checkpoint.exists():
         training.load(checkpoint)
@@ -368,21 +410,32 @@ def train_head(
                     "percent": round(min(100.0, 100 * state.seconds / (60 * minutes)), 1),
                     "seconds_left": round(max(0.0, 60 * minutes - state.seconds)),
                     "its": round(state.step / state.seconds, 2),
-                    **({"quality": round(state.curve[-1]["psnr"], 2)} if state.curve else {}),
+                    **({"quality": state.quality()} if state.curve else {}),
                     **{name: round(value, 4) for name, value in losses.items()},
                 }
             )
+            if asked and asked() and held_out:
+                _measure(training, held_out, best, shown)
         if now - saved > checkpoint_seconds:
-            _measure(training, held_out)
+            _measure(training, held_out, best, shown)
             training.save(checkpoint)
             saved = time.monotonic()
-    _measure(training, held_out)
+    _measure(training, held_out, best, shown)
     training.save(checkpoint)
     return state
 
 
-def _measure(training: HeadTraining, held_out: list[FilmedPerson]) -> None:
-    if held_out:
-        generator, mapping = training.networks()
-        quality = float(np.mean([held_out_psnr(generator, mapping, person) for person in held_out]))
-        training.state.curve.append({"seconds": training.state.seconds, "psnr": quality})
+def _measure(
+    training: HeadTraining, held_out: list[FilmedPerson], best: Path | None = None, shown: Callable | None = None
+) -> None:
+    if not held_out:
+        return
+    generator, mapping = training.networks()
+    drawn = [drawn_frames(generator, mapping, person) for person in held_out]
+    quality = float(np.mean([mean_psnr(pictures, person.frames) for pictures, person in zip(drawn, held_out)]))
+    curve = training.state.curve
+    curve.append({"seconds": training.state.seconds, "psnr": quality})
+    if best is not None and quality >= max(point["psnr"] for point in curve):
+        training.save_best(best)
+    if shown is not None:
+        shown(held_out[0].frames, drawn[0], curve)

@@ -28,11 +28,17 @@ from personalize.consent import Consent
 
 SIZES = (256, 512, 1024)  # pixels of a side that a head can be drawn at
 PRESETS = {"draft": 2.0, "standard": 10.0, "high": 30.0}  # minutes of training, after the clips are tracked
+FPS = 25
+MOST_FRAMES = 6000  # of 256 pixels kept in memory for training: 1.2 GB; fewer where they are larger
+WRAP_UP = 30.0  # seconds that measuring and the pictures take at the end
+TRAINER_BYTES = 1.6e9  # of memory, beside the frames
+WORK_BYTES, POINT_BYTES = 220e6, 478 * 3 * 4  # on disk: checkpoints, best weights and the avatar; the points of a frame
 BEAT_SECONDS = 2
 SILENT_SECONDS = 10  # a trainer that has not beaten for so long is dead
 STARTING_SECONDS = 300  # importing torch takes minutes on a busy machine; a process that is gone shows at once
 LOST = "The trainer stopped unexpectedly."
 STOPPED = "Stopped; resuming goes on from the last checkpoint."
+SAMPLE_ASKED = "sample.asked"  # a file of this name among the checkpoints asks the trainer to show what it can by now
 OPEN = ("queued", "running")
 OF_A_STAGE = ("step", "steps", "seconds_left", "its")  # forgotten when the next stage begins
 REPORTED = ("stage", "step", "steps", "percent", "seconds_left", "its", "message", "quality")
@@ -71,11 +77,18 @@ class Job:
     seconds_left: float | None = None
     its: float | None = None
     message: str = ""
-    quality: dict | float | None = None
+    quality: dict | None = None
     pid: int | None = None
     heartbeat: float = field(default_factory=time.time)
     created: float = field(default_factory=time.time)
     size: int = 256
+
+    @property
+    def work(self) -> Path:
+        """Where this job's training keeps its checkpoints, and strip.jpg and curve.png for whoever watches."""
+        from gmtalker.avatar import slug  # late: it brings torch
+
+        return _workspace() / "training" / slug(self.name)
 
     @property
     def folder(self) -> Path:
@@ -95,9 +108,33 @@ class Job:
             parts.append(time_left(self.seconds_left))
         if self.its:
             parts.append(f"{self.its:.1f} it/s")
-        if isinstance(self.quality, (int, float)):
-            parts.append(f"{self.quality:.1f} dB on seconds it never saw")
+        if isinstance(self.quality, dict):
+            parts.append(f"{self.quality['psnr']:.1f} dB on seconds it never saw")
         return " · ".join(part for part in [*parts, self.message] if part)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a training will take: minutes in all, disk and memory in bytes."""
+
+    minutes: float
+    disk: float
+    memory: float
+
+
+def estimate(minutes: float, seconds: float, reading_seconds: float, upload_bytes: float, size: int = 256) -> Estimate:
+    """minutes: of training; seconds: of the clips; reading_seconds: what finding the face in them takes here (Report)."""
+    frames = min(seconds * FPS, MOST_FRAMES * 256**2 / size**2)
+    disk = WORK_BYTES * max(1, size // 256) + POINT_BYTES * seconds * FPS + upload_bytes
+    memory = TRAINER_BYTES + frames * 3 * size**2
+    return Estimate(minutes + (2 * reading_seconds + WRAP_UP) / 60, disk, memory)
+
+
+def free_disk() -> int:
+    """Bytes that the workspace's disk still takes."""
+    folder = _workspace()
+    folder.mkdir(parents=True, exist_ok=True)
+    return shutil.disk_usage(folder).free
 
 
 def time_left(seconds: float) -> str:
@@ -169,6 +206,10 @@ def create(
             _write(old.id, **_owner(here), message="", heartbeat=time.time(), preset=preset, minutes=minutes)
             return get(old.id)
         forget(old)  # other clips or another size under the same name: nothing of the earlier person may slip into this one
+    needed = estimate(minutes or PRESETS[preset], 0.0, 0.0, sum(path.stat().st_size for path in paths) * keep_clips, size).disk
+    if (free := free_disk()) < needed:
+        sizes = f"{needed / 2**20:.0f} MB of disk and {free / 2**20:.0f} MB are free"
+        raise UnusableInput(f"The training needs {sizes}; make room first.")
     identifier = uuid.uuid4().hex[:12]
     log = _workspace() / "logs" / f"{identifier}.jsonl"
     given = [str(path) for path in paths]
@@ -261,6 +302,12 @@ def resume(job: Job) -> Job:
     return get(job.id)
 
 
+def ask_sample(job: Job) -> None:
+    """Ask the trainer to draw held-out frames now. It looks every other second."""
+    if job.status == "running" and job.work.is_dir():
+        (job.work / SAMPLE_ASKED).touch()
+
+
 def forget(job: Job) -> None:
     """Remove a job that is not running with its log, its kept clips and its unfinished training."""
     from gmtalker.avatar import slug  # late: it brings torch
@@ -288,6 +335,24 @@ def delete(name: str) -> None:
         delete_avatar(name)
     for job in found:
         forget(job)
+
+
+def rename(name: str, new_name: str) -> Path:
+    """Give an avatar another name, its finished training with it. Returns its folder.
+
+    Errors: ValueError for a name that is none; UnusableAvatar when it is bundled, unknown, in training, or the name is taken.
+    """
+    from gmtalker.avatar import clean_name, rename_avatar
+
+    everything = jobs()
+    for wanted in (name, new_name):
+        if any(same_name(job.name, wanted) and job.status != "done" for job in everything):
+            raise UnusableAvatar(f"A training called {wanted} is not finished; finish or delete it first.")
+    folder = rename_avatar(name, new_name)
+    for job in everything:
+        if same_name(job.name, name):
+            _write(job.id, name=clean_name(new_name))
+    return folder
 
 
 def same_name(one: str, other: str) -> bool:

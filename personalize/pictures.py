@@ -16,6 +16,7 @@ from gmtalker.tracks import EMOTIONS, FPS
 from gmtalker.video import write_picture
 
 SAMPLES = 60  # of each mixture component
+WATCHED = 5  # frames in the strip of a training
 STRIP = 7  # faces from one emotion to the other
 COLOURS = ("#777777", "#d62728", "#8c564b", "#2ca02c", "#9467bd", "#ff7f0e", "#1f77b4", "#e377c2")  # in the order of EMOTIONS
 
@@ -55,6 +56,25 @@ def draw_curves(curves: Mapping[str, Sequence[Sequence[float]]], path: Path) -> 
     axes.set(xlabel="minutes of training", ylabel="PSNR on held-out frames, dB")
     axes.legend(loc="lower right", frameon=False)
     _save(figure, path)
+
+
+def write_progress(folder: Path, real: np.ndarray, drawn: np.ndarray, curve: Sequence[Mapping[str, float]]) -> None:
+    """strip.jpg, real frames (n, h, w, 3) uint8 above drawn ones, and curve.png, the best point marked, for whoever watches."""
+    chosen = np.linspace(0, len(real) - 1, min(len(real), WATCHED)).astype(int)
+    strip = np.concatenate([np.concatenate(list(frames[chosen]), axis=1) for frames in (real, drawn)])
+    figure = Figure(figsize=(6, 2.2), layout="tight")
+    axes = figure.subplots()
+    seconds, quality = (np.array([point[name] for point in curve]) for name in ("seconds", "psnr"))
+    axes.plot(seconds / 60, quality, marker=".", color="#0d9488")
+    axes.plot(seconds[quality.argmax()] / 60, quality.max(), marker="*", ms=12, color="#b45309")
+    axes.set(xlabel="min", ylabel="dB")
+    for name in ("strip.jpg", "curve.png"):
+        unfinished = folder / f".writing-{name}"  # somebody may be looking at it
+        if name == "strip.jpg":
+            write_picture(unfinished, strip)
+        else:
+            _save(figure, unfinished)
+        unfinished.replace(folder / name)
 
 
 @torch.no_grad()

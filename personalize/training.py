@@ -35,20 +35,19 @@ from personalize.consent import Consent
 from personalize.evaluation import image_measures
 from personalize.head_training import FilmedPerson, HeadTraining, PixelWeights, sized, train_head
 from personalize.informative import SPARE, choose_frames, sharpest
-from personalize.jobs import PRESETS, SIZES
+from personalize.jobs import MOST_FRAMES, PRESETS, SAMPLE_ASKED, SIZES, WRAP_UP
 from personalize.material import at_rest_in_silence
 from personalize.moods import learn_moods
+from personalize.pictures import write_progress
 from personalize.style_training import SpokenFootage, adapt_style, in_time, sound_lag
 from personalize.surroundings import learn_surroundings, steady_shoulders
 from personalize.tracking import TrackedVideo, choose_crop, cut, detect_landmarks, in_crop, measure_person, track_points
 
 STYLE_SHARE, LONGEST_STYLE = 0.2, 1.5  # part of the minutes that goes to the speaking style, and its most minutes
 HELD_OUT_SHARE, LONGEST_HELD_OUT = 0.1, 20.0  # the last part of the footage is never trained on; at most so many seconds
-MOST_FRAMES = 6000  # of 256 pixels kept in memory for training: 1.2 GB; fewer where they are larger
 BATCH = 4
 ANCHOR = 0.5  # how firmly the head of an emotion that was never shown is held to the generic EMN
 MEASURED_FRAMES = 250
-WRAP_UP = 30.0  # seconds that measuring and the pictures take at the end
 
 
 @dataclass(frozen=True)
@@ -123,7 +122,7 @@ def train_avatar(
         teller.stage("training the head", 10 + 80 * style_minutes / minutes, 92, WRAP_UP)
         training = train_person_head(footage, pipeline.face_model, work, minutes - style_minutes, teller)
         teller.stage("measuring", 92, 96)
-        generator, mapping = training.networks()
+        generator, mapping = training.best_networks(work / "best.safetensors")
         save_half(generator, folder / "head_generator")
         save_half(mapping, folder / "emotion_mapping")
         footage.face.save(folder / "face.safetensors")
@@ -325,8 +324,20 @@ def train_person_head(
         held_out=[person(quick)] if len(quick) else [],
         report=report,
         checkpoint_seconds=max(15.0, min(60.0, minutes * 6)),
+        best=work / "best.safetensors",
+        shown=lambda real, drawn, curve: write_progress(work, real, drawn, curve),
+        asked=lambda: _taken(work / SAMPLE_ASKED),
     )
     return training
+
+
+def _taken(sign: Path) -> bool:
+    """Whether somebody left the sign; it is taken away."""
+    try:
+        sign.unlink()
+    except OSError:
+        return False
+    return True
 
 
 def _keep_idle_loop(footage: Footage, clip: Path, folder: Path) -> None:
@@ -392,6 +403,7 @@ def _write_json(
             "preset": preset,
             "minutes": minutes,
             "head_steps": training.state.step,
+            "best_second": training.state.quality()["seconds"] if training.state.curve else None,
             "quality_curve": [[round(point["seconds"]), round(point["psnr"], 2)] for point in training.state.curve],
         },
         "measures": measures,

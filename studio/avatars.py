@@ -1,26 +1,27 @@
-"""The tab that shows the avatars there are, and deletes them."""
+"""The tab that shows the avatars there are, renames, exports, imports and deletes them."""
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import gradio as gr
 from PIL import Image, UnidentifiedImageError
 
-from gmtalker.avatar import AvatarEntry, list_avatars
-from gmtalker.errors import UnusableInput
+from gmtalker.avatar import AvatarEntry, export_avatar, import_avatar, list_avatars, slug
 from personalize import jobs
-from studio.look import note, refusal, table
-
-NOBODY = note("Click an avatar to see what it was made from and how good it is.")
+from studio.look import or_sentence, table
+from studio.words import say, word
 
 
 @dataclass(frozen=True)
 class AvatarsTab:
-    """What other tabs change here: the gallery; and what tells them that an avatar is gone."""
+    """What other tabs change here: the gallery; and what tells them that there are other avatars now."""
 
     gallery: gr.Gallery
-    deleted: gr.events.Dependency
+    changed: Sequence[gr.events.Dependency]
 
 
 def entries() -> list[AvatarEntry]:
@@ -38,23 +39,28 @@ def portraits() -> list[tuple[Image.Image, str]]:
 
 
 def _poster(entry: AvatarEntry) -> Image.Image:
+    return picture_of(entry.folder / "poster.jpg", (256, 256)) or Image.new("RGB", (256, 256), "lightgray")
+
+
+def picture_of(path: Path, size: tuple[int, int]) -> Image.Image | None:
+    """A JPEG picture of an avatar, no larger than size (width, height); None where there is none that can be read."""
     try:
-        with Image.open(entry.folder / "poster.jpg", formats=["JPEG"]) as picture:
-            picture.thumbnail((256, 256))
+        with Image.open(path, formats=["JPEG"]) as picture:
+            picture.thumbnail(size)
             return picture.convert("RGB")
     except (OSError, UnidentifiedImageError, Image.DecompressionBombError):
-        return Image.new("RGB", (256, 256), "lightgray")
+        return None
 
 
 def avatars_tab() -> AvatarsTab:
     """Lay the tab out."""
-    private = {"api_visibility": "private"}
+    hidden = {"api_visibility": "private", "show_progress": "hidden"}
     chosen = gr.State(None)
-    gr.Markdown("### Your avatars\nAll of them are folders on this machine; nothing is shared unless you do it.")
+    gr.Markdown(word("avatars_about"))
     with gr.Row():
         with gr.Column(scale=3):
             gallery = gr.Gallery(
-                label="Avatars",
+                label=word("avatars"),
                 show_label=False,
                 columns=4,
                 height=420,
@@ -66,33 +72,69 @@ def avatars_tab() -> AvatarsTab:
                 elem_id="shelf",
             )
         with gr.Column(scale=2):
-            details = gr.HTML(NOBODY, elem_id="details")
-            delete = gr.Button("Delete this avatar", variant="stop", visible=False, elem_id="delete")
+            nobody = gr.Markdown(word("avatars_nobody"), elem_id="nobody")
+            details = gr.HTML(elem_id="details")
+            with gr.Group(visible=False) as own:
+                with gr.Row(equal_height=True):
+                    new_name = gr.Textbox(label=word("new_name"), elem_id="new-name", scale=3)
+                    rename = gr.Button(word("rename"), elem_id="rename", scale=1, min_width=90)
+            export = gr.DownloadButton(word("export"), visible=False, elem_id="export")
+            delete = gr.Button(word("delete"), variant="stop", visible=False, elem_id="delete")
             with gr.Group(visible=False, elem_id="confirm-group") as confirm:
                 question = gr.Markdown(container=True)
                 with gr.Row():
-                    yes = gr.Button("Yes, delete it for good", variant="stop", elem_id="confirm-delete")
-                    no = gr.Button("Keep it", elem_id="keep")
+                    yes = gr.Button(word("delete_yes"), variant="stop", elem_id="confirm-delete")
+                    no = gr.Button(word("delete_no"), elem_id="keep")
+            bring = gr.UploadButton(word("import"), file_types=[".zip"], elem_id="import")
+    shown = [nobody, chosen, details, own, new_name, export, delete, confirm]
 
-    def show(event: gr.SelectData):
-        entry = entries()[event.index]
-        return entry.name, _details(entry), gr.Button(visible=not entry.bundled), gr.Group(visible=False)
+    def view(entry: AvatarEntry | None, request: gr.Request) -> list:
+        """Updates of `shown` for an avatar, or for none."""
+        own = entry is not None and not entry.bundled
+        return [
+            gr.Markdown(visible=entry is None),
+            entry.name if entry else None,
+            _details(entry, request) if entry else "",
+            gr.Group(visible=own),
+            entry.name if entry else "",
+            gr.DownloadButton(visible=entry is not None, value=None),
+            gr.Button(visible=own),
+            gr.Group(visible=False),
+        ]
 
-    def ask(name: str):
-        return gr.Group(visible=True), f"**Delete {_plain(name)}?** Its pictures, its networks and its training are removed."
+    def show(request: gr.Request, event: gr.SelectData) -> list:
+        return view(entries()[event.index], request)
 
-    def remove(name: str):
-        try:
-            jobs.delete(name)
-        except UnusableInput as error:
-            raise refusal(str(error)) from error
-        return portraits(), None, NOBODY, gr.Button(visible=False), gr.Group(visible=False)
+    def renamed(request: gr.Request, name: str, new: str) -> list:
+        folder = or_sentence(jobs.rename, name, new)
+        entry = next(entry for entry in entries() if entry.folder.resolve() == folder.resolve())
+        return [portraits(), *view(entry, request)]
 
-    gallery.select(show, None, [chosen, details, delete, confirm], show_progress="hidden", **private)
-    delete.click(ask, chosen, [confirm, question], show_progress="hidden", **private)
-    no.click(lambda: gr.Group(visible=False), None, confirm, show_progress="hidden", **private)
-    deleted = yes.click(remove, chosen, [gallery, chosen, details, delete, confirm], show_progress="hidden", **private)
-    return AvatarsTab(gallery, deleted)
+    def packed(name: str) -> gr.DownloadButton:
+        folder = Path(tempfile.mkdtemp(prefix="gmtalker-"))
+        return gr.DownloadButton(value=str(or_sentence(export_avatar, name, folder / f"{slug(name)}.gmtalker.zip")))
+
+    def imported(request: gr.Request, archive: str) -> list:
+        folder = or_sentence(import_avatar, Path(archive))
+        entry = next(entry for entry in entries() if entry.folder.resolve() == folder.resolve())
+        gr.Info(say(request, "imported", name=entry.name))
+        return [portraits(), *view(entry, request)]
+
+    def ask(request: gr.Request, name: str):
+        return gr.Group(visible=True), say(request, "delete_question", name=_plain(name))
+
+    def remove(request: gr.Request, name: str) -> list:
+        or_sentence(jobs.delete, name)
+        return [portraits(), *view(None, request)]
+
+    gallery.select(show, None, shown, **hidden).then(packed, chosen, export, **hidden)
+    renaming = rename.click(renamed, [chosen, new_name], [gallery, *shown], **hidden)
+    renaming.success(packed, chosen, export, **hidden)
+    importing = bring.upload(imported, bring, [gallery, *shown], **hidden)
+    delete.click(ask, chosen, [confirm, question], **hidden)
+    no.click(lambda: gr.Group(visible=False), None, confirm, **hidden)
+    deleting = yes.click(remove, chosen, [gallery, *shown], **hidden)
+    return AvatarsTab(gallery, (renaming, importing, deleting))
 
 
 def _plain(name: str) -> str:
@@ -100,19 +142,19 @@ def _plain(name: str) -> str:
     return "".join(letter if letter.isalnum() or letter in " -" else f"&#{ord(letter)};" for letter in name)
 
 
-def _details(entry: AvatarEntry) -> str:
+def _details(entry: AvatarEntry, request: gr.Request) -> str:
     card, consent = entry.card, entry.card["consent"]
     rows = [
-        ("name", f"{entry.name} (bundled)" if entry.bundled else entry.name),
-        ("consent of", consent["who"]),
-        ("given", consent["when"]),
-        ("words", consent["words"]),
+        (say(request, "name"), f"{entry.name} {say(request, 'bundled')}" if entry.bundled else entry.name),
+        (say(request, "consent_of"), consent["who"]),
+        (say(request, "given"), consent["when"]),
+        (say(request, "consent_words"), consent["words"]),
     ]
     for part in ("source", "measures"):
         rows += [
             (key.replace("_", " "), _value(value)) for key, value in card.get(part, {}).items() if not isinstance(value, dict)
         ]
-    return table(("About", ""), rows)
+    return table((say(request, "about"), ""), rows)
 
 
 def _value(value: object) -> str:

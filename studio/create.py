@@ -2,45 +2,50 @@
 
 from __future__ import annotations
 
-import tempfile
-import threading
+import random
 import time
-from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import gradio as gr
 import numpy as np
+from PIL import Image
 
-from gmtalker.avatar import slug
+from gmtalker.avatar import find_avatar
 from gmtalker.errors import UnusableInput
-from gmtalker.pipeline import GMTalkerPipeline, Progress, SpeakRequest, Stopped
+from gmtalker.pipeline import GMTalkerPipeline, SpeakRequest
 from gmtalker.tracks import EMOTIONS, over_full
-from personalize.jobs import time_left
-from studio.avatars import names, portraits
-from studio.look import note, progress_bar, refusal
+from studio.avatars import names, picture_of, portraits
+from studio.live import LiveVideos
+from studio.look import note, or_sentence, refusal
+from studio.performing import TAKES, Stops, performed, three_takes
+from studio.timeline import MIXED, timeline_controls
+from studio.words import say, word
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "assets" / "speech"
-SHOWN = {
-    "angry": "Brows down, lips pressed.",
-    "contempt": "One corner of the mouth up.",
-    "disgusted": "Nose wrinkled, upper lip up.",
-    "fear": "Brows up and together.",
-    "happy": "A smile that reaches the eyes.",
-    "sad": "Corners of the mouth down.",
-    "surprised": "Brows up, eyes wide.",
-}
 PRESETS = {
-    "Neutral": {},
-    "Joyful": {"happy": 0.8, "surprised": 0.2},
-    "Bitter": {"contempt": 0.5, "sad": 0.4},
-    "Shocked": {"surprised": 0.7, "fear": 0.3},
-    "Furious": {"angry": 0.8, "disgusted": 0.2},
+    "neutral": {},
+    "joyful": {"happy": 0.8, "surprised": 0.2},
+    "bitter": {"contempt": 0.5, "sad": 0.4},
+    "shocked": {"surprised": 0.7, "fear": 0.3},
+    "furious": {"angry": 0.8, "disgusted": 0.2},
 }
-STAGES = {"listening": "Listening to the speech", "expression": "Finding the expressions", "drawing": "Drawing"}
-DRAWING_STARTS = 15  # per cent of the bar, by the usual share of the work
+AMOUNTS = ("head", "blink", "gaze")
+LARGEST_SEED = 99_999
+STRIP_SIZE = (1600, 400)  # pixels at most
+MOST_KEPT = 12  # videos of a visit
+# The finished video goes on where the growing one was being watched.
+GO_ON = """() => {
+  const growing = document.querySelector('#live video'), at = growing ? growing.currentTime : 0;
+  if (growing) { growing.pause(); growing.removeAttribute('src'); growing.load(); }
+  const go = (left) => {
+    const video = document.querySelector('#video video');
+    if (video && video.readyState > 0) { if (at < video.duration - 0.2) video.currentTime = at; video.play().catch(() => {}); }
+    else if (left > 0) setTimeout(() => go(left - 1), 50);
+  };
+  go(100);
+}"""
 
 
 @dataclass(frozen=True)
@@ -58,55 +63,85 @@ class CreateTab:
         return gallery, gr.Dropdown(choices=there, value=chosen)
 
 
-class Performing:
-    """Work in progress by page session, so that Stop ends one's own video and no other."""
+@dataclass(frozen=True)
+class _Controls:
+    """The controls of a request, in the order in which `wish_of` takes their values."""
 
-    def __init__(self) -> None:
-        self._stops: dict[str, threading.Event] = {}
+    tab: CreateTab
+    speech: gr.Audio
+    emotions: Mapping[str, gr.Slider]
+    intensity: gr.Slider
+    amounts: Sequence[gr.Slider]
+    seed: gr.Number
+    full_frame: gr.Checkbox
+    keys: gr.JSON
+    keys_table: gr.Dataframe
+    lock: gr.Checkbox
+    presets: Mapping[str, gr.Button]
+    strip: gr.Image
+    neutral: gr.Slider
+    mixture: gr.HTML
 
-    def begin(self, session: str) -> threading.Event:
-        self._stops[session] = threading.Event()
-        return self._stops[session]
-
-    def stop(self, session: str) -> None:
-        if session in self._stops:
-            self._stops[session].set()
-
-    def end(self, session: str) -> None:
-        self._stops.pop(session, None)
+    @property
+    def asked(self) -> list[gr.components.Component]:
+        return [
+            self.tab.avatar, self.speech, *self.emotions.values(), self.intensity, *self.amounts, self.seed, self.full_frame,
+            self.keys,
+        ]  # fmt: skip
 
 
-def create_tab(pipeline: GMTalkerPipeline) -> CreateTab:
+def create_tab(pipeline: GMTalkerPipeline, live: LiveVideos) -> CreateTab:
     """Lay the tab out and connect it to the one pipeline."""
+    private = {"api_visibility": "private"}
+    hidden = {"show_progress": "hidden", **private}
     with gr.Row():
         with gr.Column(scale=3):
-            tab, speech, presets, emotions, neutral, mixture, motion = _controls()
+            controls = _controls(private)
+            tab = controls.tab
         with gr.Column(scale=2, elem_classes="stage"):
             still = gr.Image(
-                label="Preview", type="numpy", interactive=False, height=300, elem_id="still", buttons=[], format="jpeg"
+                label=word("preview"), type="numpy", interactive=False, height=300, elem_id="still", buttons=[], format="jpeg"
             )
-            create = gr.Button("Create the video", variant="primary", size="lg", elem_id="create")
-            stop = gr.Button("Stop", variant="stop", visible=False, elem_id="stop")
-            progress = gr.HTML(
-                note("Choose a speech and press Create; a minute of speech takes about a minute."), elem_id="progress"
+            create = gr.Button(word("make"), variant="primary", size="lg", elem_id="create")
+            with gr.Row():
+                takes = gr.Button(word("takes"), size="sm", elem_id="takes")
+                reset = gr.Button(word("reset"), size="sm", elem_id="reset")
+            stop = gr.Button(word("stop"), variant="stop", visible=False, elem_id="stop")
+            gr.Markdown(word("make_hint"), elem_classes="note")
+            progress = gr.HTML(elem_id="progress")
+            growing = gr.HTML(elem_id="live")
+            video = gr.Video(
+                show_label=False, interactive=False, autoplay=True, elem_id="video", buttons=["download"], visible=False
             )
-            video = gr.Video(label="Video", interactive=False, autoplay=True, elem_id="video", buttons=["download"])
+            with gr.Group(visible=False, elem_id="takes-group") as takes_group:
+                gr.Markdown(word("takes_video"), elem_classes="note", container=True)
+                takes_video = gr.Video(show_label=False, interactive=False, autoplay=True, elem_id="takes-video", buttons=[])
+                with gr.Row():
+                    take_buttons = [
+                        gr.Button(str(take), size="sm", min_width=60, elem_id=f"take-{take}") for take in range(1, TAKES + 1)
+                    ]
+            history = gr.Dropdown(
+                label=word("history"), info=word("history_info"), choices=[], visible=False, elem_id="history", interactive=True
+            )
             command = gr.Textbox(
-                label="The same again, from the command line",
-                info="With your own copy of the speech.",
+                label=word("command"),
+                info=word("command_info"),
                 interactive=False,
                 visible=False,
                 buttons=["copy"],
                 elem_id="command",
             )
+    made_before = gr.State([])  # of this visit: (label, video, settings), the newest first
+    first_seed = gr.State(0)  # of the three takes
+    stops = Stops()
+    sliders = list(controls.emotions.values())
 
-    performing = Performing()
-    private = {"api_visibility": "private"}
-
-    def preview(avatar: str, *weights: float) -> tuple[np.ndarray, float, str]:
-        emotion = dict(zip(SHOWN, weights, strict=True))
-        said = "Together more than 1: they are scaled down to 1." if over_full(emotion) else ""
-        return _or_sentence(pipeline.still, avatar, emotion), round(max(0.0, 1 - sum(weights)), 2), note(said)
+    def preview(request: gr.Request, avatar: str, intensity: float, *weights: float) -> tuple[np.ndarray, float, str]:
+        emotion = dict(zip(MIXED, weights, strict=True))
+        said = say(request, "over_full") if over_full(emotion) else ""
+        scaled = {name: intensity * weight for name, weight in emotion.items()}
+        left = round(max(0.0, 1 - intensity * min(1.0, sum(weights))), 2)
+        return or_sentence(pipeline.still, avatar, scaled), left, note(said)
 
     def speak(
         avatar: str,
@@ -118,71 +153,106 @@ def create_tab(pipeline: GMTalkerPipeline) -> CreateTab:
         happy: float = 0.0,
         sad: float = 0.0,
         surprised: float = 0.0,
+        intensity: float = 1.0,
         head: float = 1.0,
         blink: float = 1.0,
         gaze: float = 1.0,
         seed: float = 0,
         full_frame: bool = False,
+        timeline: list | None = None,
         request: gr.Request = None,
-    ) -> Iterator[tuple[str, object]]:
-        """The avatar says a speech, in a mixture of emotions: progress as HTML, and in the end the video."""
-        if not speech:
-            raise refusal("Choose a speech first: upload one, record one, or take an example.")
-        weights = (angry, contempt, disgusted, fear, happy, sad, surprised)
-        wish = _wish(avatar, speech, *weights, head, blink, gaze, seed, full_frame)
+    ) -> Iterator[tuple[object, object, object]]:
+        """The avatar says a speech, in a mixture of emotions or along a timeline [{"time": seconds, "emotion": {name: weight}}]:
+        progress and a growing video as HTML, and in the end the video."""
+        mixture = (angry, contempt, disgusted, fear, happy, sad, surprised)
+        wish = _wish(request, avatar, speech, *mixture, intensity, head, blink, gaze, seed, full_frame, timeline)
         session = request.session_hash or ""
-        stopping = performing.begin(session)
         try:
-            yield from _performed(pipeline, wish, stopping)
+            for said, playing, made in performed(pipeline, wish, stops.begin(session), live, request):
+                yield said, playing, gr.skip() if made is None else gr.Video(made, visible=True)
         finally:
-            performing.end(session)
+            stops.end(session)
+
+    def try_takes(request: gr.Request, *values: object):
+        wish = _wish(request, *values)
+        session = request.session_hash or ""
+        try:
+            for said, made in three_takes(pipeline, wish, stops.begin(session), request):
+                if made is None:
+                    yield said, gr.skip(), gr.skip(), gr.skip(), *[gr.skip()] * TAKES
+                else:
+                    labels = [gr.Button(say(request, "take_use", number=wish.seed + number)) for number in range(TAKES)]
+                    yield "", gr.Group(visible=True), made, wish.seed, *labels
+        finally:
+            stops.end(session)
 
     def end(request: gr.Request) -> None:
-        performing.stop(request.session_hash)
+        stops.stop(request.session_hash)
 
-    def repeated(avatar: str, speech: str, *controls: float) -> gr.Textbox:
-        wish = _wish(avatar, Path(speech).name, *controls)
-        return gr.Textbox(wish.command(), visible=True)
+    def remembered(request: gr.Request, video: str, before: list, *values: object):
+        """The video among those of this visit, and the command that repeats it."""
+        wish = _wish(request, *values)
+        label = f"{time.strftime('%H:%M:%S')} · {_said_of(wish, request)}"
+        before = [(label, video, values), *before][:MOST_KEPT]
+        named = SpeakRequest(**{**wish.__dict__, "speech": Path(wish.speech).name})
+        choices = gr.Dropdown(choices=[item[0] for item in before], value=label, visible=True)
+        return before, choices, gr.Textbox(named.command(), visible=True)
 
-    emotion_sliders = list(emotions.values())
-    for name, button in presets.items():
-        weights = [PRESETS[name].get(emotion, 0.0) for emotion in SHOWN]
-        button.click(lambda weights=weights: weights, None, emotion_sliders, queue=False, show_progress="hidden", **private)
+    def brought_back(label: str, before: list):
+        found = next((item for item in before if item[0] == label), None)
+        if found is None or not Path(found[1]).is_file():
+            return [gr.skip()] * (1 + len(controls.asked))
+        _, video, values = found
+        keys = [[key["time"], *(key["emotion"].get(name, 0.0) for name in MIXED)] for key in values[-1] or []]
+        return [gr.Video(video, visible=True, autoplay=False), *values[:-1], keys]
+
+    for name, button in controls.presets.items():
+        weights = [PRESETS[name].get(emotion, 0.0) for emotion in MIXED]
+        button.click(lambda weights=weights: weights, None, sliders, queue=False, **hidden)
     gr.on(
-        [slider.change for slider in emotion_sliders] + [tab.avatar.change],
+        [slider.change for slider in [*sliders, controls.intensity]] + [tab.avatar.change],
         preview,
-        [tab.avatar, *emotion_sliders],
-        [still, neutral, mixture],
+        [tab.avatar, controls.intensity, *sliders],
+        [still, controls.neutral, controls.mixture],
         trigger_mode="always_last",
-        show_progress="hidden",
         concurrency_id="preview",
-        **private,
+        **hidden,
     )
-    tab.gallery.select(_chosen, None, tab.avatar, show_progress="hidden", **private)
-    working = create.click(
-        lambda: (gr.Button(interactive=False), gr.Button(visible=True), None), None, [create, stop, video], queue=False, **private
+    tab.avatar.change(_strip, tab.avatar, controls.strip, **hidden)
+    tab.gallery.select(_chosen, None, tab.avatar, **hidden)
+
+    begun = ([create, takes, stop], {"queue": False, **private})
+    busy = lambda: (gr.Button(interactive=False), gr.Button(interactive=False), gr.Button(visible=True))  # noqa: E731
+    free = lambda: (gr.Button(interactive=True), gr.Button(interactive=True), gr.Button(visible=False))  # noqa: E731
+    heavy = {"show_progress": "hidden", "concurrency_limit": 1, "concurrency_id": "heavy"}
+    working = create.click(busy, None, begun[0], **begun[1])
+    drawn = working.then(_next_seed, [controls.lock, controls.seed], controls.seed, queue=False, **private)
+    emptied = drawn.then(lambda: ("", gr.Video(None, visible=False)), None, [growing, video], queue=False, **private)
+    made = emptied.then(speak, controls.asked, [progress, growing, video], api_name="speak", **heavy)
+    shown = made.success(remembered, [video, made_before, *controls.asked], [made_before, history, command], **hidden)
+    shown.then(None, None, None, js=GO_ON, **private).then(lambda: "", None, growing, queue=False, **private)
+    trying = takes.click(busy, None, begun[0], **begun[1])
+    tried = trying.then(
+        try_takes, controls.asked, [progress, takes_group, takes_video, first_seed, *take_buttons], **heavy, **private
     )
-    made = working.then(
-        speak,
-        [tab.avatar, speech, *emotion_sliders, *motion],
-        [progress, video],
-        api_name="speak",
-        show_progress="hidden",
-        concurrency_limit=1,
-        concurrency_id="heavy",
-    )
-    made.success(repeated, [tab.avatar, speech, *emotion_sliders, *motion], command, show_progress="hidden", **private)
-    for over in (made.then, made.failure):  # an error does not reach `then`
-        over(lambda: (gr.Button(interactive=True), gr.Button(visible=False)), None, [create, stop], queue=False, **private)
+    for work in (made, tried):
+        for over in (work.then, work.failure):  # an error does not reach `then`
+            over(free, None, begun[0], **begun[1])
+    for number, button in enumerate(take_buttons):
+        button.click(lambda first, number=number: (first + number, True), first_seed, [controls.seed, controls.lock], **hidden)
+    history.input(brought_back, [history, made_before], [video, *controls.asked[:-1], controls.keys_table], **hidden)
     stop.click(end, None, None, queue=False, **private)
+    calm = [*[0.0] * len(sliders), 1.0, *[1.0] * len(AMOUNTS), 0, False, []]
+    settings = [*sliders, controls.intensity, *controls.amounts, controls.seed, controls.full_frame, controls.keys_table]
+    reset.click(lambda: calm, None, settings, queue=False, **hidden)
     return tab
 
 
-def _controls() -> tuple:
+def _controls(private: Mapping[str, str]) -> _Controls:
     with gr.Column(elem_classes="card"):
-        gr.Markdown("### 1 · Avatar")
+        gr.Markdown(word("create_avatar"))
         gallery = gr.Gallery(
-            label="Avatars",
+            label=word("avatars"),
             show_label=False,
             columns=5,
             height=150,
@@ -193,81 +263,71 @@ def _controls() -> tuple:
             object_fit="cover",
             buttons=[],
         )
-        avatar = gr.Dropdown(
-            label="Who speaks", info="Click a picture, or choose a name.", allow_custom_value=True, elem_id="avatar"
-        )
+        avatar = gr.Dropdown(label=word("avatar"), info=word("avatar_info"), allow_custom_value=True, elem_id="avatar")
+        gr.Markdown(word("strip"), elem_classes="note")
+        strip = gr.Image(show_label=False, type="pil", interactive=False, buttons=[], elem_id="strip", height=90)
     with gr.Column(elem_classes="card"):
-        gr.Markdown("### 2 · Speech")
-        speech = gr.Audio(
-            label="What is said: a sound file or the microphone, in any language",
-            type="filepath",
-            sources=["upload", "microphone"],
-            elem_id="speech",
-        )
+        gr.Markdown(word("create_speech"))
+        speech = gr.Audio(label=word("speech"), type="filepath", sources=["upload", "microphone"], elem_id="speech")
         examples = sorted(str(path) for path in EXAMPLES.glob("*.flac"))
         gr.Examples(
             [[path] for path in examples],
             [speech],
-            label="Examples",
+            label=word("examples"),
             elem_id="speech-examples",
             api_visibility="private",
             example_labels=[Path(path).stem.capitalize() for path in examples],
         )
     with gr.Column(elem_classes="card"):
-        gr.Markdown(
-            "### 3 · Emotion\nMix as you like; the preview follows. What is missing from 1 stays neutral.", container=True
-        )
-        with gr.Row():
-            presets = {name: gr.Button(name, size="sm", min_width=80, elem_id=f"preset-{name.lower()}") for name in PRESETS}
+        gr.Markdown(word("create_emotion"), container=True)
+        with gr.Row(elem_id="presets"):
+            presets = {
+                name: gr.Button(word(f"preset_{name}"), size="sm", min_width=80, elem_id=f"preset-{name}") for name in PRESETS
+            }
         emotions = {}
-        for pair in _in_twos(EMOTIONS[1:] + EMOTIONS[:1]):
+        for pair in _in_twos(MIXED + EMOTIONS[:1]):
             with gr.Row():
                 for name in pair:
-                    if name == "neutral":
-                        neutral = gr.Slider(
-                            0,
-                            1,
-                            1,
-                            step=0.05,
-                            label=name,
-                            info="What the others leave over.",
-                            interactive=False,
-                            elem_id="emotion-neutral",
-                        )
-                    else:
-                        emotions[name] = gr.Slider(0, 1, 0, step=0.05, label=name, info=SHOWN[name], elem_id=f"emotion-{name}")
+                    slider = gr.Slider(
+                        0,
+                        1,
+                        1 if name == "neutral" else 0,
+                        step=0.05,
+                        label=word(name),
+                        info=word(f"{name}_info"),
+                        interactive=name != "neutral",
+                        elem_id=f"emotion-{name}",
+                    )
+                    emotions[name] = slider
+        neutral = emotions.pop("neutral")
+        intensity = gr.Slider(0, 1, 1, step=0.05, label=word("intensity"), info=word("intensity_info"), elem_id="intensity")
         mixture = gr.HTML(elem_id="mixture")
+        with gr.Accordion(word("timeline_title"), open=False, elem_id="timeline"):
+            timeline = timeline_controls(speech, list(emotions.values()), intensity)
     with gr.Column(elem_classes="card"):
-        gr.Markdown("### 4 · Movement")
-        motion = [
-            gr.Slider(0, 2, 1, step=0.1, label=name, info=info, elem_id=f"amount-{name}", render=False)
-            for name, info in (
-                ("head", "How much the head moves."),
-                ("blink", "How far the eyelids close."),
-                ("gaze", "How much the eyes wander."),
-            )
+        gr.Markdown(word("create_movement"))
+        amounts = [
+            gr.Slider(0, 2, 1, step=0.1, label=word(name), info=word(f"{name}_info"), elem_id=f"amount-{name}", render=False)
+            for name in AMOUNTS
         ]
-        motion.append(
-            gr.Number(0, precision=0, minimum=0, label="seed", info="Another number, another take.", elem_id="seed", render=False)
-        )
-        for pair in _in_twos(motion):
+        seed = gr.Number(0, precision=0, minimum=0, label=word("seed"), info=word("seed_info"), elem_id="seed", render=False)
+        for pair in _in_twos([*amounts, seed]):
             with gr.Row():
                 for control in pair:
                     control.render()
-        motion.append(
-            gr.Checkbox(
-                False,
-                label="full frame",
-                info="In the person's own footage, at its size, instead of head and shoulders alone.",
-                elem_id="full-frame",
-            )
-        )
-    return CreateTab(gallery, avatar), speech, presets, emotions, neutral, mixture, motion
+        with gr.Row():
+            lock = gr.Checkbox(True, label=word("lock"), info=word("lock_info"), elem_id="lock")
+            full_frame = gr.Checkbox(False, label=word("full_frame"), info=word("full_frame_info"), elem_id="full-frame")
+    return _Controls(
+        CreateTab(gallery, avatar), speech, emotions, intensity, amounts, seed, full_frame, timeline.keys, timeline.table, lock,
+        presets, strip, neutral, mixture,
+    )  # fmt: skip
 
 
 def _wish(
+    request: gr.Request,
     avatar: str,
-    speech: str,
+    speech: str | None,
     angry: float,
     contempt: float,
     disgusted: float,
@@ -275,65 +335,44 @@ def _wish(
     happy: float,
     sad: float,
     surprised: float,
+    intensity: float,
     head: float,
     blink: float,
     gaze: float,
     seed: float,
     full_frame: bool,
+    timeline: list | None,
 ) -> SpeakRequest:
     """What the controls ask for, in their order; what can't be asked becomes a sentence on the page."""
-    emotion = dict(zip(SHOWN, (angry, contempt, disgusted, fear, happy, sad, surprised), strict=True))
-    amounts = {"seed": int(seed), "head": head, "blink": blink, "gaze": gaze, "full_frame": bool(full_frame)}
-    return _or_sentence(SpeakRequest, Path(speech), avatar, emotion, **amounts)
+    if not speech:
+        raise refusal(say(request, "speech_first"))
+    mixture = (angry, contempt, disgusted, fear, happy, sad, surprised)
+    emotion = {} if timeline else dict(zip(MIXED, mixture, strict=True))
+    amounts = {"seed": int(seed or 0), "head": head, "blink": blink, "gaze": gaze, "full_frame": bool(full_frame)}
+    return or_sentence(SpeakRequest, Path(speech), avatar, emotion, timeline or None, intensity, **amounts)
 
 
-def _performed(pipeline: GMTalkerPipeline, wish: SpeakRequest, stopping: threading.Event) -> Iterator[tuple[str, object]]:
-    """Make the video in a thread and yield (progress as HTML, the video or nothing new)."""
-    latest: deque[Progress] = deque(maxlen=1)
-    with tempfile.TemporaryDirectory(prefix="gmtalker-") as folder, ThreadPoolExecutor(1) as thread:
-        output = Path(folder) / f"{slug(wish.avatar) if wish.avatar else 'avatar'}.mp4"
-        work = thread.submit(pipeline.speak, wish, output, latest.append, stopping.is_set)
-        began, shown = time.monotonic(), None
-        try:
-            while not work.done():
-                if latest and latest[0] is not shown:
-                    shown = latest[0]
-                    yield progress_bar(*_described(shown)), gr.skip()
-                time.sleep(0.2)
-            try:
-                made = str(work.result())
-            except Stopped:
-                yield progress_bar("Stopped."), gr.skip()
-                return
-            except (UnusableInput, ValueError) as error:
-                yield progress_bar(str(error)), gr.skip()
-                raise refusal(str(error)) from error
-            yield progress_bar(f"Done in {time.monotonic() - began:.0f} s.", 100), made
-        finally:
-            stopping.set()  # also when the person closes the page in the middle
+def _said_of(wish: SpeakRequest, request: gr.Request) -> str:
+    """What tells one video of a visit from another."""
+    shown = [f"{say(request, name)} {weight:g}" for name, weight in wish.emotion.items() if weight]
+    mood = say(request, "timeline_title") if wish.timeline else ", ".join(shown) or say(request, "neutral")
+    return f"{wish.avatar} · {Path(wish.speech).stem} · {mood}"
 
 
-def _described(progress: Progress) -> tuple[str, float]:
-    share = progress.done / max(progress.total, 1)
-    percent = {"listening": 0.0, "expression": DRAWING_STARTS * share}.get(
-        progress.stage, DRAWING_STARTS + (100 - DRAWING_STARTS) * share
-    )
-    frames = f"frame {progress.done} of {progress.total}" if progress.stage != "listening" else ""
-    left = time_left(progress.seconds_left) if progress.seconds_left is not None else ""
-    parts = [STAGES.get(progress.stage, progress.stage), frames, f"{percent:.0f} %", left]
-    return " · ".join(part for part in parts if part), percent
+def _next_seed(lock: bool, seed: float) -> float:
+    return seed if lock else random.randint(0, LARGEST_SEED)
+
+
+def _strip(avatar: str) -> Image.Image | None:
+    """The avatar's picture of its eight emotions."""
+    try:
+        return picture_of(find_avatar(avatar) / "emotions.jpg", STRIP_SIZE)
+    except (UnusableInput, ValueError):
+        return None
 
 
 def _chosen(event: gr.SelectData) -> str:
     return names()[event.index]
-
-
-def _or_sentence(call, *arguments, **options):
-    """What the call returns; what it can't use becomes a sentence on the page."""
-    try:
-        return call(*arguments, **options)
-    except (UnusableInput, ValueError) as error:
-        raise refusal(str(error)) from error
 
 
 def _in_twos(items: Sequence) -> list[Sequence]:

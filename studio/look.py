@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from html import escape
 
 import gradio as gr
+
+from gmtalker.errors import UnusableInput
 
 # Fonts of the person's own machine: nothing is fetched from another host.
 THEME = gr.themes.Soft(
@@ -42,8 +45,10 @@ CSS = """
 #heading p { margin: 0.1rem 0 0.4rem; color: var(--body-text-color-subdued); }
 .stage { position: sticky; top: 0.5rem; align-self: flex-start; }
 .progress-text { margin: 0 0 0.35rem; min-height: 1.5em; }
+.progress-text.failed { color: #b91c1c; font-weight: 600; }
 .progress { height: 0.6rem; border-radius: 0.3rem; background: var(--border-color-primary); overflow: hidden; }
 .progress > div { height: 100%; background: var(--primary-500); transition: width 0.4s; }
+#live video { width: 100%; border-radius: 8px; }
 .note { color: var(--body-text-color-subdued); }
 table.report { width: 100%; border-collapse: collapse; border: none !important; }
 table.report td, table.report th { border: none !important; padding: 0.35rem 0.6rem; text-align: left; }
@@ -52,13 +57,10 @@ table.report td.pass { color: #15803d; } table.report td.warn { color: #b45309; 
 table.report td.pass, table.report td.warn, table.report td.fail { font-weight: 600; white-space: nowrap; }
 """
 
-WORDS = {"pass": "✓ good", "warn": "! could be better", "fail": "✗ to fix"}
-
-
-def progress_bar(text: str, percent: float | None = None) -> str:
-    """A line of text over a bar; no bar with no percent."""
+def progress_bar(text: str, percent: float | None = None, failed: bool = False) -> str:
+    """A line of text over a bar; no bar with no percent. failed: in red."""
     bar = "" if percent is None else f'<div class="progress"><div style="width:{min(max(percent, 0), 100):.1f}%"></div></div>'
-    return f'<p class="progress-text">{escape(text)}</p>{bar}'
+    return f'<p class="progress-text{" failed" if failed else ""}">{escape(text)}</p>{bar}'
 
 
 def refusal(sentence: str) -> gr.Error:
@@ -66,16 +68,34 @@ def refusal(sentence: str) -> gr.Error:
     return gr.Error(sentence, print_exception=False)
 
 
+def or_sentence(call, *arguments, **options):
+    """What the call returns; what it can't use becomes a sentence on the page."""
+    try:
+        return call(*arguments, **options)
+    except (UnusableInput, ValueError) as error:
+        raise refusal(str(error)) from error
+
+
 def note(text: str) -> str:
     return f'<p class="note">{escape(text)}</p>'
 
 
+@dataclass(frozen=True)
+class Status:
+    """A cell that says how a line of the report stands. status: pass, warn or fail; said: the same in words."""
+
+    status: str
+    said: str
+
+
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table; a cell that is a status of the check is coloured and put into words."""
+    """A table; a cell that is a Status is coloured."""
     cells = "".join(f"<th>{escape(title)}</th>" for title in head)
     body = "".join(f"<tr>{''.join(_cell(value) for value in row)}</tr>" for row in rows)
     return f'<table class="report"><thead><tr>{cells}</tr></thead><tbody>{body}</tbody></table>'
 
 
-def _cell(value: str) -> str:
-    return f'<td class="{value}">{WORDS[value]}</td>' if value in WORDS else f"<td>{escape(value)}</td>"
+def _cell(value: str | Status) -> str:
+    if isinstance(value, Status):
+        return f'<td class="{value.status}">{escape(value.said)}</td>'
+    return f"<td>{escape(value)}</td>"

@@ -7,23 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import gradio as gr
+import numpy as np
+from PIL import Image, UnidentifiedImageError
 
 from gmtalker.errors import UnusableInput
+from gmtalker.pipeline import GMTalkerPipeline
+from gmtalker.tracks import EMOTIONS
 from personalize import jobs
-from personalize.check import check_clip
-from personalize.consent import CONSENT_WORDS, Consent
-from studio.look import note, progress_bar, refusal, table
-
-GUIDE = """### 1 · Film yourself, and agree
-* One to three minutes of talking, one person, head and shoulders, looking at the camera.
-* Light from the front, a calm background, the camera on a table; talk as you do with a friend, with your moods.
-* A phone or a webcam is good enough, upright or sideways, in one clip or several."""
-PROMISES = {"draft": "a first look", "standard": "for every day", "high": "the sharpest picture"}
-PRESETS = [
-    (f"{preset.capitalize()}: {PROMISES[preset]}, {minutes:g} minutes of training", preset)
-    for preset, minutes in jobs.PRESETS.items()
-]
-NOTHING_TRAINS = note("No training yet. You may close this page while one runs: it goes on, and is shown here again.")
+from personalize.check import Report, check_clip
+from personalize.consent import Consent
+from studio.look import Status, note, or_sentence, progress_bar, refusal, table
+from studio.performing import time_left
+from studio.words import say, word
 
 
 @dataclass(frozen=True)
@@ -34,124 +29,245 @@ class PersonalizeTab:
     create_with_it: gr.Button
 
 
-def personalize_tab() -> PersonalizeTab:
+@dataclass(frozen=True)
+class _Checked:
+    """What the check found: the clips, whether they can be trained on, and how long their reading takes on this machine."""
+
+    clips: tuple[str, ...] = ()
+    seconds: float = 0.0
+    reading_seconds: float = 0.0
+
+
+def personalize_tab(pipeline: GMTalkerPipeline) -> PersonalizeTab:
     """Lay the tab out."""
     private = {"api_visibility": "private"}
-    checked = gr.State([])  # the clips that passed
+    hidden = {"show_progress": "hidden", **private}
+    checked = gr.State(_Checked())
     with gr.Row():
         with gr.Column(scale=3):
             with gr.Column(elem_classes="card"):
-                gr.Markdown(GUIDE)
-                who = gr.Textbox(label="Who is in the clips", info="The name of the person who agrees.", elem_id="who")
-                agreed = gr.Checkbox(label=CONSENT_WORDS, elem_id="consent")
+                gr.Markdown(word("guide"))
+                who = gr.Textbox(label=word("who"), info=word("who_info"), elem_id="who")
+                agreed = gr.Checkbox(label=word("consent"), elem_id="consent")
             with gr.Column(elem_classes="card"):
-                gr.Markdown("### 2 · Upload")
+                gr.Markdown(word("upload"))
                 clips = gr.File(
-                    label="One clip or several, of one person",
-                    file_count="multiple",
-                    file_types=["video"],
-                    elem_id="clips",
-                    height=150,
+                    label=word("clips"), file_count="multiple", file_types=["video"], elem_id="clips", height=150
+                )  # fmt: skip
+                with gr.Accordion(word("webcam"), open=False, elem_id="webcam-group"):
+                    filmed = gr.Video(label=word("webcam"), sources=["webcam"], elem_id="webcam")
+                shows = gr.Dataframe(
+                    [],
+                    headers=["clip", "emotion"],
+                    datatype="str",
+                    type="array",
+                    interactive=True,
+                    static_columns=[0],
+                    row_count=(0, "dynamic"),
+                    column_count=(2, "fixed"),
+                    label=word("clip_emotions"),
+                    elem_id="clip-emotions",
+                    visible=False,
+                    buttons=[],
                 )
+                shows_info = gr.Markdown(word("clip_emotions_info"), elem_classes="note", visible=False)
             with gr.Column(elem_classes="card"):
-                gr.Markdown("### 3 · Check\nIs one face well in view, sharp, large enough? Half a minute tells.")
-                check = gr.Button("Check the clips", elem_id="check")
+                gr.Markdown(word("check_about"))
+                check = gr.Button(word("check"), elem_id="check")
                 report = gr.HTML(elem_id="report")
+                overlay = gr.Image(
+                    label=word("checked_overlay"), type="numpy", interactive=False, visible=False, buttons=[], elem_id="overlay"
+                )
         with gr.Column(scale=2, elem_classes="stage"):
             with gr.Column(elem_classes="card"):
-                gr.Markdown("### 4 · Train")
-                name = gr.Textbox(label="Name of the avatar", info="How you find it again.", elem_id="avatar-name")
-                preset = gr.Radio(PRESETS, value="draft", label="How well", info="More time, more likeness.", elem_id="preset")
-                minutes = gr.Number(
-                    0,
-                    label="Minutes",
-                    info="0 means the preset's own time.",
-                    minimum=0,
-                    step=0.5,
-                    elem_id="minutes",
+                gr.Markdown(word("train_about"))
+                name = gr.Textbox(label=word("avatar_name"), info=word("avatar_name_info"), elem_id="avatar-name")
+                preset = gr.Radio(
+                    [(word(f"preset_{preset}"), preset) for preset in jobs.PRESETS],
+                    value="draft",
+                    label=word("preset"),
+                    info=word("preset_info"),
+                    elem_id="preset",
                 )
-                train = gr.Button("Train", variant="primary", size="lg", interactive=False, elem_id="train")
+                minutes = gr.Number(
+                    0, label=word("minutes"), info=word("minutes_info"), minimum=0, step=0.5, elem_id="minutes"
+                )  # fmt: skip
+                estimate = gr.HTML(elem_id="estimate")
+                train = gr.Button(word("train"), variant="primary", size="lg", interactive=False, elem_id="train")
             with gr.Column(elem_classes="card"):
-                gr.Markdown("### 5 · Watch")
-                progress = gr.HTML(NOTHING_TRAINS, elem_id="training", padding=True)
+                gr.Markdown(word("watch"))
+                progress = gr.HTML(elem_id="training", padding=True)
                 with gr.Row():
-                    stop = gr.Button("Stop", variant="stop", visible=False, elem_id="stop-training")
-                    resume = gr.Button("Resume", visible=False, elem_id="resume-training")
-                    create_with_it = gr.Button("Create with it", variant="primary", visible=False, elem_id="create-with-it")
+                    stop = gr.Button(word("stop"), variant="stop", visible=False, elem_id="stop-training")
+                    sample = gr.Button(word("sample"), visible=False, elem_id="sample")
+                    resume = gr.Button(word("resume"), visible=False, elem_id="resume-training")
+                    create_with_it = gr.Button(word("create_with_it"), variant="primary", visible=False, elem_id="create-with-it")
+                shown = {"type": "pil", "interactive": False, "visible": False, "buttons": []}
+                strip = gr.Image(label=word("truth_beside"), elem_id="training-strip", **shown)
+                curve = gr.Image(label=word("quality_curve"), elem_id="training-curve", **shown)
     job, done, seen = gr.State(None), gr.State(None), gr.State(None)
 
-    def begin(files: list[str] | None, passed: list[str], agreed: bool, who: str, name: str, preset: str, minutes: float | None):
+    def begin(
+        request: gr.Request,
+        files: list[str] | None,
+        shows: list[list[str]],
+        passed: _Checked,
+        agreed: bool,
+        who: str,
+        name: str,
+        preset: str,
+        minutes: float | None,
+    ) -> None:
         if not agreed or not who.strip():
-            raise refusal("Write whose face it is and tick the box: nobody is made into an avatar without consent.")
-        if not files or files != passed:
-            raise refusal("Check the clips first.")
-        try:
-            consent = Consent.given_now(who)
-            jobs.start(name, [Path(clip) for clip in passed], consent, preset, minutes or None, keep_clips=True)
-        except (UnusableInput, ValueError) as error:
-            raise refusal(str(error)) from error
+            raise refusal(say(request, "consent_missing"))
+        if not files or tuple(files) != passed.clips:
+            raise refusal(say(request, "check_first"))
+        emotions = or_sentence(_emotions_of, files, shows)
+        consent = or_sentence(Consent.given_now, who, say(request, "consent"))
+        paths = [Path(clip) for clip in passed.clips]
+        or_sentence(jobs.start, name, paths, consent, preset, minutes or None, emotions, keep_clips=True)
 
-    gr.on([clips.change], lambda: ([], gr.Button(interactive=False), ""), None, [checked, train, report], queue=False, **private)
-    check.click(_check, [clips, agreed, who], [report, checked, train], concurrency_id="heavy", concurrency_limit=1, **private)
-    watched = {"outputs": [progress, stop, resume, create_with_it, job, done, seen], "show_progress": "hidden", **private}
-    train.click(begin, [clips, checked, agreed, who, name, preset, minutes], None, **private).success(_watch, seen, **watched)
+    def listed(files: list[str] | None) -> tuple:
+        """Other clips: nothing is checked of them yet; a row for each to say what it shows."""
+        rows, some = [[Path(file).name, ""] for file in files or []], bool(files)
+        forgotten = (_Checked(), gr.Button(interactive=False), "", gr.Image(visible=False))
+        return *forgotten, gr.Dataframe(rows, visible=some), gr.Markdown(visible=some)
+
+    gr.on([clips.change], listed, clips, [checked, train, report, overlay, shows, shows_info], queue=False, **private)
+    filmed.stop_recording(lambda files, film: [*(files or []), film], [clips, filmed], clips, **hidden)
+    def looked_at(request: gr.Request, files: list[str] | None, agreed: bool, who: str):
+        return _check(pipeline, request, files, agreed, who)
+
+    check.click(
+        looked_at, [clips, agreed, who], [report, overlay, checked, train], concurrency_id="heavy", concurrency_limit=1, **private
+    )
+    gr.on([checked.change, preset.change, minutes.change], _estimate, [checked, preset, minutes], estimate, **hidden)
+    watched = {"outputs": [progress, stop, sample, resume, create_with_it, strip, curve, job, done, seen], **hidden}
+    asked = [clips, shows, checked, agreed, who, name, preset, minutes]
+    train.click(begin, asked, None, **private).success(_watch, seen, **watched)
     gr.Timer(1).tick(_watch, seen, concurrency_limit=4, **watched)
     stop.click(_told(jobs.stop), job, None, **private).then(_watch, seen, **watched)
+    sample.click(_told(jobs.ask_sample), job, None, **private)
     resume.click(_told(jobs.resume), job, None, **private).then(_watch, seen, **watched)
     return PersonalizeTab(done, create_with_it)
 
 
-def _check(files: list[str] | None, agreed: bool, who: str):
-    """The report card as HTML, the clips that passed, and whether training may begin."""
+def _emotions_of(files: list[str], shows: list[list[str]]) -> dict[Path, str]:
+    """Clip -> emotion, as typed beside the clips. Errors: ValueError for what is no emotion."""
+    emotions = {}
+    for file, row in zip(files, shows or []):
+        label = str(row[1] or "").strip().lower()
+        if label and label not in EMOTIONS:
+            raise ValueError(f"There is no emotion {label!r}; write one of {', '.join(EMOTIONS)}, or nothing")
+        if label:
+            emotions[Path(file)] = label
+    return emotions
+
+
+def _check(pipeline: GMTalkerPipeline, request: gr.Request, files: list[str] | None, agreed: bool, who: str):
+    """The report card as HTML, what the tracker sees, what was checked, and whether training may begin."""
     if not agreed or not who.strip():
-        raise refusal("Write whose face it is and tick the box first.")
+        raise refusal(say(request, "consent_before_check"))
     if not files:
-        raise refusal("Upload a clip first.")
-    rows, usable = [], True
+        raise refusal(say(request, "upload_first"))
+    rows, usable, reports = [], True, []
     for clip in map(Path, files):
         try:
-            found = check_clip(clip)
+            found = check_clip(clip, pipeline=pipeline)
         except UnusableInput as error:
-            rows.append((clip.name, "readable", "fail", str(error)))
+            rows.append((clip.name, "readable", Status("fail", say(request, "fail")), str(error)))
             usable = False
             continue
         usable = usable and not found.failed
+        reports.append(found)
         for line in found.lines:
-            rows.append((clip.name, line.name, line.status, f"{line.value}. {line.advice}" if line.advice else line.value))
-    if len(files) == 1:
-        card = table(("what", "", "found"), [row[1:] for row in rows])
-    else:
-        card = table(("clip", "what", "", "found"), rows)
-    verdict = note("Ready to train." if usable else "Please fix what is marked, and upload again.")
-    return card + verdict, files if usable else [], gr.Button(interactive=usable)
+            said = f"{line.value}. {line.advice}" if line.advice else line.value
+            rows.append((clip.name, line.name, Status(line.status, say(request, line.status)), said))
+    head = (say(request, "clip"), say(request, "what"), "", say(request, "found"))
+    card = table(head, rows) if len(files) > 1 else table(head[1:], [row[1:] for row in rows])
+    verdict = note(say(request, "ready" if usable else "please_fix"))
+    passed = _Checked(tuple(files), *_lengths(reports)) if usable else _Checked()
+    seen = [found.overlay for found in reports if found.overlay is not None]
+    alike = [part for part in seen if part.shape == seen[0].shape]
+    overlay = gr.Image(np.concatenate(alike), visible=True) if seen else gr.Image(visible=False)
+    return card + verdict, overlay, passed, gr.Button(interactive=usable)
 
 
-def _watch(seen: tuple | None):
+def _lengths(reports: list[Report]) -> tuple[float, float]:
+    return sum(report.seconds for report in reports), sum(report.reading_seconds for report in reports)
+
+
+def _estimate(request: gr.Request, checked: _Checked, preset: str, minutes: float | None) -> str:
+    """What the training will take on this machine, once the clips are known."""
+    if not checked.clips:
+        return ""
+    sizes = [Path(clip).stat().st_size for clip in checked.clips if Path(clip).is_file()]
+    needed = jobs.estimate(minutes or jobs.PRESETS[preset], checked.seconds, checked.reading_seconds, sum(sizes))
+    return note(
+        say(
+            request,
+            "estimate",
+            minutes=max(1.0, needed.minutes),
+            disk=needed.disk / 2**20,
+            free=jobs.free_disk() / 2**30,
+            memory=needed.memory / 2**30,
+        )
+    )
+
+
+def _watch(request: gr.Request, seen: tuple | None):
     """The job that matters most now, if anything about it has changed since it was `seen`."""
     jobs.refresh()
     job, waiting = _current()
     if job is None:
-        view = (NOTHING_TRAINS, False, False, False, None, None)
+        view = (note(say(request, "nothing_trains")), False, False, False, False, None, None, None)
+        pictures = (None, None)
     else:
-        text = f"{job.name}: {job.summary()}"
-        html = progress_bar(text, job.percent if job.status != "failed" else None)
+        text = f"{job.name}: {_summary(job, request)}"
+        html = progress_bar(text, job.percent if job.status != "failed" else None, failed=job.status == "failed")
+        if job.status == "running" and isinstance(job.quality, dict) and job.quality.get("enough"):
+            html += note(say(request, "good_enough"))
         if waiting:
-            html += note(f"Waiting: {', '.join(waiting)}")
-        resumable = job.status in ("stopped", "failed")
+            html += note(say(request, "waiting", names=", ".join(waiting)))
+        strip, curve = job.work / "strip.jpg", job.work / "curve.png"
+        drawn = strip.stat().st_mtime_ns if strip.is_file() else None
         view = (
             html,
             job.status in jobs.OPEN,
-            resumable,
+            job.status == "running" and drawn is not None,
+            job.status in ("stopped", "failed"),
             job.status == "done",
             job.id,
             job.name if job.status == "done" else None,
+            drawn,
         )
+        pictures = (strip, curve)
     if view == seen:
-        return [gr.skip()] * 7
-    html, stoppable, resumable, ready, identifier, done = view
+        return [gr.skip()] * 10
+    html, stoppable, showable, resumable, ready, identifier, done, drawn = view
+    new = seen is None or seen[-1] != drawn
+    images = [_picture(path) if new else gr.skip() for path in pictures]
     return [
-        html, gr.Button(visible=stoppable), gr.Button(visible=resumable), gr.Button(visible=ready), identifier, done, view,
+        html, gr.Button(visible=stoppable), gr.Button(visible=showable), gr.Button(visible=resumable), gr.Button(visible=ready),
+        *images, identifier, done, view,
     ]  # fmt: skip
+
+
+def _summary(job: jobs.Job, request: gr.Request) -> str:
+    """The job's line in the reader's words, as far as the page has them."""
+    if job.status != "running" or job.seconds_left is None:
+        return job.summary()
+    return job.summary().replace(jobs.time_left(job.seconds_left), time_left(job.seconds_left, request))
+
+
+def _picture(path: Path | None) -> gr.Image:
+    if path is None:
+        return gr.Image(visible=False)
+    try:
+        with Image.open(path, formats=["JPEG", "PNG"]) as picture:
+            return gr.Image(picture.convert("RGB"), visible=True)
+    except (OSError, UnidentifiedImageError):
+        return gr.Image(visible=False)
 
 
 def _current() -> tuple[jobs.Job | None, list[str]]:
@@ -162,11 +278,8 @@ def _current() -> tuple[jobs.Job | None, list[str]]:
     return current, [job.name for job in waiting if job is not current]
 
 
-def _told(action: Callable[[jobs.Job], jobs.Job]) -> Callable[[str], None]:
+def _told(action: Callable[[jobs.Job], object]) -> Callable[[str], None]:
     def act(identifier: str) -> None:
-        try:
-            action(jobs.get(identifier))
-        except UnusableInput as error:
-            raise refusal(str(error)) from error
+        or_sentence(lambda: action(jobs.get(identifier)))
 
     return act

@@ -20,6 +20,8 @@ LAYERS = {
     "gmtalker.renderer": 2,
     "gmtalker.lip_guard": 2,
     "gmtalker.full_frame": 3,
+    "gmtalker.composing": 2,
+    "gmtalker.emotion_script": 2,
     "gmtalker.speaking_style": 2,
     "gmtalker.avatar": 3,
     "gmtalker.pipeline": 4,

@@ -1,0 +1,76 @@
+"""Videos that are watched while they are made: a growing file, sent as far as it is written."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from fastapi import FastAPI, HTTPException
+from fastapi.responses import StreamingResponse
+
+ROUTE = "/live"
+PIECE = 1 << 16
+LOOK_SECONDS = 0.1
+
+
+@dataclass
+class Growing:
+    """A file somebody writes; finished says that no more comes."""
+
+    path: Path
+    finished: bool = False
+
+
+class LiveVideos:
+    """The growing videos by their secret names: who was not given the name can't see the video."""
+
+    def __init__(self) -> None:
+        self._growing: dict[str, Growing] = {}
+
+    def open(self, path: Path) -> tuple[str, Growing]:
+        """A secret name for the video that will grow at path."""
+        name = secrets.token_urlsafe(16)
+        self._growing[name] = Growing(path)
+        return name, self._growing[name]
+
+    def close(self, name: str) -> None:
+        """Whoever watches gets what is left of it; nobody else can begin to."""
+        growing = self._growing.pop(name, None)
+        if growing is not None:
+            growing.finished = True
+
+    def serve(self, app: FastAPI) -> None:
+        """Add the route to the page's server, before the page's own, which takes every address."""
+
+        async def live(name: str) -> StreamingResponse:
+            growing = self._growing.get(name)
+            if growing is None:
+                raise HTTPException(404)
+            return StreamingResponse(_pieces(growing), media_type="video/mp4", headers={"Cache-Control": "no-store"})
+
+        app.add_api_route(f"{ROUTE}/{{name}}", live, include_in_schema=False)
+        app.router.routes.insert(0, app.router.routes.pop())
+
+
+async def _pieces(growing: Growing) -> AsyncIterator[bytes]:
+    while not growing.path.exists():
+        if growing.finished:
+            return
+        await asyncio.sleep(LOOK_SECONDS)
+    with growing.path.open("rb") as file:
+        while True:
+            finished = growing.finished  # before reading: what was written until then is in the file
+            if piece := file.read(PIECE):
+                yield piece
+            elif finished:
+                return
+            else:
+                await asyncio.sleep(LOOK_SECONDS)
+
+
+def player(name: str) -> str:
+    """The HTML that plays the growing video."""
+    return f'<video src="{ROUTE}/{name}" autoplay controls playsinline></video>'

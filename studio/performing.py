@@ -1,0 +1,141 @@
+"""Making videos for the page: in a thread, told while it goes, watched while it grows, stopped when its reader stops it."""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import gradio as gr
+
+from gmtalker.audio import read_speech
+from gmtalker.avatar import slug
+from gmtalker.composing import side_by_side
+from gmtalker.errors import UnusableInput
+from gmtalker.models.mel import SAMPLE_RATE
+from gmtalker.pipeline import GMTalkerPipeline, Progress, SpeakRequest, Stopped
+from studio.live import LiveVideos, player
+from studio.look import progress_bar, refusal
+from studio.words import say
+
+DRAWING_STARTS = 15  # per cent of the bar, by the usual share of the work
+TAKES, TAKE_SECONDS = 3, 4.0
+
+
+class Stops:
+    """Work in progress by page session, so that Stop ends one's own and no other."""
+
+    def __init__(self) -> None:
+        self._stops: dict[str, threading.Event] = {}
+
+    def begin(self, session: str) -> threading.Event:
+        self._stops[session] = threading.Event()
+        return self._stops[session]
+
+    def stop(self, session: str) -> None:
+        if session in self._stops:
+            self._stops[session].set()
+
+    def end(self, session: str) -> None:
+        self._stops.pop(session, None)
+
+
+def performed(
+    pipeline: GMTalkerPipeline, wish: SpeakRequest, stopping: threading.Event, live: LiveVideos, request: gr.Request
+) -> Iterator[tuple[str, str, str | None]]:
+    """Make the video and yield (progress as HTML, a player of what there is as HTML, the video or None)."""
+    with tempfile.TemporaryDirectory(prefix="gmtalker-") as folder:
+        output = Path(folder) / f"{slug(wish.avatar) if wish.avatar else 'avatar'}.mp4"
+        growing = Path(folder) / "growing.mp4"
+        name, state = live.open(growing)
+        began, playing = time.monotonic(), ""
+
+        def work(tell: Callable[[Progress], None]) -> Path:
+            try:
+                return pipeline.speak(wish, output, tell, stopping.is_set, live=growing)
+            finally:
+                state.finished = True
+
+        try:
+            for progress, made in _told(work, stopping, request):
+                playing = playing or (player(name) if growing.exists() else "")
+                if made is None:
+                    yield progress_bar(*progress), playing, None
+                else:
+                    done = say(request, "done_in", seconds=time.monotonic() - began)
+                    yield progress_bar(done, 100), playing, str(made)
+        finally:
+            live.close(name)
+
+
+def three_takes(
+    pipeline: GMTalkerPipeline, wish: SpeakRequest, stopping: threading.Event, request: gr.Request
+) -> Iterator[tuple[str, str | None]]:
+    """The first seconds of the speech with three seeds, side by side: (progress as HTML, the video or None)."""
+    with tempfile.TemporaryDirectory(prefix="gmtalker-") as folder:
+
+        def work(tell: Callable[[Progress], None]) -> Path:
+            waveform = read_speech(wish.speech)[: int(TAKE_SECONDS * SAMPLE_RATE)]
+            takes = []
+            for number in range(TAKES):
+                take = replace(wish, seed=wish.seed + number)
+                performance = pipeline.perform(take, waveform)
+
+                def told(progress: Progress, before: int = number) -> None:
+                    tell(replace(progress, done=progress.done + before * progress.total, total=TAKES * progress.total))
+
+                takes.append(pipeline.film(performance, Path(folder) / f"{number}.mp4", told, stopping.is_set))
+            return side_by_side(takes, Path(folder) / "takes.mp4")
+
+        for progress, made in _told(work, stopping, request):
+            yield progress_bar(*progress), None if made is None else str(made)
+
+
+def _told(
+    work: Callable[[Callable[[Progress], None]], Path], stopping: threading.Event, request: gr.Request
+) -> Iterator[tuple[tuple[str, float | None], Path | None]]:
+    """Do the work in a thread; yields (text and per cent, None) while it goes, and at the end its result, unless stopped."""
+    latest: deque[Progress] = deque(maxlen=1)
+    with ThreadPoolExecutor(1) as thread:
+        doing: Future[Path] = thread.submit(work, latest.append)
+        shown = None
+        try:
+            while not doing.done():
+                if latest and latest[0] is not shown:
+                    shown = latest[0]
+                    yield _described(shown, request), None
+                time.sleep(0.2)
+            try:
+                made = doing.result()
+            except Stopped:
+                yield (say(request, "stopped"), None), None
+                return
+            except (UnusableInput, ValueError) as error:
+                yield (str(error), None), None
+                raise refusal(str(error)) from error
+            yield ("", 100.0), made
+        finally:
+            stopping.set()  # also when the person closes the page in the middle
+
+
+def _described(progress: Progress, request: gr.Request) -> tuple[str, float]:
+    share = progress.done / max(progress.total, 1)
+    percent = {"listening": 0.0, "expression": DRAWING_STARTS * share}.get(
+        progress.stage, DRAWING_STARTS + (100 - DRAWING_STARTS) * share
+    )
+    frames = say(request, "frame_of", done=progress.done, total=progress.total) if progress.stage != "listening" else ""
+    left = "" if progress.seconds_left is None else time_left(progress.seconds_left, request)
+    parts = [say(request, progress.stage), frames, f"{percent:.0f} %", left]
+    return " · ".join(part for part in parts if part), percent
+
+
+def time_left(seconds: float, request: gr.Request | None) -> str:
+    """Seconds as people say them."""
+    if seconds < 90:
+        return say(request, "seconds_left", seconds=max(seconds, 0))
+    return say(request, "minutes_left", minutes=seconds / 60)
