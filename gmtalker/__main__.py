@@ -283,8 +283,6 @@ def _evaluate_everybody(options: argparse.Namespace) -> None:
         raise WrongUsage("Nobody is made into an avatar without consent; add --i-have-consent if the set's people gave it.")
     if not options.minutes > 0:
         raise WrongUsage("--minutes must be more than 0.")
-    if options.steps is not None and (options.stage != "expression" or options.steps < 1 or options.minutes is not None):
-        raise WrongUsage("--steps takes a number of steps of pretrain expression, in the place of --minutes.")
     from personalize.identity import judge_at_hand
     from personalize.public_benchmark import measure_public_set
 
@@ -337,6 +335,8 @@ def _bench(options: argparse.Namespace) -> None:
 def _pretrain(options: argparse.Namespace) -> None:
     if options.minutes is not None and not options.minutes > 0:
         raise WrongUsage("--minutes must be more than 0.")
+    if options.steps is not None and (options.stage != "expression" or options.steps < 1 or options.minutes is not None):
+        raise WrongUsage("--steps takes a number of steps of pretrain expression, in the place of --minutes.")
     if options.speech_encoder and options.stage != "speech":
         raise WrongUsage("--speech-encoder says what pretrain speech takes: pretrain speech --speech-encoder NAME.")
     from personalize import pretraining

@@ -272,6 +272,7 @@ class HeadTraining:
 
     def save_best(self, best: Path) -> None:
         """Keep the averaged weights for best_networks."""
+        best.parent.mkdir(parents=True, exist_ok=True)
         unfinished = best.with_suffix(".part")
         weights = {f"average.{index}": x.detach().cpu().contiguous() for index, x in enumerate(self.average.shadow_params)}
         save_file(weights, str(unfinished))
