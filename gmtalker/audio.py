@@ -75,6 +75,12 @@ def read_speech(path: Path) -> np.ndarray:
     return speech
 
 
+def sound_seconds(path: Path) -> float:
+    """How long a speech says it is; 0 where it does not say. Errors: UnusableSpeech when it can't be opened."""
+    with open_media(Path(path), UnusableSpeech) as container:
+        return (container.duration or 0) / 1e6
+
+
 def read_sound_or_none(path: Path, unusable: type[UnusableInput] = UnusableVideo) -> np.ndarray | None:
     """As read_speech, but None for a file without an audio stream or with nothing to hear in it.
 

@@ -13,6 +13,7 @@ import unicodedata
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -100,9 +101,33 @@ class AvatarEntry:
 # --- Where avatars are ---------------------------------------------------------------------------------------------------------
 
 
-def workspace() -> Path:
-    """The folder of everything a person makes: $GMTALKER_HOME, or ~/.gmtalker."""
+def home() -> Path:
+    """The folder of everything that is made on this machine: $GMTALKER_HOME, or ~/.gmtalker."""
     return Path(os.environ.get("GMTALKER_HOME") or Path.home() / ".gmtalker")
+
+
+_OWNER: ContextVar[str | None] = ContextVar("owner", default=None)
+
+
+def owner() -> str:
+    """Whose workspace this is: the one set by owned_by, or $GMTALKER_OWNER; empty where one person has it all."""
+    return _OWNER.get() if _OWNER.get() is not None else os.environ.get("GMTALKER_OWNER", "")
+
+
+@contextmanager
+def owned_by(name: str) -> Iterator[None]:
+    """Inside, the workspace is that of one of several people; nothing of the others is found in it."""
+    token = _OWNER.set(name)
+    try:
+        yield
+    finally:
+        _OWNER.reset(token)
+
+
+def workspace(name: str | None = None) -> Path:
+    """The folder of everything a person makes: home() itself, or where several use it, that of owner() or of `name`."""
+    name = owner() if name is None else name
+    return home() / "people" / slug(name) if name else home()
 
 
 def avatars_folder() -> Path:

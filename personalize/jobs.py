@@ -33,6 +33,7 @@ MOST_FRAMES = 6000  # of 256 pixels kept in memory for training: 1.2 GB; fewer w
 WRAP_UP = 30.0  # seconds that measuring and the pictures take at the end
 TRAINER_BYTES = 1.6e9  # of memory, beside the frames
 WORK_BYTES, POINT_BYTES = 220e6, 478 * 3 * 4  # on disk: checkpoints, best weights and the avatar; the points of a frame
+MOST_WAITING = 8  # trainings in the queue
 BEAT_SECONDS = 2
 SILENT_SECONDS = 10  # a trainer that has not beaten for so long is dead
 STARTING_SECONDS = 300  # importing torch takes minutes on a busy machine; a process that is gone shows at once
@@ -48,7 +49,8 @@ _SCHEMA = """CREATE TABLE IF NOT EXISTS jobs (
     id TEXT PRIMARY KEY, name TEXT NOT NULL, status TEXT NOT NULL, stage TEXT NOT NULL, step INTEGER, steps INTEGER,
     percent REAL NOT NULL, seconds_left REAL, its REAL, message TEXT NOT NULL, quality TEXT, pid INTEGER, heartbeat REAL NOT NULL,
     created REAL NOT NULL, log TEXT NOT NULL, clips TEXT NOT NULL, emotions TEXT NOT NULL, preset TEXT NOT NULL, minutes REAL,
-    consent TEXT NOT NULL, size INTEGER NOT NULL DEFAULT 256)"""
+    consent TEXT NOT NULL, size INTEGER NOT NULL DEFAULT 256, owner TEXT NOT NULL DEFAULT '')"""
+_ADDED = {"size": "INTEGER NOT NULL DEFAULT 256", "owner": "TEXT NOT NULL DEFAULT ''"}  # since the first version
 _AS_JSON = ("clips", "emotions", "consent", "quality")
 
 
@@ -58,7 +60,7 @@ class Job:
 
     status: queued, running, done, failed or stopped; percent: 0 to 100 of the whole training; its: steps a second;
     heartbeat, created: seconds since 1970; clips: absolute paths; emotions: path -> label; minutes: None = the preset's;
-    size: pixels of a side that the avatar is drawn at.
+    size: pixels of a side that the avatar is drawn at; owner: whose it is, where several people use one machine.
     """
 
     id: str
@@ -82,18 +84,19 @@ class Job:
     heartbeat: float = field(default_factory=time.time)
     created: float = field(default_factory=time.time)
     size: int = 256
+    owner: str = ""
 
     @property
     def work(self) -> Path:
         """Where this job's training keeps its checkpoints, and strip.jpg and curve.png for whoever watches."""
         from gmtalker.avatar import slug  # late: it brings torch
 
-        return _workspace() / "training" / slug(self.name)
+        return _workspace(self.owner) / "training" / slug(self.name)
 
     @property
     def folder(self) -> Path:
         """Where copies of this job's uploads are kept."""
-        return _workspace() / "uploads" / self.id
+        return _workspace(self.owner) / "uploads" / self.id
 
     def summary(self) -> str:
         """One line for people: status, stage, %, time left, speed, message."""
@@ -179,7 +182,7 @@ def create(
     Errors: ValueError for a bad name, an unknown preset or size, minutes <= 0 or an emotion of a clip that is not there;
     UnusableInput when the name is taken or a clip is missing.
     """
-    from gmtalker.avatar import clean_name
+    from gmtalker.avatar import clean_name, owner
 
     name = clean_name(name)
     if preset not in PRESETS:
@@ -203,9 +206,11 @@ def create(
         if old.status in OPEN:
             raise UnusableAvatar(f"A training called {old.name} is already {old.status}; wait for it, or stop it first.")
         if sorted(old.clips) == sorted(map(str, paths)) and old.emotions == labels and old.size == size:
-            _write(old.id, **_owner(here), message="", heartbeat=time.time(), preset=preset, minutes=minutes)
+            _write(old.id, **_begun(here), message="", heartbeat=time.time(), preset=preset, minutes=minutes)
             return get(old.id)
         forget(old)  # other clips or another size under the same name: nothing of the earlier person may slip into this one
+    if not here and sum(job.status == "queued" for job in jobs(everybodys=True)) >= MOST_WAITING:
+        raise UnusableInput(f"{MOST_WAITING} trainings are waiting already; please come back when some are done.")
     needed = estimate(minutes or PRESETS[preset], 0.0, 0.0, sum(path.stat().st_size for path in paths) * keep_clips, size).disk
     if (free := free_disk()) < needed:
         sizes = f"{needed / 2**20:.0f} MB of disk and {free / 2**20:.0f} MB are free"
@@ -213,7 +218,8 @@ def create(
     identifier = uuid.uuid4().hex[:12]
     log = _workspace() / "logs" / f"{identifier}.jsonl"
     given = [str(path) for path in paths]
-    job = Job(identifier, name, given, preset, minutes, asdict(consent), str(log), labels, size=size, **_owner(here))
+    state = _begun(here)
+    job = Job(identifier, name, given, preset, minutes, asdict(consent), str(log), labels, size=size, owner=owner(), **state)
     if keep_clips:
         job.folder.mkdir(parents=True)
         kept = {path: job.folder / f"{number:02d} {path.name}" for number, path in enumerate(paths)}
@@ -230,22 +236,30 @@ def create(
     return job
 
 
-def _owner(here: bool) -> dict:
+def _begun(here: bool) -> dict:
     if here:
         return {"status": "running", "stage": "starting", "pid": os.getpid()}
     return {"status": "queued", "stage": "waiting", "pid": None}
 
 
-def jobs() -> list[Job]:
-    """Every job, the newest last."""
+def jobs(everybodys: bool = False) -> list[Job]:
+    """The jobs of this workspace, or of everybody's, the newest last."""
+    from gmtalker.avatar import owner  # late, as in _workspace
+
     with _database() as database:
         rows = database.execute("SELECT * FROM jobs ORDER BY created, rowid").fetchall()
-    return [Job(**(dict(row) | {name: json.loads(row[name] or "null") for name in _AS_JSON})) for row in rows]
+    mine = [row for row in rows if everybodys or row["owner"] == owner()]
+    return [Job(**(dict(row) | {name: json.loads(row[name] or "null") for name in _AS_JSON})) for row in mine]
 
 
-def get(identifier: str) -> Job:
-    """Errors: UnusableInput when there is no such job."""
-    for job in jobs():
+def position(job: Job) -> int:
+    """How many trainings, of anybody, come before a waiting one."""
+    return sum(other.status in OPEN and other.created < job.created for other in jobs(everybodys=True))
+
+
+def get(identifier: str, everybodys: bool = False) -> Job:
+    """Errors: UnusableInput when there is no such job in this workspace, or in everybody's."""
+    for job in jobs(everybodys):
         if job.id == identifier:
             return job
     raise UnusableInput(f"There is no training job {identifier}.")
@@ -262,7 +276,7 @@ def find(name: str) -> Job:
 def refresh() -> None:
     """Find dead trainers and start the next job in the queue, if none runs."""
     now = time.time()
-    for job in jobs():
+    for job in jobs(everybodys=True):
         if job.status == "running" and _is_dead(job, now):
             status, message = ("stopped", STOPPED) if job.stage == "stopping" else ("failed", LOST)
             # Only as it was seen: it may have ended properly since.
@@ -277,7 +291,7 @@ def refresh() -> None:
             return
         claim = "UPDATE jobs SET status = 'running', stage = 'starting', pid = NULL, heartbeat = ? WHERE id = ?"
         database.execute(claim, (now, row["id"]))
-    _launch(get(row["id"]))
+    _launch(get(row["id"], everybodys=True))
 
 
 def stop(job: Job) -> Job:
@@ -310,15 +324,13 @@ def ask_sample(job: Job) -> None:
 
 def forget(job: Job) -> None:
     """Remove a job that is not running with its log, its kept clips and its unfinished training."""
-    from gmtalker.avatar import slug  # late: it brings torch
-
     if job.status == "running":
         raise UnusableInput(f"The training {job.name} is running; stop it first.")
     with _database() as database:
         database.execute("DELETE FROM jobs WHERE id = ?", (job.id,))
     Path(job.log).unlink(missing_ok=True)
     shutil.rmtree(job.folder, ignore_errors=True)
-    shutil.rmtree(_workspace() / "training" / slug(job.name), ignore_errors=True)
+    shutil.rmtree(job.work, ignore_errors=True)
 
 
 def delete(name: str) -> None:
@@ -447,7 +459,13 @@ def _launch(job: Job) -> None:
     Path(job.log).parent.mkdir(parents=True, exist_ok=True)
     with open(job.log, "ab") as log:
         process = subprocess.Popen(
-            command(job), stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, cwd=PROJECT, start_new_session=True
+            command(job),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            cwd=PROJECT,
+            start_new_session=True,
+            env=os.environ | {"GMTALKER_OWNER": job.owner},
         )
     _write(job.id, pid=process.pid)
     threading.Thread(target=process.wait, daemon=True).start()  # nobody else collects it when it ends
@@ -491,7 +509,9 @@ def _write(identifier: str, only_if: str = "1", *bound: object, **values: object
 @contextmanager
 def _database() -> Iterator[sqlite3.Connection]:
     """A connection for one block, committed at its end."""
-    path = _workspace() / "studio.sqlite"
+    from gmtalker.avatar import home  # late, as in _workspace
+
+    path = home() / "studio.sqlite"
     path.parent.mkdir(parents=True, exist_ok=True)
     connection = sqlite3.connect(path, timeout=10)
     connection.row_factory = sqlite3.Row
@@ -500,18 +520,18 @@ def _database() -> Iterator[sqlite3.Connection]:
         connection.execute("PRAGMA synchronous = NORMAL")
         connection.execute(_SCHEMA)
         columns = {row["name"] for row in connection.execute("PRAGMA table_info(jobs)")}
-        if "size" not in columns:  # a workspace of an older version
-            connection.execute("ALTER TABLE jobs ADD COLUMN size INTEGER NOT NULL DEFAULT 256")
+        for name in _ADDED.keys() - columns:  # a workspace of an older version
+            connection.execute(f"ALTER TABLE jobs ADD COLUMN {name} {_ADDED[name]}")
         with connection:
             yield connection
     finally:
         connection.close()
 
 
-def _workspace() -> Path:
+def _workspace(name: str | None = None) -> Path:
     from gmtalker.avatar import workspace  # late: it brings torch, and a trainer's first beat should not wait for it
 
-    return workspace()
+    return workspace(name)
 
 
 def _own_avatar(name: str) -> bool:

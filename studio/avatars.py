@@ -13,6 +13,7 @@ from PIL import Image, UnidentifiedImageError
 from gmtalker.avatar import AvatarEntry, export_avatar, import_avatar, list_avatars, slug
 from personalize import jobs
 from studio.look import or_sentence, table
+from studio.people import of_reader
 from studio.words import say, word
 
 
@@ -102,18 +103,22 @@ def avatars_tab() -> AvatarsTab:
             gr.Group(visible=False),
         ]
 
+    @of_reader
     def show(request: gr.Request, event: gr.SelectData) -> list:
         return view(entries()[event.index], request)
 
+    @of_reader
     def renamed(request: gr.Request, name: str, new: str) -> list:
         folder = or_sentence(jobs.rename, name, new)
         entry = next(entry for entry in entries() if entry.folder.resolve() == folder.resolve())
         return [portraits(), *view(entry, request)]
 
-    def packed(name: str) -> gr.DownloadButton:
+    @of_reader
+    def packed(request: gr.Request, name: str) -> gr.DownloadButton:
         folder = Path(tempfile.mkdtemp(prefix="gmtalker-"))
         return gr.DownloadButton(value=str(or_sentence(export_avatar, name, folder / f"{slug(name)}.gmtalker.zip")))
 
+    @of_reader
     def imported(request: gr.Request, archive: str) -> list:
         folder = or_sentence(import_avatar, Path(archive))
         entry = next(entry for entry in entries() if entry.folder.resolve() == folder.resolve())
@@ -123,6 +128,7 @@ def avatars_tab() -> AvatarsTab:
     def ask(request: gr.Request, name: str):
         return gr.Group(visible=True), say(request, "delete_question", name=_plain(name))
 
+    @of_reader
     def remove(request: gr.Request, name: str) -> list:
         or_sentence(jobs.delete, name)
         return [portraits(), *view(None, request)]

@@ -12,13 +12,16 @@ import gradio as gr
 import numpy as np
 from PIL import Image
 
+from gmtalker.audio import sound_seconds
 from gmtalker.avatar import find_avatar
 from gmtalker.errors import UnusableInput
 from gmtalker.pipeline import GMTalkerPipeline, SpeakRequest
 from gmtalker.tracks import EMOTIONS, over_full
 from studio.avatars import names, picture_of, portraits
+from studio.limits import Limits
 from studio.live import LiveVideos
 from studio.look import note, or_sentence, refusal
+from studio.people import of_reader
 from studio.performing import TAKES, Stops, performed, three_takes
 from studio.timeline import MIXED, timeline_controls
 from studio.words import say, word
@@ -90,7 +93,7 @@ class _Controls:
         ]  # fmt: skip
 
 
-def create_tab(pipeline: GMTalkerPipeline, live: LiveVideos) -> CreateTab:
+def create_tab(pipeline: GMTalkerPipeline, live: LiveVideos, limits: Limits) -> CreateTab:
     """Lay the tab out and connect it to the one pipeline."""
     private = {"api_visibility": "private"}
     hidden = {"show_progress": "hidden", **private}
@@ -136,6 +139,7 @@ def create_tab(pipeline: GMTalkerPipeline, live: LiveVideos) -> CreateTab:
     stops = Stops()
     sliders = list(controls.emotions.values())
 
+    @of_reader
     def preview(request: gr.Request, avatar: str, intensity: float, *weights: float) -> tuple[np.ndarray, float, str]:
         emotion = dict(zip(MIXED, weights, strict=True))
         said = say(request, "over_full") if over_full(emotion) else ""
@@ -143,6 +147,7 @@ def create_tab(pipeline: GMTalkerPipeline, live: LiveVideos) -> CreateTab:
         left = round(max(0.0, 1 - intensity * min(1.0, sum(weights))), 2)
         return or_sentence(pipeline.still, avatar, scaled), left, note(said)
 
+    @of_reader
     def speak(
         avatar: str,
         speech: str,
@@ -166,6 +171,7 @@ def create_tab(pipeline: GMTalkerPipeline, live: LiveVideos) -> CreateTab:
         progress and a growing video as HTML, and in the end the video."""
         mixture = (angry, contempt, disgusted, fear, happy, sad, surprised)
         wish = _wish(request, avatar, speech, *mixture, intensity, head, blink, gaze, seed, full_frame, timeline)
+        _check_length(request, wish, limits)
         session = request.session_hash or ""
         try:
             for said, playing, made in performed(pipeline, wish, stops.begin(session), live, request):
@@ -173,8 +179,10 @@ def create_tab(pipeline: GMTalkerPipeline, live: LiveVideos) -> CreateTab:
         finally:
             stops.end(session)
 
+    @of_reader
     def try_takes(request: gr.Request, *values: object):
         wish = _wish(request, *values)
+        _check_length(request, wish, limits)
         session = request.session_hash or ""
         try:
             for said, made in three_takes(pipeline, wish, stops.begin(session), request):
@@ -189,6 +197,7 @@ def create_tab(pipeline: GMTalkerPipeline, live: LiveVideos) -> CreateTab:
     def end(request: gr.Request) -> None:
         stops.stop(request.session_hash)
 
+    @of_reader
     def remembered(request: gr.Request, video: str, before: list, *values: object):
         """The video among those of this visit, and the command that repeats it."""
         wish = _wish(request, *values)
@@ -346,10 +355,18 @@ def _wish(
     """What the controls ask for, in their order; what can't be asked becomes a sentence on the page."""
     if not speech:
         raise refusal(say(request, "speech_first"))
+    if avatar not in names():  # a folder is for the command line: from the page it could be anybody's
+        raise refusal(say(request, "no_such_avatar"))
     mixture = (angry, contempt, disgusted, fear, happy, sad, surprised)
     emotion = {} if timeline else dict(zip(MIXED, mixture, strict=True))
     amounts = {"seed": int(seed or 0), "head": head, "blink": blink, "gaze": gaze, "full_frame": bool(full_frame)}
     return or_sentence(SpeakRequest, Path(speech), avatar, emotion, timeline or None, intensity, **amounts)
+
+
+def _check_length(request: gr.Request, wish: SpeakRequest, limits: Limits) -> None:
+    seconds = or_sentence(sound_seconds, Path(wish.speech))
+    if seconds > 60 * limits.speech_minutes:
+        raise refusal(say(request, "speech_too_long", minutes=limits.speech_minutes))
 
 
 def _said_of(wish: SpeakRequest, request: gr.Request) -> str:
@@ -363,7 +380,8 @@ def _next_seed(lock: bool, seed: float) -> float:
     return seed if lock else random.randint(0, LARGEST_SEED)
 
 
-def _strip(avatar: str) -> Image.Image | None:
+@of_reader
+def _strip(request: gr.Request, avatar: str) -> Image.Image | None:
     """The avatar's picture of its eight emotions."""
     try:
         return picture_of(find_avatar(avatar) / "emotions.jpg", STRIP_SIZE)
@@ -371,7 +389,8 @@ def _strip(avatar: str) -> Image.Image | None:
         return None
 
 
-def _chosen(event: gr.SelectData) -> str:
+@of_reader
+def _chosen(request: gr.Request, event: gr.SelectData) -> str:
     return names()[event.index]
 
 

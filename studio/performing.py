@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import tempfile
 import threading
 import time
@@ -102,7 +103,7 @@ def _told(
     """Do the work in a thread; yields (text and per cent, None) while it goes, and at the end its result, unless stopped."""
     latest: deque[Progress] = deque(maxlen=1)
     with ThreadPoolExecutor(1) as thread:
-        doing: Future[Path] = thread.submit(work, latest.append)
+        doing: Future[Path] = thread.submit(contextvars.copy_context().run, work, latest.append)  # the reader's workspace too
         shown = None
         try:
             while not doing.done():

@@ -16,7 +16,9 @@ from gmtalker.tracks import EMOTIONS
 from personalize import jobs
 from personalize.check import Report, check_clip
 from personalize.consent import Consent
+from studio.limits import Limits
 from studio.look import Status, note, or_sentence, progress_bar, refusal, table
+from studio.people import of_reader
 from studio.performing import time_left
 from studio.words import say, word
 
@@ -38,7 +40,7 @@ class _Checked:
     reading_seconds: float = 0.0
 
 
-def personalize_tab(pipeline: GMTalkerPipeline) -> PersonalizeTab:
+def personalize_tab(pipeline: GMTalkerPipeline, limits: Limits) -> PersonalizeTab:
     """Lay the tab out."""
     private = {"api_visibility": "private"}
     hidden = {"show_progress": "hidden", **private}
@@ -107,6 +109,7 @@ def personalize_tab(pipeline: GMTalkerPipeline) -> PersonalizeTab:
                 curve = gr.Image(label=word("quality_curve"), elem_id="training-curve", **shown)
     job, done, seen = gr.State(None), gr.State(None), gr.State(None)
 
+    @of_reader
     def begin(
         request: gr.Request,
         files: list[str] | None,
@@ -122,6 +125,8 @@ def personalize_tab(pipeline: GMTalkerPipeline) -> PersonalizeTab:
             raise refusal(say(request, "consent_missing"))
         if not files or tuple(files) != passed.clips:
             raise refusal(say(request, "check_first"))
+        if (minutes or 0) > limits.training_minutes:
+            raise refusal(say(request, "training_too_long", minutes=limits.training_minutes))
         emotions = or_sentence(_emotions_of, files, shows)
         consent = or_sentence(Consent.given_now, who, say(request, "consent"))
         paths = [Path(clip) for clip in passed.clips]
@@ -215,6 +220,7 @@ def _estimate(request: gr.Request, checked: _Checked, preset: str, minutes: floa
     )
 
 
+@of_reader
 def _watch(request: gr.Request, seen: tuple | None):
     """The job that matters most now, if anything about it has changed since it was `seen`."""
     jobs.refresh()
@@ -228,7 +234,7 @@ def _watch(request: gr.Request, seen: tuple | None):
         if job.status == "running" and isinstance(job.quality, dict) and job.quality.get("enough"):
             html += note(say(request, "good_enough"))
         if waiting:
-            html += note(say(request, "waiting", names=", ".join(waiting)))
+            html += "".join(note(say(request, "waiting", name=other.name, position=jobs.position(other))) for other in waiting)
         strip, curve = job.work / "strip.jpg", job.work / "curve.png"
         drawn = strip.stat().st_mtime_ns if strip.is_file() else None
         view = (
@@ -270,16 +276,17 @@ def _picture(path: Path | None) -> gr.Image:
         return gr.Image(visible=False)
 
 
-def _current() -> tuple[jobs.Job | None, list[str]]:
+def _current() -> tuple[jobs.Job | None, list[jobs.Job]]:
     everything = jobs.jobs()
     running = [job for job in everything if job.status == "running"]
     waiting = [job for job in everything if job.status == "queued"]
     current = next(iter(running or waiting or everything[-1:]), None)
-    return current, [job.name for job in waiting if job is not current]
+    return current, [job for job in waiting if job is not current or not running]
 
 
-def _told(action: Callable[[jobs.Job], object]) -> Callable[[str], None]:
-    def act(identifier: str) -> None:
+def _told(action: Callable[[jobs.Job], object]) -> Callable[[gr.Request, str], None]:
+    @of_reader
+    def act(request: gr.Request, identifier: str) -> None:
         or_sentence(lambda: action(jobs.get(identifier)))
 
     return act

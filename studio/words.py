@@ -109,6 +109,15 @@ WORDS: dict[str, tuple[str, str]] = {
     "history_info": ("Choosing one shows it and brings its settings back.", "选择后会显示该视频并恢复其设置。"),
     "command": ("The same again, from the command line", "用命令行再次生成"),
     "command_info": ("With your own copy of the speech.", "使用您自己的语音文件。"),
+    "no_such_avatar": ("Choose one of the avatars first.", "请先选择一个形象。"),
+    "speech_too_long": (
+        "The speech is longer than the {minutes:g} minutes that this page takes; cut it.",
+        "语音超过了本页面允许的 {minutes:g} 分钟；请剪短。",
+    ),
+    "training_too_long": (
+        "The training is longer than the {minutes:g} minutes that this page takes.",
+        "训练时间超过了本页面允许的 {minutes:g} 分钟。",
+    ),
     "speech_first": (
         "Choose a speech first: upload one, record one, or take an example.",
         "请先选择语音：上传、录制或使用示例。",
@@ -212,7 +221,7 @@ WORDS: dict[str, tuple[str, str]] = {
         "Good enough: it hardly gets better now. You may stop and use it, or let it finish.",
         "已经足够好：再训练提升不大。您可以停止并使用，也可以等它完成。",
     ),
-    "waiting": ("Waiting: {names}", "排队中：{names}"),
+    "waiting": ("{name} waits; {position} before it.", "{name} 排队中，前面还有 {position} 个。"),
     "consent_missing": (
         "Write whose face it is and tick the box: nobody is made into an avatar without consent.",
         "请写明是谁的脸并勾选同意：未经同意，不会为任何人制作形象。",

@@ -25,8 +25,9 @@ import pytest
 import soundfile
 from media import REAL, ffmpeg, real_clip
 
-from gmtalker.avatar import workspace
+from gmtalker.avatar import export_avatar, import_avatar, owned_by, workspace
 from personalize import jobs
+from personalize.consent import Consent
 
 PROJECT = Path(__file__).resolve().parent.parent
 SCREENSHOTS = PROJECT / "docs" / "screenshots"
@@ -62,7 +63,8 @@ def home() -> Iterator[Path]:
 class Server:
     """`python app.py` in a process, that can be ended and started again."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, *options: str) -> None:
+        self.home, self.options = home, options
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
@@ -73,7 +75,11 @@ class Server:
     def start(self) -> None:
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "app.py", "--port", str(self.port)], cwd=PROJECT, stdout=log, stderr=subprocess.STDOUT
+                [sys.executable, "app.py", "--port", str(self.port), *self.options],
+                cwd=PROJECT,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=os.environ | {"GMTALKER_HOME": str(self.home)},
             )
         end = time.time() + 300  # a busy machine takes minutes to import torch
         while time.time() < end:
@@ -425,3 +431,75 @@ def test_only_speaking_is_a_public_endpoint(page, server: Server):
     assert list(answer["named_endpoints"]) == ["/speak"] and answer["unnamed_endpoints"] == {}
     parameters = [parameter["parameter_name"] for parameter in answer["named_endpoints"]["/speak"]["parameters"]]
     assert parameters[:2] == ["avatar", "speech"] and {"happy", "head", "blink", "gaze", "seed", "full_frame"} <= set(parameters)
+
+
+def test_a_killed_trainer_is_seen_and_resumed(page, home: Path, clip: Path):
+    job = jobs.start("Killed", [clip], Consent.given_now("A newcomer"), minutes=1.0)
+    try:
+        open_tab(page, "Personalize")
+        page.locator("#training").get_by_text(re.compile(r"Killed: .*\d+ %")).wait_for(timeout=2 * MINUTE)
+        while jobs.get(job.id).stage not in ("training the head", "learning the speaking style"):
+            time.sleep(0.2)
+        os.kill(jobs.get(job.id).pid, signal.SIGKILL)
+        began = time.time()
+        page.locator("#training .failed").get_by_text("stopped unexpectedly").wait_for(timeout=MINUTE)
+        assert time.time() - began < 10 + 2
+        page.locator("#resume-training").click()
+        page.locator("#training").get_by_text(re.compile(r"Killed: .*\d+ %")).wait_for(timeout=2 * MINUTE)
+    finally:
+        jobs.stop(jobs.get(job.id))
+        jobs.delete("Killed")
+
+
+def test_two_people_see_only_what_is_theirs(browser, tmp_path: Path, speech: Path):
+    """Two browsers: neither finds the other's avatars, trainings or files."""
+    ours = tmp_path / "home of two"
+    for name in ("ann", "bob"):
+        subprocess.run(
+            [sys.executable, "app.py", "--add-user", name],
+            input=f"secret of {name}\n",
+            text=True,
+            check=True,
+            cwd=PROJECT,
+            env=os.environ | {"GMTALKER_HOME": str(ours)},
+        )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GMTALKER_HOME", str(ours))
+        with owned_by("ann"):
+            import_avatar(export_avatar(None, tmp_path / "a.zip"), "Ann's own")
+            jobs.create("Ann's training", [real_clip("av/vrt2.mp4")], Consent.given_now("ann"), here=True)
+    server = Server(ours, "--auth")
+    server.start()
+    try:
+        tabs = {}
+        for name in ("ann", "bob"):
+            tabs[name] = browser.new_context().new_page()
+            tabs[name].goto(server.url)
+            tabs[name].locator("input").nth(0).fill(name)
+            tabs[name].locator("input[type=password]").fill(f"secret of {name}")
+            tabs[name].get_by_role("button", name="Login").click()
+            tabs[name].locator("#create").wait_for(timeout=MINUTE)
+        ann, bob = tabs["ann"], tabs["bob"]
+        ann.locator("#avatar-gallery").get_by_text("Ann's own").wait_for(timeout=MINUTE)
+        bob.locator("#avatar-gallery img").first.wait_for(timeout=MINUTE)
+        assert "Ann's own" not in bob.locator("body").inner_text()
+        open_tab(ann, "Personalize")
+        ann.locator("#training").get_by_text("Ann's training").wait_for(timeout=MINUTE)
+        open_tab(bob, "Personalize")
+        bob.locator("#training").get_by_text("No training yet").wait_for(timeout=MINUTE)
+
+        open_tab(ann, "Create")
+        ann.locator("#still img").wait_for(timeout=MINUTE)
+        address = ann.evaluate("document.querySelector('#still img').src")
+        assert ann.request.get(address).ok and bob.request.get(address).status == 403
+        assert browser.new_context().request.get(address).status == 401
+        hers = next((ours / "people" / "ann" / "avatars").iterdir())
+        said = {"path": str(PROJECT / "assets/speech/english.flac"), "meta": {"_type": "gradio.FileData"}}
+        call = f"{server.url}/gradio_api/call/speak"
+        for who, wanted, allowed in ((bob, str(hers), False), (bob, "Ann's own", False), (ann, "Ann's own", True)):
+            event = who.request.post(call, data={"data": [wanted, said, *[0.0] * 7, 1, 1, 1, 1, 0, False, []]}).json()
+            answer = who.request.get(f"{call}/{event['event_id']}", timeout=3 * MINUTE).text()
+            assert ("event: complete" in answer and ".mp4" in answer) == allowed and ("event: error" in answer) != allowed
+        assert (ours / "people" / "ann" / "avatars").is_dir() and not (ours / "avatars").exists()
+    finally:
+        server.stop()
