@@ -64,7 +64,8 @@ def _parser() -> argparse.ArgumentParser:
     speak.add_argument("--output", type=Path, required=True, metavar="F.mp4")
     mood = speak.add_mutually_exclusive_group()
     mood.add_argument("--emotion", metavar="E", help=f"such as happy=0.7,sad=0.1; emotions: {', '.join(EMOTIONS)}")
-    mood.add_argument("--timeline", type=Path, metavar="F.json", help='such as [{"time": 0.0, "emotion": {"happy": 0.8}}]')
+    mood.add_argument("--timeline", metavar="F.json", help='a file, or itself: [{"time": 0.0, "emotion": {"happy": 0.8}}]')
+    mood.add_argument("--script", type=Path, metavar="F.txt", help='what is said, with tags: "[happy 0.8] What a day!"')
     speak.add_argument("--intensity", type=float, default=1.0, metavar="X", help="0 neutral to 1 as asked (default 1)")
     speak.add_argument("--seed", type=int, default=0, metavar="N", help="another take of the same speech (default 0)")
     for part in ("head", "blink", "gaze"):
@@ -157,7 +158,7 @@ def _set_of(options: argparse.Namespace) -> tuple[Path, str]:
 
 
 def _add_device(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--device", metavar="D", help="cpu or cuda (default: the best at hand)")
+    command.add_argument("--device", metavar="D", help="cpu, cuda or mps (default: cuda where there is one)")
 
 
 def parse_emotion(text: str) -> dict[str, float]:
@@ -179,12 +180,31 @@ def parse_emotion(text: str) -> dict[str, float]:
     return emotion
 
 
-def read_timeline(path: Path) -> list:
-    """The keys of a timeline file. Errors: UnusableInput when it can't be read."""
+def read_timeline(given: str) -> list:
+    """The keys of a timeline file, or of a timeline that is given as JSON itself. Errors: UnusableInput when it can't be read."""
+    itself = given.lstrip().startswith("[")
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
+        return json.loads(given if itself else Path(given).read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
-        raise UnusableInput(f"{path.name} is not a timeline: it can't be read as JSON.") from error
+        name = "The timeline" if itself else Path(given).name
+        raise UnusableInput(f"{name} is not a timeline: it can't be read as JSON.") from error
+
+
+def read_script(path: Path, speech: Path) -> list:
+    """The keys of a script with emotion tags. Errors: UnusableInput when it or the speech can't be read."""
+    from gmtalker.audio import read_speech, silent_frames
+    from gmtalker.emotion_script import timeline_of_script
+    from gmtalker.models.mel import frames_for
+
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, ValueError) as error:
+        raise UnusableInput(f"{path.name} can't be read as text.") from error
+    waveform = read_speech(speech)
+    try:
+        return timeline_of_script(text, silent_frames(waveform, frames_for(len(waveform))))
+    except ValueError as error:
+        raise UnusableInput(f"{error}.") from error
 
 
 # --- Commands ------------------------------------------------------------------------------------------------------------------
@@ -196,6 +216,8 @@ def _speak(options: argparse.Namespace) -> None:
     _check_output(options.output, ".mp4")
     if options.tracks is not None:
         _check_output(options.tracks, ".safetensors")
+    if options.script is not None:
+        timeline = read_script(options.script, options.speech)
 
     from gmtalker.pipeline import SpeakRequest  # late: wrong usage should not wait for the networks' libraries
 

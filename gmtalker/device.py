@@ -10,22 +10,26 @@ import torch
 
 
 def choose_device(device: str | torch.device | None) -> torch.device:
-    """The device asked for, or the best at hand. Errors: ValueError when it is not there."""
+    """The device asked for, or the best at hand; Apple's "mps" only when it is asked for, as nobody measured it yet.
+
+    Errors: ValueError when it is not there.
+    """
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         chosen = torch.device(device)
     except RuntimeError as error:
-        raise ValueError(f"There is no device {device!r}; choose cpu or cuda") from error
-    if chosen.type not in ("cpu", "cuda") or (chosen.type == "cuda" and not torch.cuda.is_available()):
+        raise ValueError(f"There is no device {device!r}; choose cpu, cuda or mps") from error
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not there.get(chosen.type):
         raise ValueError(f"The device {device!r} is not on this machine; choose cpu")
     return chosen
 
 
 def is_half_fast(device: torch.device) -> bool:
     """Whether bfloat16 is faster than float32 here: CPUs without the instructions emulate it, many times slower."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type != "cpu":
+        return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     checks = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
     return any(check is not None and check() for check in checks)
 

@@ -105,7 +105,7 @@ class SpeakRequest:
         return EmotionWeights.from_mapping(self.emotion, self.intensity)
 
     def command(self, output: str = "video.mp4") -> str:
-        """The line that repeats this request from a shell. A timeline is named timeline.json, to be written there."""
+        """The line that repeats this request from a shell."""
         words = ["python", "-m", "gmtalker", "speak"]
         if self.avatar is not None:
             words += ["--avatar", str(self.avatar)]
@@ -114,7 +114,7 @@ class SpeakRequest:
         if shown:
             words += ["--emotion", ",".join(f"{name}={weight:g}" for name, weight in shown.items())]
         if self.timeline:
-            words += ["--timeline", "timeline.json"]
+            words += ["--timeline", json.dumps(list(self.timeline))]
         for name in ("intensity", "seed", "head", "blink", "gaze"):
             value = getattr(self, name)
             if value != SpeakRequest.__dataclass_fields__[name].default:

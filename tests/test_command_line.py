@@ -69,6 +69,15 @@ def test_a_timeline_file_is_followed_and_a_broken_one_named(place, capsys):
     timeline.write_text('[{"time": 0, "emotion": {"happy": 1}}, {"time": 0.5, "emotion": {"sad": 1}}]')
     assert run("speak", "--avatar", "tiny", "--speech", speech, "--output", place / "o.mp4", "--timeline", timeline) == 0
     capsys.readouterr()
+    script = place / "what is said.txt"
+    script.write_text("[happy 0.5] One two. [sad] Three.", encoding="utf-8")
+    assert run("speak", "--avatar", "tiny", "--speech", speech, "--output", place / "o.mp4", "--script", script) == 0
+    script.write_text("[glad] One two.", encoding="utf-8")
+    capsys.readouterr()
+    assert run("speak", "--avatar", "tiny", "--speech", speech, "--output", place / "o.mp4", "--script", script) == 1
+    assert "[glad]" in one_sentence(capsys)
+    keys = '[{"time": 0, "emotion": {"happy": 1}}]'
+    assert run("speak", "--avatar", "tiny", "--speech", speech, "--output", place / "o.mp4", "--timeline", keys) == 0
     timeline.write_text("[{")
     assert run("speak", "--avatar", "tiny", "--speech", speech, "--output", place / "p.mp4", "--timeline", timeline) == 1
     assert "time line.json" in one_sentence(capsys)
