@@ -91,6 +91,7 @@ def main(arguments: list[str] | None = None) -> int:
         run_history=False,  # it would keep faces and voices
         footer_links=["api"],
         ssr_mode=False,
+        mcp_server=True,
         max_file_size=f"{limits.upload_megabytes}mb",
         i18n=TRANSLATIONS,
         auth=may_enter if options.auth else None,

@@ -20,6 +20,7 @@ from gmtalker.pipeline import GENERIC, GMTalkerPipeline
 from gmtalker.tracks import EMOTIONS, FPS, FaceTrack, count_blinks
 from gmtalker.video import VideoInfo, read_frames, read_info
 from personalize.evaluation import lip_opening
+from personalize.jobs import HELD_OUT_SHARE, LONGEST_HELD_OUT
 from personalize.style_training import SpokenFootage, sound_lag
 from personalize.tracking import choose_crop, detect_landmarks, face_mesh, fill_and_smooth, in_crop, measure_person
 
@@ -131,6 +132,7 @@ def check_clip(path: Path, detect: Detector | None = None, pipeline: GMTalkerPip
     lines.append(_sound(sound is not None))
     if sound is not None:
         lines += [*_loudness(sound), *(_in_step(stretch, sound, pipeline) if pipeline and stretch.found.any() else [])]
+    lines.append(_used(info, samples))
     reading = info.seconds * FPS * stretch.seconds / max(len(frames), 1)
     return Report(path.name, lines, info.seconds, reading, _overlay(stretch))
 
@@ -227,6 +229,14 @@ def _sound(heard: bool) -> ReportLine:
     if heard:
         return ReportLine("sound", "pass", "speech can be heard")
     return ReportLine("sound", "warn", "none", "Silent clip: the picture will be trained, not the speaking style.")
+
+
+def _used(info: VideoInfo, samples: list[_Sample]) -> ReportLine:
+    """How much is trained on: where a face is found, without the last part, which tells how good the avatar is."""
+    found = info.seconds * sum(bool(sample.heights) for sample in samples) / len(samples)
+    held_out = min(HELD_OUT_SHARE * info.seconds, LONGEST_HELD_OUT)
+    value = f"{max(found - held_out, 0):.0f} seconds to learn from, {held_out:.0f} to measure with"
+    return ReportLine("used", "pass", value)
 
 
 def _light(samples: list[_Sample]) -> ReportLine:

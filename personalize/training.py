@@ -35,7 +35,7 @@ from personalize.consent import Consent
 from personalize.evaluation import image_measures
 from personalize.head_training import FilmedPerson, HeadTraining, PixelWeights, sized, train_head
 from personalize.informative import SPARE, choose_frames, sharpest
-from personalize.jobs import MOST_FRAMES, PRESETS, SAMPLE_ASKED, SIZES, WRAP_UP
+from personalize.jobs import HELD_OUT_SHARE, LONGEST_HELD_OUT, MOST_FRAMES, PRESETS, SAMPLE_ASKED, SIZES, WRAP_UP
 from personalize.material import at_rest_in_silence
 from personalize.moods import learn_moods
 from personalize.pictures import write_progress
@@ -44,7 +44,6 @@ from personalize.surroundings import learn_surroundings, steady_shoulders
 from personalize.tracking import TrackedVideo, choose_crop, cut, detect_landmarks, in_crop, measure_person, track_points
 
 STYLE_SHARE, LONGEST_STYLE = 0.2, 1.5  # part of the minutes that goes to the speaking style, and its most minutes
-HELD_OUT_SHARE, LONGEST_HELD_OUT = 0.1, 20.0  # the last part of the footage is never trained on; at most so many seconds
 BATCH = 4
 ANCHOR = 0.5  # how firmly the head of an emotion that was never shown is held to the generic EMN
 MEASURED_FRAMES = 250

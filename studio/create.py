@@ -175,7 +175,7 @@ def create_tab(pipeline: GMTalkerPipeline, live: LiveVideos, limits: Limits) -> 
         session = request.session_hash or ""
         try:
             for said, playing, made in performed(pipeline, wish, stops.begin(session), live, request):
-                yield said, playing, gr.skip() if made is None else gr.Video(made, visible=True)
+                yield said, playing, gr.skip() if made is None else made
         finally:
             stops.end(session)
 
@@ -205,7 +205,7 @@ def create_tab(pipeline: GMTalkerPipeline, live: LiveVideos, limits: Limits) -> 
         before = [(label, video, values), *before][:MOST_KEPT]
         named = SpeakRequest(**{**wish.__dict__, "speech": Path(wish.speech).name})
         choices = gr.Dropdown(choices=[item[0] for item in before], value=label, visible=True)
-        return before, choices, gr.Textbox(named.command(), visible=True)
+        return gr.Video(visible=True), before, choices, gr.Textbox(named.command(), visible=True)
 
     def brought_back(label: str, before: list):
         found = next((item for item in before if item[0] == label), None)
@@ -238,7 +238,7 @@ def create_tab(pipeline: GMTalkerPipeline, live: LiveVideos, limits: Limits) -> 
     drawn = working.then(_next_seed, [controls.lock, controls.seed], controls.seed, queue=False, **private)
     emptied = drawn.then(lambda: ("", gr.Video(None, visible=False)), None, [growing, video], queue=False, **private)
     made = emptied.then(speak, controls.asked, [progress, growing, video], api_name="speak", **heavy)
-    shown = made.success(remembered, [video, made_before, *controls.asked], [made_before, history, command], **hidden)
+    shown = made.success(remembered, [video, made_before, *controls.asked], [video, made_before, history, command], **hidden)
     shown.then(None, None, None, js=GO_ON, **private).then(lambda: "", None, growing, queue=False, **private)
     trying = takes.click(busy, None, begun[0], **begun[1])
     tried = trying.then(

@@ -297,8 +297,19 @@ def test_the_page_speaks_the_language_of_the_browser(browser, server: Server, la
     tab.locator("#create").get_by_text(said).wait_for(timeout=MINUTE)
     tab.locator("#create").click()
     tab.get_by_text("请先选择语音" if language == "zh-CN" else "Choose a speech first").first.wait_for(timeout=MINUTE)
-    seen(tab, f"create-{language[:2]}")
     context.close()
+
+
+def test_the_page_is_readable_in_the_dark(browser, server: Server):
+    tab = browser.new_context(color_scheme="dark").new_page()
+    tab.goto(f"{server.url}/?__theme=dark")
+    tab.locator("#still img").wait_for(timeout=MINUTE)
+    light = "getComputedStyle(document.querySelector('{0}')).{1}.match(/[\\d.]+/g).slice(0, 3).map(Number)"
+    places = (("#heading h1", "color"), ("body", "backgroundColor"))
+    words, ground = (np.array(tab.evaluate(light.format(*place))) @ [0.299, 0.587, 0.114] for place in places)
+    assert words - ground > 100
+    seen(tab, "dark")
+    tab.context.close()
 
 
 def test_nothing_is_cut_off_on_a_phone(browser, server: Server):
