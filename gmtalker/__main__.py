@@ -66,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     mood.add_argument("--emotion", metavar="E", help=f"such as happy=0.7,sad=0.1; emotions: {', '.join(EMOTIONS)}")
     mood.add_argument("--timeline", metavar="F.json", help='a file, or itself: [{"time": 0.0, "emotion": {"happy": 0.8}}]')
     mood.add_argument("--script", type=Path, metavar="F.txt", help='what is said, with tags: "[happy 0.8] What a day!"')
-    speak.add_argument("--intensity", type=float, default=1.0, metavar="X", help="0 neutral to 1 as asked (default 1)")
+    speak.add_argument("--intensity", type=float, default=1.0, metavar="X", help="0 neutral, 1 as asked (default), 2 exaggerated")
     speak.add_argument("--seed", type=int, default=0, metavar="N", help="another take of the same speech (default 0)")
     for part in ("head", "blink", "gaze"):
         speak.add_argument(f"--{part}", type=float, default=1.0, metavar="X", help=f"how much {part} movement (default 1)")

@@ -49,6 +49,7 @@ GPU_WORKERS = 2  # one renders while the other keeps the GPU busy
 AVATARS_KEPT = 4  # loaded avatars held in memory
 TEMPERATURE = 1.0
 LARGEST_AMOUNT = 3.0  # times a person's own movement
+LARGEST_INTENSITY = 2.0
 RECOGNISED = 100  # frames in which an emotion is recognised: about the length of the clips GMEG learns from
 LOWEST_LID = 0.8  # a lid that rests lower is shut
 STILL_FRAMES = 12  # of silence before the still: the expression settles from its start
@@ -76,8 +77,8 @@ class SpeakRequest:
     """What someone asks an avatar to say, and how. The page, the command line and Python all make one of these.
 
     avatar: name or folder, None for the bundled one; emotion: weights by name, or timeline: [{"time": s, "emotion": {...}}, ...];
-    intensity: 0 neutral to 1 as asked; seed: another take; head, blink, gaze: how much of that movement, 1 the person's own;
-    full_frame: in the person's own footage, at its size, instead of head and shoulders alone.
+    intensity: 0 neutral, 1 as asked, up to 2 exaggerated; seed: another take; head, blink, gaze: how much of that movement, 1 the
+    person's own; full_frame: in the person's own footage, at its size, instead of head and shoulders alone.
     Errors: ValueError naming the valid choices.
     """
 
@@ -96,13 +97,15 @@ class SpeakRequest:
         if self.emotion and self.timeline:
             raise ValueError("Give an emotion or a timeline, not both")
         self.weights(1)
+        if not self.intensity <= LARGEST_INTENSITY:
+            raise ValueError(f"intensity must be between 0 and {LARGEST_INTENSITY:g}, not {self.intensity}")
         _check_amounts(self.seed, self.head, self.blink, self.gaze)
 
     def weights(self, frames: int) -> EmotionWeights:
         """The emotion weights of a video of so many frames."""
         if self.timeline:
-            return EmotionWeights.from_timeline(self.timeline, frames, self.intensity)
-        return EmotionWeights.from_mapping(self.emotion, self.intensity)
+            return EmotionWeights.from_timeline(self.timeline, frames, min(self.intensity, 1.0))
+        return EmotionWeights.from_mapping(self.emotion, min(self.intensity, 1.0))
 
     def command(self, output: str = "video.mp4") -> str:
         """The line that repeats this request from a shell."""
@@ -231,8 +234,11 @@ class GMTalkerPipeline:
         seed: int = 0,
         watch: Callable[[int], None] | None = None,
         silent: np.ndarray | None = None,
+        exaggeration: float = 1.0,
     ) -> ExpressionTrack:
         """What the face says and feels, in the avatar's speaking style. watch is called with the number of finished frames.
+
+        exaggeration: how many times as far as people's the mood takes the face from neutral.
 
         A mood is made beside the same speech without it, so that the lips still close and round where they must; where nothing
         is said, silent (frames,), they are still.
@@ -249,6 +255,7 @@ class GMTalkerPipeline:
         for frame, said in enumerate(generator.stream_ways(features, latents)):
             said = said.float().cpu()
             said[0] += moods[frame]
+            said[0] += (exaggeration - 1) * (said[0] - said[-1])
             made[frame] = said[0] if len(said) == 1 else self.lip_guard(*said)
             spoken[frame] = said[-1]
             if watch is not None:
@@ -375,7 +382,8 @@ class GMTalkerPipeline:
         features = self.encode(waveform)
         weights, seed = request.weights(len(features)), request.seed
         told = None if watch is None else lambda done: watch(done, len(features))
-        expression = self.expression(features, weights, ready.avatar, seed, told, silent_frames(waveform, len(features)))
+        silent, exaggeration = silent_frames(waveform, len(features)), max(request.intensity, 1.0)
+        expression = self.expression(features, weights, ready.avatar, seed, told, silent, exaggeration)
         motion = self.motion(features, ready.avatar, seed, request.head, request.blink, request.gaze, weights)
         track = FaceTrack(expression, motion, torch.ones(len(features), dtype=torch.bool))
         return Performance(self, ready.avatar, track, weights, waveform, idle)
@@ -453,12 +461,14 @@ class GMTalkerPipeline:
             frames.close()
         return output
 
-    def still(self, avatar: Who = None, emotion: Mapping[str, float] | None = None, seed: int = 0) -> np.ndarray:
+    def still(
+        self, avatar: Who = None, emotion: Mapping[str, float] | None = None, seed: int = 0, intensity: float = 1.0
+    ) -> np.ndarray:
         """One frame (height, width, 3) uint8: the avatar at rest in its mean pose, in an emotion. For the sliders' preview."""
         ready = self._ready(avatar)
-        weights = EmotionWeights.from_mapping(emotion)
+        weights = EmotionWeights.from_mapping(emotion, min(intensity, 1.0))
         features = self.encode(np.zeros(STILL_FRAMES * SAMPLES_PER_FRAME, np.float32))
-        expression = self.expression(features, weights, ready.avatar, seed)
+        expression = self.expression(features, weights, ready.avatar, seed, exaggeration=max(intensity, 1.0))
         motion = _moved(ready.avatar, torch.zeros(1, 10), 0.0, 0.0, 0.0, weights)
         settled = ExpressionTrack(expression.coefficients[-1:])
         return next(self.draw(FaceTrack(settled, motion, torch.ones(1, dtype=torch.bool)), ready.avatar, weights))

@@ -67,7 +67,8 @@ def write_progress(folder: Path, real: np.ndarray, drawn: np.ndarray, curve: Seq
     seconds, quality = (np.array([point[name] for point in curve]) for name in ("seconds", "psnr"))
     axes.plot(seconds / 60, quality, marker=".", color="#0d9488")
     axes.plot(seconds[quality.argmax()] / 60, quality.max(), marker="*", ms=12, color="#b45309")
-    axes.set(xlabel="min", ylabel="dB")
+    low, high = quality.min(), max(quality.max(), quality.min() + 1)  # noise is not to look like progress
+    axes.set(xlabel="min", ylabel="dB", ylim=(low - 0.1 * (high - low), high + 0.2 * (high - low)))
     for name in ("strip.jpg", "curve.png"):
         unfinished = folder / f".writing-{name}"  # somebody may be looking at it
         if name == "strip.jpg":

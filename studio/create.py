@@ -15,7 +15,7 @@ from PIL import Image
 from gmtalker.audio import sound_seconds
 from gmtalker.avatar import find_avatar
 from gmtalker.errors import UnusableInput
-from gmtalker.pipeline import GMTalkerPipeline, SpeakRequest
+from gmtalker.pipeline import LARGEST_INTENSITY, GMTalkerPipeline, SpeakRequest
 from gmtalker.tracks import EMOTIONS, over_full
 from studio.avatars import names, picture_of, portraits
 from studio.limits import Limits
@@ -143,9 +143,8 @@ def create_tab(pipeline: GMTalkerPipeline, live: LiveVideos, limits: Limits) -> 
     def preview(request: gr.Request, avatar: str, intensity: float, *weights: float) -> tuple[np.ndarray, float, str]:
         emotion = dict(zip(MIXED, weights, strict=True))
         said = say(request, "over_full") if over_full(emotion) else ""
-        scaled = {name: intensity * weight for name, weight in emotion.items()}
-        left = round(max(0.0, 1 - intensity * min(1.0, sum(weights))), 2)
-        return or_sentence(pipeline.still, avatar, scaled), left, note(said)
+        left = round(max(0.0, 1 - min(intensity, 1.0) * min(1.0, sum(weights))), 2)
+        return or_sentence(pipeline.still, avatar, emotion, intensity=intensity), left, note(said)
 
     @of_reader
     def speak(
@@ -309,7 +308,9 @@ def _controls(private: Mapping[str, str]) -> _Controls:
                     )
                     emotions[name] = slider
         neutral = emotions.pop("neutral")
-        intensity = gr.Slider(0, 1, 1, step=0.05, label=word("intensity"), info=word("intensity_info"), elem_id="intensity")
+        intensity = gr.Slider(
+            0, LARGEST_INTENSITY, 1, step=0.05, label=word("intensity"), info=word("intensity_info"), elem_id="intensity"
+        )
         mixture = gr.HTML(elem_id="mixture")
         with gr.Accordion(word("timeline_title"), open=False, elem_id="timeline"):
             timeline = timeline_controls(speech, list(emotions.values()), intensity)

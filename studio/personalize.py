@@ -77,9 +77,10 @@ def personalize_tab(pipeline: GMTalkerPipeline, limits: Limits) -> PersonalizeTa
                 gr.Markdown(word("check_about"))
                 check = gr.Button(word("check"), elem_id="check")
                 report = gr.HTML(elem_id="report")
+                overlay_about = gr.Markdown(word("checked_overlay"), elem_classes="note", visible=False)
                 overlay = gr.Image(
-                    label=word("checked_overlay"), type="numpy", interactive=False, visible=False, buttons=[], elem_id="overlay"
-                )
+                    show_label=False, type="numpy", interactive=False, visible=False, buttons=[], elem_id="overlay"
+                )  # fmt: skip
         with gr.Column(scale=2, elem_classes="stage"):
             with gr.Column(elem_classes="card"):
                 gr.Markdown(word("train_about"))
@@ -105,8 +106,10 @@ def personalize_tab(pipeline: GMTalkerPipeline, limits: Limits) -> PersonalizeTa
                     resume = gr.Button(word("resume"), visible=False, elem_id="resume-training")
                     create_with_it = gr.Button(word("create_with_it"), variant="primary", visible=False, elem_id="create-with-it")
                 shown = {"type": "pil", "interactive": False, "visible": False, "buttons": []}
-                strip = gr.Image(label=word("truth_beside"), elem_id="training-strip", **shown)
-                curve = gr.Image(label=word("quality_curve"), elem_id="training-curve", **shown)
+                about = gr.Markdown(word("truth_beside"), elem_classes="note", visible=False)
+                strip = gr.Image(show_label=False, elem_id="training-strip", **shown)
+                curve_about = gr.Markdown(word("quality_curve"), elem_classes="note", visible=False)
+                curve = gr.Image(show_label=False, elem_id="training-curve", **shown)
     job, done, seen = gr.State(None), gr.State(None), gr.State(None)
 
     @of_reader
@@ -135,19 +138,20 @@ def personalize_tab(pipeline: GMTalkerPipeline, limits: Limits) -> PersonalizeTa
     def listed(files: list[str] | None) -> tuple:
         """Other clips: nothing is checked of them yet; a row for each to say what it shows."""
         rows, some = [[Path(file).name, ""] for file in files or []], bool(files)
-        forgotten = (_Checked(), gr.Button(interactive=False), "", gr.Image(visible=False))
+        forgotten = (_Checked(), gr.Button(interactive=False), "", gr.Markdown(visible=False), gr.Image(visible=False))
         return *forgotten, gr.Dataframe(rows, visible=some), gr.Markdown(visible=some)
 
-    gr.on([clips.change], listed, clips, [checked, train, report, overlay, shows, shows_info], queue=False, **private)
+    card = [report, overlay_about, overlay]
+    gr.on([clips.change], listed, clips, [checked, train, *card, shows, shows_info], queue=False, **private)
     filmed.stop_recording(lambda files, film: [*(files or []), film], [clips, filmed], clips, **hidden)
     def looked_at(request: gr.Request, files: list[str] | None, agreed: bool, who: str):
         return _check(pipeline, request, files, agreed, who)
 
-    check.click(
-        looked_at, [clips, agreed, who], [report, overlay, checked, train], concurrency_id="heavy", concurrency_limit=1, **private
-    )
+    heavy = {"concurrency_id": "heavy", "concurrency_limit": 1, **private}
+    check.click(looked_at, [clips, agreed, who], [*card, checked, train], **heavy)
     gr.on([checked.change, preset.change, minutes.change], _estimate, [checked, preset, minutes], estimate, **hidden)
-    watched = {"outputs": [progress, stop, sample, resume, create_with_it, strip, curve, job, done, seen], **hidden}
+    watched = {"outputs": [progress, stop, sample, resume, create_with_it, strip, curve, about, curve_about, job, done, seen]}
+    watched |= hidden
     asked = [clips, shows, checked, agreed, who, name, preset, minutes]
     train.click(begin, asked, None, **private).success(_watch, seen, **watched)
     gr.Timer(1).tick(_watch, seen, concurrency_limit=4, **watched)
@@ -195,7 +199,7 @@ def _check(pipeline: GMTalkerPipeline, request: gr.Request, files: list[str] | N
     seen = [found.overlay for found in reports if found.overlay is not None]
     alike = [part for part in seen if part.shape == seen[0].shape]
     overlay = gr.Image(np.concatenate(alike), visible=True) if seen else gr.Image(visible=False)
-    return card + verdict, overlay, passed, gr.Button(interactive=usable)
+    return card + verdict, gr.Markdown(visible=bool(seen)), overlay, passed, gr.Button(interactive=usable)
 
 
 def _lengths(reports: list[Report]) -> tuple[float, float]:
@@ -249,13 +253,13 @@ def _watch(request: gr.Request, seen: tuple | None):
         )
         pictures = (strip, curve)
     if view == seen:
-        return [gr.skip()] * 10
+        return [gr.skip()] * 12
     html, stoppable, showable, resumable, ready, identifier, done, drawn = view
     new = seen is None or seen[-1] != drawn
     images = [_picture(path) if new else gr.skip() for path in pictures]
     return [
         html, gr.Button(visible=stoppable), gr.Button(visible=showable), gr.Button(visible=resumable), gr.Button(visible=ready),
-        *images, identifier, done, view,
+        *images, *[gr.Markdown(visible=drawn is not None)] * 2, identifier, done, view,
     ]  # fmt: skip
 
 

@@ -127,7 +127,7 @@ def draw_curves(keys: Sequence[Mapping], speech: str | None, intensity: float = 
             times = np.linspace(0, seconds, BARS)
             axes.fill_between(times, 0, 0.95 * bars / max(bars.max(), 1e-6), color="#cbd5e1", lw=0)
     frames = max(2, int(seconds * FPS))
-    weights = EmotionWeights.from_timeline(keys, frames, intensity).weights.numpy()
+    weights = EmotionWeights.from_timeline(keys, frames, min(intensity, 1.0)).weights.numpy()
     for index, (name, colour) in enumerate(zip(EMOTIONS, COLOURS)):
         if index and weights[:, index].max() > 0:
             axes.plot(np.arange(frames) / FPS, weights[:, index], color=colour, label=name, lw=2)

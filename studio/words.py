@@ -56,7 +56,7 @@ WORDS: dict[str, tuple[str, str]] = {
     "preset_shocked": ("Shocked", "震惊"),
     "preset_furious": ("Furious", "暴怒"),
     "intensity": ("intensity", "强度"),
-    "intensity_info": ("From neutral, 0, to as mixed, 1.", "从平静（0）到所混合的情绪（1）。"),
+    "intensity_info": ("0 is neutral, 1 as mixed, more is exaggerated.", "0 为平静，1 为所混合的情绪，更大则更夸张。"),
     "over_full": ("Together more than 1: they are scaled down to 1.", "总和超过 1：将按比例缩小到 1。"),
     "timeline_title": ("Emotion over time", "随时间变化的情绪"),
     "timeline_about": (

@@ -54,7 +54,8 @@ def test_a_good_clip_passes_every_line(clip):
     report = check_clip(clip, Sequence([face(160)]))
     assert set(statuses(report).values()) == {"pass"} and not report.failed
     assert list(statuses(report)) == [
-        "readable", "length", "size", "face found", "one person", "face size", "sharpness", "light", "sound", "loudness", "noise", "used",
+        "readable", "length", "size", "face found", "one person", "face size", "sharpness", "light", "sound", "loudness",
+        "noise", "used",
     ]  # fmt: skip
     assert all(not line.advice for line in report.lines)
     read = json.loads(json.dumps(report.to_json()))

@@ -121,7 +121,7 @@ def test_what_cannot_be_used_is_one_sentence_and_exit_1(place, capsys, change):
         ["--emotion", ""],
         ["--emotion", "happy=1,happy=1"],
         ["--emotion", "happy=1", "--timeline", "t.json"],
-        ["--intensity", "2"],
+        ["--intensity", "2.5"],
         ["--head", "-1"],
         ["--seed", "-1"],
         ["--seed", "x"],

@@ -66,6 +66,15 @@ def test_every_emotion_changes_the_picture_and_the_expression_but_not_the_motion
     assert np.array_equal(none, drawn["neutral"])
 
 
+def test_an_exaggerated_mood_goes_farther_the_same_way(tiny_pipeline, tiny_avatar, speech):
+    calm, happy, beaming = (
+        tiny_pipeline(speech, tiny_avatar, emotion={"happy": 1.0}, intensity=intensity).track.expression.coefficients
+        for intensity in (0.0, 1.0, 2.0)
+    )
+    once, twice = (happy - calm).flatten(), (beaming - calm).flatten()
+    assert twice.norm() > 1.3 * once.norm() and torch.cosine_similarity(once, twice, dim=0) > 0.8
+
+
 def test_the_style_alone_changes_the_picture(tiny_pipeline, tiny_avatar, speech):
     track = tiny_pipeline(speech, tiny_avatar).track
     moods = [EmotionWeights.from_mapping({name: 1.0}) for name in ("neutral", "happy")]
@@ -133,7 +142,7 @@ def test_silence_is_refused_and_leaves_nothing(tiny_pipeline, tiny_avatar, tmp_p
         {"emotion": {"happy": 0.5}, "timeline": [{"time": 0, "emotion": {}}]},
         {"timeline": [{"time": "soon", "emotion": {}}]},
         {"timeline": "happy"},
-        {"intensity": 1.5},
+        {"intensity": 2.5},
         {"seed": -1},
         {"seed": 0.5},
         {"head": -1.0},
