@@ -109,6 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     emotions.add_argument("--data", type=Path, metavar="DIR", help="also compare with the test clips of a MANIFEST.csv")
     emotions.add_argument("--leave-out", default="", metavar="P,Q", help="people of --data that are not compared with")
     emotions.add_argument("--adapt", type=float, default=0.0, metavar="M", help="and adapt M minutes to a part of each long clip")
+    emotions.add_argument("--speech", type=Path, nargs="+", default=(), metavar="F", help="also say these sound files")
     emotions.add_argument("--pictures", type=Path, metavar="DIR", help="a folder for pictures of the mixture and the motion")
     _add_device(emotions)
     emotions.set_defaults(run=_emotions)
@@ -332,7 +333,7 @@ def _emotions(options: argparse.Namespace) -> None:
     pipeline = _pipeline(options)
     baseline = None if options.baseline is None else load_strict(ExpressionGenerator, options.baseline).to(pipeline.device)
     measures = measure_generic(
-        pipeline, baseline, options.data, _names(options.leave_out), _tell, options.pictures, options.adapt
+        pipeline, baseline, options.data, _names(options.leave_out), _tell, options.pictures, options.adapt, options.speech
     )
     _write_measures(measures, options.json)
 

@@ -76,9 +76,10 @@ def read_speech(path: Path) -> np.ndarray:
 
 
 def sound_seconds(path: Path) -> float:
-    """How long a speech says it is; 0 where it does not say. Errors: UnusableSpeech when it can't be opened."""
+    """How long a speech says it is, or is, where it does not say. Errors: UnusableSpeech when it can't be read."""
     with open_media(Path(path), UnusableSpeech) as container:
-        return (container.duration or 0) / 1e6
+        said = (container.duration or 0) / 1e6
+    return said or sum(len(piece) for piece in stream_sound(Path(path))) / SAMPLE_RATE
 
 
 def read_sound_or_none(path: Path, unusable: type[UnusableInput] = UnusableVideo) -> np.ndarray | None:

@@ -33,7 +33,7 @@ def timeline_of_script(script: str, silent: np.ndarray) -> list[dict]:
     spoken = np.flatnonzero(~np.asarray(silent))
     if not len(spoken):
         spoken = np.arange(len(silent))
-    keys: list[dict] = []
+    keys: list[dict] = [{"time": 0.0, "emotion": {}}] if tags[0][0] else []  # what is said before the first tag is neutral
     for before, emotion in tags:
         place = min(int(before / letters * len(spoken)), len(spoken) - 1)
         moment = _after_pause(spoken, place) / FPS if before else 0.0

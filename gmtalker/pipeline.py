@@ -111,7 +111,7 @@ class SpeakRequest:
         """The line that repeats this request from a shell."""
         words = ["python", "-m", "gmtalker", "speak"]
         if self.avatar is not None:
-            words += ["--avatar", str(self.avatar)]
+            words.append(f"--avatar={self.avatar}")  # a name may begin as an option does
         words += ["--speech", str(self.speech), "--output", output]
         shown = {name: weight for name, weight in self.emotion.items() if weight}
         if shown:
@@ -121,7 +121,7 @@ class SpeakRequest:
         for name in ("intensity", "seed", "head", "blink", "gaze"):
             value = getattr(self, name)
             if value != SpeakRequest.__dataclass_fields__[name].default:
-                words += [f"--{name}", f"{value:g}"]
+                words += [f"--{name}", str(value) if name == "seed" else f"{value:g}"]
         return shlex.join([*words, *(["--full-frame"] if self.full_frame else [])])
 
 

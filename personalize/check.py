@@ -34,6 +34,7 @@ SECOND_FACE = 0.4  # of the first one's height; smaller ones are posters, or gho
 # Real clips of faces measured 0.03 to 0.5, the same clips blurred by a fiftieth of the face's height 0.003 to 0.013.
 BLURRED = 0.02
 STRETCH = 12.0  # seconds that are looked at frame by frame, for what only neighbouring frames tell
+LARGEST_FOLLOWED = 720  # pixels of the longer side of those frames
 DARK, BRIGHT = 60, 215  # of 255, mean of the face
 STILL_HEAD, FAR_TURNED = 0.8, 35.0  # degrees: deviation of yaw and pitch; the largest turn
 CLOSED_LIPS = 0.012  # deviation of the lip opening in eye distances, under which nobody talks
@@ -143,7 +144,8 @@ def _look(path: Path, info: VideoInfo, detect: Detector) -> tuple[list[_Sample],
     samples, frames, due = [], [], 0.0
     for index, frame in enumerate(read_frames(path)):
         if index < STRETCH * FPS:
-            frames.append(frame)
+            zoom = min(1.0, LARGEST_FOLLOWED / max(frame.shape[:2]))  # 12 seconds of a phone's own size would fill the memory
+            frames.append(frame if zoom == 1 else cv2.resize(frame, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_AREA))
         if index / FPS < due or len(samples) == MOST_SAMPLES:
             continue
         due += every

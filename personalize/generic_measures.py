@@ -11,6 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+from scipy.ndimage import gaussian_filter1d
 from scipy.stats import spearmanr
 from torch import Tensor
 
@@ -62,12 +63,14 @@ def measure_generic(
     told: Callable[[str], None] = lambda _: None,
     pictures: Path | None = None,
     adapt_minutes: float = 0.0,
+    speeches: Sequence[Path] = (),
 ) -> dict:
     """Every measure of the generic stages; pictures of them into that folder.
 
     baseline: a generator by label, measured beside the mixture.
     data: a folder with a MANIFEST.csv whose test clips show how real people's lips and heads move; leave_out: people of it;
-    adapt_minutes: adapt the speaking style for so long to the first part of each of its long clips, and measure on the rest.
+    speeches: sound files, in any language and from any room, that are said; adapt_minutes: adapt the speaking style for so long
+    to the first part of each of its long clips, and measure on the rest.
     """
     features = pipeline.encode(read_speech(SPEECH))
     avatar = replace(load_avatar(None), speaking_style=None)  # a face to show it on, which speaks as the generic stages do
@@ -80,6 +83,11 @@ def measure_generic(
     told("moving heads")
     takes = _takes(pipeline, features)
     result["motion"] = motion_measures(takes, strangers, pipeline.motion_generator.scale.cpu(), read_speech(SPEECH))
+    told("speech in noise")
+    result["lips_in_noise"] = noise_measures(pipeline)
+    if speeches:
+        told("any speech")
+        result["lips_of_any_speech"] = {path.name: any_speech_measures(pipeline, path) for path in speeches}
     if pictures is not None:
         draw_generic(pipeline, avatar, takes, pictures)
     if strangers:
@@ -265,6 +273,51 @@ def _between(motions: Sequence[np.ndarray], scale: Tensor) -> float:
     centred = [(motion - motion.mean(0)) / unit for motion in motions]
     pairs = [np.sqrt(np.square(a - b).mean()) for a, b in itertools.combinations(centred, 2)]
     return round(float(np.mean(pairs)), 3) if pairs else 0.0
+
+
+# --- Lips of any speech ---------------------------------------------------------------------------------------------------------
+
+
+def any_speech_measures(pipeline: GMTalkerPipeline, path: Path) -> dict:
+    """Whether the lips do what lips do, where nobody filmed the speaker: they open (5 % and 95 % of the openings, in face
+    heights), go with the loudness (correlation over a fifth of a second), and rest in silence (part of their motion in speech).
+    """
+    waveform = read_speech(path)[: LONGEST_STRANGER * SAMPLE_RATE]
+    features = pipeline.encode(waveform)
+    silent = silent_frames(waveform, len(features))
+    neutral = EmotionWeights.from_mapping({}).weights
+    said = _said_with(pipeline, pipeline.expression_generator, features, neutral, silent)[0]
+    lips = pipeline.face_model.lip_opening(said.numpy())
+    padded = np.pad(waveform, (0, len(features) * SAMPLES_PER_FRAME))[: len(features) * SAMPLES_PER_FRAME]
+    loudness = np.log(np.sqrt(np.square(padded.reshape(len(features), -1)).mean(1)) + 1e-4)
+    smooth = [gaussian_filter1d(values, 2) for values in (lips, loudness)]
+    speed, quiet = np.abs(np.diff(lips)), silent[1:]
+    rests = 3 < quiet.sum() < len(quiet) - 3
+    return {
+        "seconds": round(len(lips) / FPS, 1),
+        "opening_range": [round(float(value), 3) for value in np.quantile(lips, (0.05, 0.95))],
+        "with_loudness": round(float(np.corrcoef(*smooth)[0, 1]), 2) if min(x.std() for x in smooth) > 1e-9 else 0.0,
+        "motion_in_silence": round(float(speed[quiet].mean() / speed[~quiet].mean()), 3) if rests else None,
+    }
+
+
+def noise_measures(pipeline: GMTalkerPipeline, levels: Sequence[int] = (20, 10, 0)) -> dict[str, float]:
+    """How far the lips of a speech with other voices behind it, so many dB quieter, follow those of the speech alone."""
+    waveform = read_speech(SPEECH)
+    others = [read_speech(path) for path in sorted(SPEECH.parent.glob("*.flac")) if path != SPEECH]
+    voices = sum(np.resize(voice, len(waveform)) + np.resize(voice[::-1], len(waveform)) for voice in others)
+    voices = voices * np.sqrt(np.square(waveform).mean() / np.square(voices).mean())
+
+    def lips(sound: np.ndarray) -> np.ndarray:
+        features = pipeline.encode(sound.astype(np.float32))
+        neutral = EmotionWeights.from_mapping({}).weights
+        said = _said_with(pipeline, pipeline.expression_generator, features, neutral)[0]
+        return pipeline.face_model.lip_opening(said.numpy())
+
+    alone = lips(waveform)
+    return {
+        f"{level} dB": round(shifted_correlation(lips(waveform + voices * 10 ** (-level / 20)), alone, 0), 3) for level in levels
+    }
 
 
 # --- Lips of strangers ---------------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ trainers that died without a word and starts the next job in the queue: one trai
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -19,7 +20,7 @@ import uuid
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Callable, Iterator, Mapping, Sequence
+from typing import Callable, Iterable, Iterator, Mapping, Sequence
 
 import psutil
 
@@ -40,6 +41,7 @@ SILENT_SECONDS = 10  # a trainer that has not beaten for so long is dead
 STARTING_SECONDS = 300  # importing torch takes minutes on a busy machine; a process that is gone shows at once
 LOST = "The trainer stopped unexpectedly."
 STOPPED = "Stopped; resuming goes on from the last checkpoint."
+FINISH_ASKED = "finish.asked"  # a file of this name asks the trainer to make the avatar of what it has by now
 SAMPLE_ASKED = "sample.asked"  # a file of this name among the checkpoints asks the trainer to show what it can by now
 OPEN = ("queued", "running")
 OF_A_STAGE = ("step", "steps", "seconds_left", "its")  # forgotten when the next stage begins
@@ -201,21 +203,21 @@ def create(
             raise UnusableInput(f"There is no file {path}; please check the name.")
     if _own_avatar(name):
         raise UnusableAvatar(f"There is already an avatar called {name}; choose another name, or delete it first.")
-    for old in jobs():
-        if not same_name(old.name, name) or old.status == "done":
-            continue
-        if old.status in OPEN:
-            raise UnusableAvatar(f"A training called {old.name} is already {old.status}; wait for it, or stop it first.")
-        if sorted(old.clips) == sorted(map(str, paths)) and old.emotions == labels and old.size == size:
-            _write(old.id, **_begun(here), message="", heartbeat=time.time(), preset=preset, minutes=minutes)
-            return get(old.id)
-        forget(old)  # other clips or another size under the same name: nothing of the earlier person may slip into this one
     if not here and sum(job.status == "queued" for job in jobs(everybodys=True)) >= MOST_WAITING:
         raise UnusableInput(f"{MOST_WAITING} trainings are waiting already; please come back when some are done.")
     needed = estimate(minutes or PRESETS[preset], 0.0, 0.0, sum(path.stat().st_size for path in paths) * keep_clips, size).disk
     if (free := free_disk()) < needed:
         sizes = f"{needed / 2**20:.0f} MB of disk and {free / 2**20:.0f} MB are free"
         raise UnusableInput(f"The training needs {sizes}; make room first.")
+    for old in jobs():
+        if not same_name(old.name, name) or old.status == "done":
+            continue
+        if old.status in OPEN:
+            raise UnusableAvatar(f"A training called {old.name} is already {old.status}; wait for it, or stop it first.")
+        if _contents(old.clips, old.emotions) == _contents(map(str, paths), labels) and old.size == size:
+            _write(old.id, **_begun(here), message="", heartbeat=time.time(), preset=preset, minutes=minutes)
+            return get(old.id)
+        forget(old)  # other clips or another size under the same name: nothing of the earlier person may slip into this one
     identifier = uuid.uuid4().hex[:12]
     log = _workspace() / "logs" / f"{identifier}.jsonl"
     given = [str(path) for path in paths]
@@ -237,6 +239,19 @@ def create(
     return job
 
 
+def _contents(clips: Iterable[str], emotions: Mapping[str, str]) -> list[tuple[str, str]]:
+    """What clips hold and are said to show, whatever they are called: kept copies have other names than the uploads."""
+    found = []
+    for clip in clips:
+        try:
+            with open(clip, "rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError:
+            digest = f"no file {clip}"
+        found.append((digest, emotions.get(clip, "")))
+    return sorted(found)
+
+
 def _begun(here: bool) -> dict:
     if here:
         return {"status": "running", "stage": "starting", "pid": os.getpid()}
@@ -255,7 +270,8 @@ def jobs(everybodys: bool = False) -> list[Job]:
 
 def position(job: Job) -> int:
     """How many trainings, of anybody, come before a waiting one."""
-    return sum(other.status in OPEN and other.created < job.created for other in jobs(everybodys=True))
+    before = [other for other in jobs(everybodys=True) if other.id != job.id]
+    return sum(other.status == "running" or (other.status == "queued" and other.created < job.created) for other in before)
 
 
 def get(identifier: str, everybodys: bool = False) -> Job:
@@ -292,7 +308,10 @@ def refresh() -> None:
             return
         claim = "UPDATE jobs SET status = 'running', stage = 'starting', pid = NULL, heartbeat = ? WHERE id = ?"
         database.execute(claim, (now, row["id"]))
-    _launch(get(row["id"], everybodys=True))
+    try:
+        _launch(get(row["id"], everybodys=True))
+    except OSError as error:
+        _write(row["id"], status="failed", message=f"The training could not be started: {error.strerror}.")
 
 
 def stop(job: Job) -> Job:
@@ -321,6 +340,12 @@ def ask_sample(job: Job) -> None:
     """Ask the trainer to draw held-out frames now. It looks every other second."""
     if job.status == "running" and job.work.is_dir():
         (job.work / SAMPLE_ASKED).touch()
+
+
+def ask_finish(job: Job) -> None:
+    """Ask the trainer to end the training of the head here, and to make the avatar."""
+    if job.status == "running" and job.work.is_dir():
+        (job.work / FINISH_ASKED).touch()
 
 
 def forget(job: Job) -> None:
@@ -485,11 +510,13 @@ def _is_alive(pid: int) -> bool:
 
 
 def _terminate(pid: int | None) -> None:
+    if pid is None:  # not yet started; psutil would take None for this very process
+        return
     try:
         trainer = psutil.Process(pid)
         children = trainer.children(recursive=True)
         trainer.terminate()
-    except (psutil.NoSuchProcess, TypeError):  # gone already, or not yet started
+    except psutil.NoSuchProcess:  # gone already
         return
     _, alive = psutil.wait_procs([trainer, *children], timeout=10)
     for process in alive:

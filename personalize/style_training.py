@@ -28,6 +28,7 @@ STYLE_RANK, STYLE_FRAMES, STYLE_BATCH = 16, 50, 12
 OPENING_SHARE = 0.2  # of the windows begin where a clip does
 WATCHED_SHARE, MOST_WATCHED, LEAST_WATCHED = 0.2, 500, 75  # frames that only tell how much of the style is good
 UNWATCHED = 0.0  # of the LoRA is used where there was too little footage to tell: from so little it does more harm than good
+SURE_GAIN = 2.0  # errors of the mean by which a style must help: less is chance, and of chance it does harm elsewhere
 COMPARED = 75  # frames that the lips are compared over, at a time
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 LARGEST_LAG, MOST_LISTENED, SURE_AGREEMENT = 5, 1500, 0.3  # frames that sound may lag, that are heard; agreement that tells
@@ -244,7 +245,7 @@ def _best_strength(generator: ExpressionGenerator, watched: Sequence[tuple[Tenso
     best = max(STRENGTHS, key=lambda strength: (agreement[strength].mean(), -strength))
     gain = agreement[best] - agreement[0.0]
     error = gain.std(ddof=1) / np.sqrt(len(gain)) if len(gain) > 1 else 0.0
-    return best if gain.mean() > error else 0.0  # a gain within its own error is none
+    return best if gain.mean() > SURE_GAIN * error else 0.0
 
 
 def _scale(generator: ExpressionGenerator, strength: float) -> None:

@@ -23,6 +23,7 @@ CROP_FACES = 2.1  # side of the head-and-shoulders crop in face heights
 HEAD_FACES = 1.3  # side of the smallest square that still holds the whole head
 FACE_PLACE = 0.47  # how far down the crop the middle of the face sits
 NEVER_BLINKED = 0.35  # closed lids of someone who never blinked, as a part of their open ones
+MOODY, NOT_CALM = 2.0, 20.0  # what speaks against a reference picture: a deviation of expression; a label that is not neutral
 CUT_JUMP = 0.12  # a face that jumps by more than this (face heights) between two frames was cut there...
 CUT_STEP = 0.015  # ...or by this much, when it hardly moves around that moment
 
@@ -219,6 +220,10 @@ def measure_person(
     # The reference picture: near the mean pose, lips closed, eyes open and looking ahead.
     far = (np.abs(motion - mean)[:, [0, 1, 2, 3, 4, 5]] / (scale[:6] + 0.01)).sum(1)
     far += 20 * model.lip_opening(coefficients, neutral) + 3 * motion[:, 6:8].sum(1) + 4 * np.abs(motion[:, 8:] - mean[8:]).sum(1)
+    # Its texture is under every expression: brows that are raised in it are raised in all of them.
+    far += MOODY * np.sqrt(np.square(coefficients).mean(1))
+    if calm is not None and calm[usable].any():
+        far += NOT_CALM * ~calm[usable]
     # Right after a cut or a gap the tracker still settles: a picture whose points are off would shift all that is drawn from it.
     breaks = np.concatenate([[0], find_cuts(points), np.flatnonzero(~found), [len(points)]])
     far += 10 * (np.abs(usable[:, None] - breaks[None]).min(1) < 6)

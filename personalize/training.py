@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 import importlib.metadata
 import json
 import shutil
@@ -35,7 +36,7 @@ from personalize.consent import Consent
 from personalize.evaluation import image_measures
 from personalize.head_training import FilmedPerson, HeadTraining, PixelWeights, sized, train_head
 from personalize.informative import SPARE, choose_frames, sharpest
-from personalize.jobs import HELD_OUT_SHARE, LONGEST_HELD_OUT, MOST_FRAMES, PRESETS, SAMPLE_ASKED, SIZES, WRAP_UP
+from personalize.jobs import FINISH_ASKED, HELD_OUT_SHARE, LONGEST_HELD_OUT, MOST_FRAMES, PRESETS, SAMPLE_ASKED, SIZES, WRAP_UP
 from personalize.material import at_rest_in_silence
 from personalize.moods import learn_moods
 from personalize.pictures import write_progress
@@ -275,7 +276,8 @@ def gather_footage(
 def _tracked(clip: Path, work: Path, progress: Callable[[int], None]) -> TrackedVideo:
     """The clip's points, kept in the work folder, so that resuming does not track again."""
     stat = clip.stat()
-    path = work / f"points-{slug(clip.name)}-{stat.st_size}-{int(stat.st_mtime)}.safetensors"
+    name = hashlib.sha256(clip.name.encode()).hexdigest()[:16]  # not the name itself: it may be long, and of any signs
+    path = work / f"points-{name}-{stat.st_size}-{int(stat.st_mtime)}.safetensors"
     if path.exists():
         stored = load_file(str(path))
         return TrackedVideo(stored["points"], stored["found"].astype(bool), tuple(int(side) for side in stored["size"]))
@@ -326,6 +328,7 @@ def train_person_head(
         best=work / "best.safetensors",
         shown=lambda real, drawn, curve: write_progress(work, real, drawn, curve),
         asked=lambda: _taken(work / SAMPLE_ASKED),
+        stop=(work / FINISH_ASKED).exists,
     )
     return training
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,7 +79,8 @@ def avatars_tab() -> AvatarsTab:
                 with gr.Row(equal_height=True):
                     new_name = gr.Textbox(label=word("new_name"), elem_id="new-name", scale=3)
                     rename = gr.Button(word("rename"), elem_id="rename", scale=1, min_width=90)
-            export = gr.DownloadButton(word("export"), visible=False, elem_id="export")
+            export = gr.Button(word("export"), visible=False, elem_id="export")
+            exported = gr.File(show_label=False, interactive=False, visible=False, elem_id="exported")
             delete = gr.Button(word("delete"), variant="stop", visible=False, elem_id="delete")
             with gr.Group(visible=False, elem_id="confirm-group") as confirm:
                 question = gr.Markdown(container=True)
@@ -87,7 +88,7 @@ def avatars_tab() -> AvatarsTab:
                     yes = gr.Button(word("delete_yes"), variant="stop", elem_id="confirm-delete")
                     no = gr.Button(word("delete_no"), elem_id="keep")
             bring = gr.UploadButton(word("import"), file_types=[".zip"], elem_id="import")
-    shown = [nobody, chosen, details, own, new_name, export, delete, confirm]
+    shown = [nobody, chosen, details, own, new_name, export, exported, delete, confirm]
 
     def view(entry: AvatarEntry | None, request: gr.Request) -> list:
         """Updates of `shown` for an avatar, or for none."""
@@ -98,7 +99,8 @@ def avatars_tab() -> AvatarsTab:
             _details(entry, request) if entry else "",
             gr.Group(visible=own),
             entry.name if entry else "",
-            gr.DownloadButton(visible=entry is not None, value=None),
+            gr.Button(visible=entry is not None),
+            gr.File(None, visible=False),
             gr.Button(visible=own),
             gr.Group(visible=False),
         ]
@@ -114,9 +116,9 @@ def avatars_tab() -> AvatarsTab:
         return [portraits(), *view(entry, request)]
 
     @of_reader
-    def packed(request: gr.Request, name: str) -> gr.DownloadButton:
-        folder = Path(tempfile.mkdtemp(prefix="gmtalker-"))
-        return gr.DownloadButton(value=str(or_sentence(export_avatar, name, folder / f"{slug(name)}.gmtalker.zip")))
+    def packed(request: gr.Request, name: str) -> Iterator[gr.File]:
+        with tempfile.TemporaryDirectory(prefix="gmtalker-") as folder:  # gradio keeps a copy of what it is given
+            yield gr.File(str(or_sentence(export_avatar, name, Path(folder) / f"{slug(name)}.gmtalker.zip")), visible=True)
 
     @of_reader
     def imported(request: gr.Request, archive: str) -> list:
@@ -133,9 +135,9 @@ def avatars_tab() -> AvatarsTab:
         or_sentence(jobs.delete, name)
         return [portraits(), *view(None, request)]
 
-    gallery.select(show, None, shown, **hidden).then(packed, chosen, export, **hidden)
+    gallery.select(show, None, shown, **hidden)
+    export.click(packed, chosen, exported, **hidden)
     renaming = rename.click(renamed, [chosen, new_name], [gallery, *shown], **hidden)
-    renaming.success(packed, chosen, export, **hidden)
     importing = bring.upload(imported, bring, [gallery, *shown], **hidden)
     delete.click(ask, chosen, [confirm, question], **hidden)
     no.click(lambda: gr.Group(visible=False), None, confirm, **hidden)

@@ -14,7 +14,6 @@ from PIL import Image
 
 from gmtalker.audio import sound_seconds
 from gmtalker.avatar import find_avatar
-from gmtalker.errors import UnusableInput
 from gmtalker.pipeline import LARGEST_INTENSITY, GMTalkerPipeline, SpeakRequest
 from gmtalker.tracks import EMOTIONS, over_full
 from studio.avatars import names, picture_of, portraits
@@ -36,6 +35,7 @@ PRESETS = {
 }
 AMOUNTS = ("head", "blink", "gaze")
 LARGEST_SEED = 99_999
+SEED_PLACE = 13  # among the values that _wish takes after the request
 STRIP_SIZE = (1600, 400)  # pixels at most
 MOST_KEPT = 12  # videos of a visit
 # The finished video goes on where the growing one was being watched.
@@ -136,11 +136,13 @@ def create_tab(pipeline: GMTalkerPipeline, live: LiveVideos, limits: Limits) -> 
             )
     made_before = gr.State([])  # of this visit: (label, video, settings), the newest first
     first_seed = gr.State(0)  # of the three takes
+    asked = gr.State(())  # the settings of the video that is being made
     stops = Stops()
     sliders = list(controls.emotions.values())
 
     @of_reader
     def preview(request: gr.Request, avatar: str, intensity: float, *weights: float) -> tuple[np.ndarray, float, str]:
+        _check_there(request, avatar)
         emotion = dict(zip(MIXED, weights, strict=True))
         said = say(request, "over_full") if over_full(emotion) else ""
         left = round(max(0.0, 1 - min(intensity, 1.0) * min(1.0, sum(weights))), 2)
@@ -173,7 +175,7 @@ def create_tab(pipeline: GMTalkerPipeline, live: LiveVideos, limits: Limits) -> 
         _check_length(request, wish, limits)
         session = request.session_hash or ""
         try:
-            for said, playing, made in performed(pipeline, wish, stops.begin(session), live, request):
+            for said, playing, made in performed(pipeline, wish, stops.of(session), live, request):
                 yield said, playing, gr.skip() if made is None else made
         finally:
             stops.end(session)
@@ -184,7 +186,7 @@ def create_tab(pipeline: GMTalkerPipeline, live: LiveVideos, limits: Limits) -> 
         _check_length(request, wish, limits)
         session = request.session_hash or ""
         try:
-            for said, made in three_takes(pipeline, wish, stops.begin(session), request):
+            for said, made in three_takes(pipeline, wish, stops.of(session), request):
                 if made is None:
                     yield said, gr.skip(), gr.skip(), gr.skip(), *[gr.skip()] * TAKES
                 else:
@@ -196,9 +198,18 @@ def create_tab(pipeline: GMTalkerPipeline, live: LiveVideos, limits: Limits) -> 
     def end(request: gr.Request) -> None:
         stops.stop(request.session_hash)
 
+    def begin(request: gr.Request, lock: bool, *values: object) -> tuple:
+        """Nothing else can be begun; the settings as they are now, with the seed of this take."""
+        stops.begin(request.session_hash or "")
+        seed = values[SEED_PLACE] if lock else random.randint(0, LARGEST_SEED)
+        values = (*values[:SEED_PLACE], seed, *values[SEED_PLACE + 1 :])
+        return gr.Button(interactive=False), gr.Button(interactive=False), gr.Button(visible=True), seed, values
+
     @of_reader
-    def remembered(request: gr.Request, video: str, before: list, *values: object):
+    def remembered(request: gr.Request, video: str | None, before: list, values: tuple):
         """The video among those of this visit, and the command that repeats it."""
+        if video is None:  # stopped
+            return [gr.skip()] * 4
         wish = _wish(request, *values)
         label = f"{time.strftime('%H:%M:%S')} · {_said_of(wish, request)}"
         before = [(label, video, values), *before][:MOST_KEPT]
@@ -229,23 +240,25 @@ def create_tab(pipeline: GMTalkerPipeline, live: LiveVideos, limits: Limits) -> 
     tab.avatar.change(_strip, tab.avatar, controls.strip, **hidden)
     tab.gallery.select(_chosen, None, tab.avatar, **hidden)
 
-    begun = ([create, takes, stop], {"queue": False, **private})
-    busy = lambda: (gr.Button(interactive=False), gr.Button(interactive=False), gr.Button(visible=True))  # noqa: E731
-    free = lambda: (gr.Button(interactive=True), gr.Button(interactive=True), gr.Button(visible=False))  # noqa: E731
+    def free() -> tuple[gr.Button, gr.Button, gr.Button]:
+        return gr.Button(interactive=True), gr.Button(interactive=True), gr.Button(visible=False)
+
+    at_once = {"queue": False, **private}
+    begun = [create, takes, stop, controls.seed, asked]
     heavy = {"show_progress": "hidden", "concurrency_limit": 1, "concurrency_id": "heavy"}
-    working = create.click(busy, None, begun[0], **begun[1])
-    drawn = working.then(_next_seed, [controls.lock, controls.seed], controls.seed, queue=False, **private)
-    emptied = drawn.then(lambda: ("", gr.Video(None, visible=False)), None, [growing, video], queue=False, **private)
+    working = create.click(begin, [controls.lock, *controls.asked], begun, **at_once)
+    emptied = working.then(lambda: ("", gr.Video(None, visible=False)), None, [growing, video], **at_once)
     made = emptied.then(speak, controls.asked, [progress, growing, video], api_name="speak", **heavy)
-    shown = made.success(remembered, [video, made_before, *controls.asked], [video, made_before, history, command], **hidden)
-    shown.then(None, None, None, js=GO_ON, **private).then(lambda: "", None, growing, queue=False, **private)
-    trying = takes.click(busy, None, begun[0], **begun[1])
+    shown = made.success(remembered, [video, made_before, asked], [video, made_before, history, command], **hidden)
+    shown.then(None, None, None, js=GO_ON, **private).then(lambda: "", None, growing, **at_once)
+    kept = gr.State(True)  # takes are counted from the seed that is shown
+    trying = takes.click(begin, [kept, *controls.asked], begun, **at_once)
     tried = trying.then(
         try_takes, controls.asked, [progress, takes_group, takes_video, first_seed, *take_buttons], **heavy, **private
     )
     for work in (made, tried):
         for over in (work.then, work.failure):  # an error does not reach `then`
-            over(free, None, begun[0], **begun[1])
+            over(free, None, [create, takes, stop], **at_once)
     for number, button in enumerate(take_buttons):
         button.click(lambda first, number=number: (first + number, True), first_seed, [controls.seed, controls.lock], **hidden)
     history.input(brought_back, [history, made_before], [video, *controls.asked[:-1], controls.keys_table], **hidden)
@@ -356,12 +369,16 @@ def _wish(
     """What the controls ask for, in their order; what can't be asked becomes a sentence on the page."""
     if not speech:
         raise refusal(say(request, "speech_first"))
-    if avatar not in names():  # a folder is for the command line: from the page it could be anybody's
-        raise refusal(say(request, "no_such_avatar"))
+    _check_there(request, avatar)
     mixture = (angry, contempt, disgusted, fear, happy, sad, surprised)
     emotion = {} if timeline else dict(zip(MIXED, mixture, strict=True))
     amounts = {"seed": int(seed or 0), "head": head, "blink": blink, "gaze": gaze, "full_frame": bool(full_frame)}
     return or_sentence(SpeakRequest, Path(speech), avatar, emotion, timeline or None, intensity, **amounts)
+
+
+def _check_there(request: gr.Request, avatar: str | None) -> None:
+    if avatar not in names():  # a folder is for the command line: from the page it could be anybody's
+        raise refusal(say(request, "no_such_avatar"))
 
 
 def _check_length(request: gr.Request, wish: SpeakRequest, limits: Limits) -> None:
@@ -377,17 +394,10 @@ def _said_of(wish: SpeakRequest, request: gr.Request) -> str:
     return f"{wish.avatar} · {Path(wish.speech).stem} · {mood}"
 
 
-def _next_seed(lock: bool, seed: float) -> float:
-    return seed if lock else random.randint(0, LARGEST_SEED)
-
-
 @of_reader
 def _strip(request: gr.Request, avatar: str) -> Image.Image | None:
     """The avatar's picture of its eight emotions."""
-    try:
-        return picture_of(find_avatar(avatar) / "emotions.jpg", STRIP_SIZE)
-    except (UnusableInput, ValueError):
-        return None
+    return picture_of(find_avatar(avatar) / "emotions.jpg", STRIP_SIZE) if avatar in names() else None
 
 
 @of_reader

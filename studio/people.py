@@ -9,6 +9,7 @@ import hmac
 import inspect
 import json
 import os
+import re
 import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,11 +17,15 @@ from urllib.parse import unquote
 
 import gradio as gr
 from fastapi import Request, Response
+from gradio.utils import get_upload_folder
 
 from gmtalker.avatar import home, owned_by
 
 COST = {"n": 2**14, "r": 8, "p": 1}  # of scrypt, some 50 ms: a stolen file of passwords does not tell them
 FILES = "/gradio_api/file="
+NOT_THEIRS = "This file is somebody else's."
+STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"')  # of JSON
+LONGEST_PATH = 4096
 
 
 def of_reader(handler: Callable) -> Callable:
@@ -96,22 +101,76 @@ def may_enter(name: str, password: str) -> bool:
 
 
 class FilesApart:
-    """Uploads and results are fetched by those alone who fetched them first: an address can't be guessed, but it can be told on.
+    """A person is served, and may name in a request, only the files that this server has told them of: uploads of theirs and
+    results made for them.
 
-    An ASGI middleware of the page's server, where people come in by name.
+    An ASGI middleware of the page's server, where people come in by name. It reads the addresses out of what goes to each person.
     """
 
     def __init__(self, app: Callable) -> None:
-        self.app, self.owners = app, {}
+        self.app, self.told = app, {}
+        self.cache = os.path.realpath(get_upload_folder())
 
     async def __call__(self, scope: dict, receive: Callable, send: Callable) -> None:
-        place = unquote(scope.get("path", "")).partition(FILES)[2]
-        if scope["type"] == "http" and place and not _is_public(place):
-            asks = _person_of(Request(scope))
-            if asks is not None and self.owners.setdefault(place, asks) != asks:
-                await Response("This file is somebody else's.", status_code=403)(scope, receive, send)
+        asks = _person_of(Request(scope)) if scope["type"] == "http" else None
+        if asks is None:  # nobody has come in: gradio itself answers
+            await self.app(scope, receive, send)
+            return
+        theirs = self.told.setdefault(asks, set())
+        place = unquote(scope["path"]).partition(FILES)[2]
+        if place and not _is_public(place) and os.path.realpath(place) not in theirs:
+            await Response(NOT_THEIRS, status_code=403)(scope, receive, send)
+            return
+        if scope["method"] == "POST" and not scope["path"].rstrip("/").endswith("/upload"):
+            request = Request(scope, receive)
+            body = await request.body()
+            if not all(path in theirs or _is_public(path) for path in self._files_in(body)):
+                await Response(NOT_THEIRS, status_code=403)(scope, receive, send)
                 return
-        await self.app(scope, receive, send)
+            receive = _replayed(body, receive)
+        await self.app(scope, receive, send if place else self._listened(send, theirs))
+
+    def _listened(self, send: Callable, theirs: set[str]) -> Callable:
+        """send, that notes the files of what is sent; a name may lie across two pieces."""
+        rest = b""
+
+        async def noted(message: dict) -> None:
+            nonlocal rest
+            if message["type"] == "http.response.body":
+                piece = rest + message.get("body", b"")
+                theirs.update(self._files_in(piece))
+                rest = piece[-LONGEST_PATH:]
+            await send(message)
+
+        return noted
+
+    def _files_in(self, text: bytes) -> list[str]:
+        """Files of gradio's cache that JSON speaks of."""
+        found = []
+        for match in STRINGS.finditer(text):
+            if b"gradio" in match[0] or self.cache.encode() in match[0]:
+                try:
+                    path = json.loads(match[0])
+                except ValueError:
+                    continue
+                path = os.path.realpath(unquote(path).partition(FILES)[2] or path)
+                if path.startswith(self.cache + os.sep):
+                    found.append(path)
+        return found
+
+
+def _replayed(body: bytes, receive: Callable) -> Callable:
+    """receive, that gives a body which was read already."""
+    given = False
+
+    async def again() -> dict:
+        nonlocal given
+        if given:
+            return await receive()
+        given = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return again
 
 
 def _person_of(request: Request) -> str | None:

@@ -35,8 +35,13 @@ class Stops:
         self._stops: dict[str, threading.Event] = {}
 
     def begin(self, session: str) -> threading.Event:
+        """From now on Stop ends this, also while it waits for its turn."""
         self._stops[session] = threading.Event()
         return self._stops[session]
+
+    def of(self, session: str) -> threading.Event:
+        """What begin made; for a caller without a page, who has no Stop, one of its own."""
+        return self._stops.get(session) or threading.Event()
 
     def stop(self, session: str) -> None:
         if session in self._stops:

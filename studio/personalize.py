@@ -22,6 +22,8 @@ from studio.people import of_reader
 from studio.performing import time_left
 from studio.words import say, word
 
+NOT_MIRRORED = gr.WebcamOptions(mirror=False)  # an avatar must not part its hair on the other side
+
 
 @dataclass(frozen=True)
 class PersonalizeTab:
@@ -57,7 +59,7 @@ def personalize_tab(pipeline: GMTalkerPipeline, limits: Limits) -> PersonalizeTa
                     label=word("clips"), file_count="multiple", file_types=["video"], elem_id="clips", height=150
                 )  # fmt: skip
                 with gr.Accordion(word("webcam"), open=False, elem_id="webcam-group"):
-                    filmed = gr.Video(label=word("webcam"), sources=["webcam"], elem_id="webcam")
+                    filmed = gr.Video(label=word("webcam"), sources=["webcam"], webcam_options=NOT_MIRRORED, elem_id="webcam")
                 shows = gr.Dataframe(
                     [],
                     headers=["clip", "emotion"],
@@ -103,6 +105,7 @@ def personalize_tab(pipeline: GMTalkerPipeline, limits: Limits) -> PersonalizeTa
                 with gr.Row():
                     stop = gr.Button(word("stop"), variant="stop", visible=False, elem_id="stop-training")
                     sample = gr.Button(word("sample"), visible=False, elem_id="sample")
+                    finish = gr.Button(word("finish"), visible=False, elem_id="finish")
                     resume = gr.Button(word("resume"), visible=False, elem_id="resume-training")
                     create_with_it = gr.Button(word("create_with_it"), variant="primary", visible=False, elem_id="create-with-it")
                 shown = {"type": "pil", "interactive": False, "visible": False, "buttons": []}
@@ -128,7 +131,7 @@ def personalize_tab(pipeline: GMTalkerPipeline, limits: Limits) -> PersonalizeTa
             raise refusal(say(request, "consent_missing"))
         if not files or tuple(files) != passed.clips:
             raise refusal(say(request, "check_first"))
-        if (minutes or 0) > limits.training_minutes:
+        if (minutes or jobs.PRESETS[preset]) > limits.training_minutes:
             raise refusal(say(request, "training_too_long", minutes=limits.training_minutes))
         emotions = or_sentence(_emotions_of, files, shows)
         consent = or_sentence(Consent.given_now, who, say(request, "consent"))
@@ -150,13 +153,14 @@ def personalize_tab(pipeline: GMTalkerPipeline, limits: Limits) -> PersonalizeTa
     heavy = {"concurrency_id": "heavy", "concurrency_limit": 1, **private}
     check.click(looked_at, [clips, agreed, who], [*card, checked, train], **heavy)
     gr.on([checked.change, preset.change, minutes.change], _estimate, [checked, preset, minutes], estimate, **hidden)
-    watched = {"outputs": [progress, stop, sample, resume, create_with_it, strip, curve, about, curve_about, job, done, seen]}
-    watched |= hidden
+    buttons = [stop, sample, finish, resume, create_with_it]
+    watched = {"outputs": [progress, *buttons, strip, curve, about, curve_about, job, done, seen], **hidden}
     asked = [clips, shows, checked, agreed, who, name, preset, minutes]
     train.click(begin, asked, None, **private).success(_watch, seen, **watched)
     gr.Timer(1).tick(_watch, seen, concurrency_limit=4, **watched)
     stop.click(_told(jobs.stop), job, None, **private).then(_watch, seen, **watched)
     sample.click(_told(jobs.ask_sample), job, None, **private)
+    finish.click(_told(jobs.ask_finish), job, None, **private)
     resume.click(_told(jobs.resume), job, None, **private).then(_watch, seen, **watched)
     return PersonalizeTab(done, create_with_it)
 
@@ -253,12 +257,12 @@ def _watch(request: gr.Request, seen: tuple | None):
         )
         pictures = (strip, curve)
     if view == seen:
-        return [gr.skip()] * 12
+        return [gr.skip()] * 13
     html, stoppable, showable, resumable, ready, identifier, done, drawn = view
     new = seen is None or seen[-1] != drawn
     images = [_picture(path) if new else gr.skip() for path in pictures]
     return [
-        html, gr.Button(visible=stoppable), gr.Button(visible=showable), gr.Button(visible=resumable), gr.Button(visible=ready),
+        html, *[gr.Button(visible=shown) for shown in (stoppable, showable, showable, resumable, ready)],
         *images, *[gr.Markdown(visible=drawn is not None)] * 2, identifier, done, view,
     ]  # fmt: skip
 

@@ -62,7 +62,7 @@ def timeline_controls(speech: gr.Audio, sliders: Sequence[gr.Slider], intensity:
     keys = gr.JSON([], visible=False, elem_id="timeline-keys")
 
     def added(rows: list[list], moment: float | None, *weights: float) -> list[list]:
-        others = [row for row in _filled(rows) if row[0] != (moment or 0.0)]
+        others = [row for row in or_sentence(_filled, rows) if row[0] != (moment or 0.0)]
         return sorted([*others, [float(moment or 0.0), *weights]])
 
     def from_script(script: str, speech: str | None, request: gr.Request) -> list[list]:
@@ -113,7 +113,7 @@ def keys_of(rows: Sequence[Sequence] | None) -> list[dict]:
 
 def draw_curves(keys: Sequence[Mapping], speech: str | None, intensity: float = 1.0) -> np.ndarray:
     """(height, width, 3) uint8: the emotions of a timeline over the loudness of the speech, as far as there is one."""
-    seconds = keys[-1]["time"] + 1.0
+    seconds = max(key["time"] for key in keys) + 1.0
     figure = Figure(figsize=(8, 2.2), dpi=100, layout="tight")
     axes = figure.subplots()
     if speech:

@@ -217,9 +217,10 @@ WORDS: dict[str, tuple[str, str]] = {
         "上：真实画面，下：生成画面（训练中未见过的片段）",
     ),
     "quality_curve": ("Likeness on seconds it never saw, dB", "未见过片段上的相似度（dB）"),
+    "finish": ("Finish now", "现在完成"),
     "good_enough": (
-        "Good enough: it hardly gets better now. You may stop and use it, or let it finish.",
-        "已经足够好：再训练提升不大。您可以停止并使用，也可以等它完成。",
+        "Good enough: it hardly gets better now. You may finish it here, or let it go on.",
+        "已经足够好：再训练提升不大。您可以现在完成，也可以让它继续。",
     ),
     "waiting": ("{name} waits; {position} before it.", "{name} 排队中，前面还有 {position} 个。"),
     "consent_missing": (

@@ -39,3 +39,4 @@ def test_a_script_that_can_not_be_read_is_said(script, said):
 def test_letters_of_any_script_count_and_silence_is_no_hindrance():
     keys = timeline_of_script("你好世界 [surprised] 你好世界", np.ones(100, bool))
     assert keys[-1]["emotion"] == {"surprised": 1.0} and 1.5 < keys[-1]["time"] < 2.8
+    assert keys[0] == {"time": 0.0, "emotion": {}}  # what is said before the first tag is neutral

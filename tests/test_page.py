@@ -179,8 +179,8 @@ def set_slider(page, elem_id: str, value: float) -> None:
     field.press("Enter")
 
 
-def preview_changes(page, act) -> bytes:
-    """Do something and return the preview's picture as soon as it is another one."""
+def preview_changes(page, act, address: bool = False) -> bytes | str:
+    """Do something and return the preview's picture, or its address, as soon as it is another one."""
     picture = page.locator("#still img")
     picture.wait_for(timeout=MINUTE)
     before = picture.get_attribute("src")
@@ -190,7 +190,8 @@ def preview_changes(page, act) -> bytes:
         arg=page.evaluate("path => new URL(path, document.baseURI).href", before),
         timeout=MINUTE,
     )
-    return page.request.get(picture.get_attribute("src")).body()
+    source = page.evaluate("document.querySelector('#still img').src")
+    return source if address else page.request.get(source).body()
 
 
 def created_video(page, folder: Path, minutes: float = 5) -> tuple[int, float]:
@@ -411,9 +412,10 @@ def test_a_newcomer_makes_an_avatar_and_speaks_with_it(
     page.locator("#rename").click()
     page.locator("#shelf").get_by_text("Renamed").wait_for(timeout=MINUTE)
     seen(page, "avatars")
-    page.wait_for_timeout(2 * SECOND)  # it is packed meanwhile
+    page.locator("#export").click()
+    page.locator("#exported a").first.wait_for(timeout=MINUTE)
     with page.expect_download() as download:
-        page.locator("#export").click()
+        page.locator("#exported a").first.click()
     exported = tmp_path / "renamed.zip"
     download.value.save_as(exported)
     page.locator("#delete").click()
@@ -501,9 +503,16 @@ def test_two_people_see_only_what_is_theirs(browser, tmp_path: Path, speech: Pat
 
         open_tab(ann, "Create")
         ann.locator("#still img").wait_for(timeout=MINUTE)
-        address = ann.evaluate("document.querySelector('#still img').src")
-        assert ann.request.get(address).ok and bob.request.get(address).status == 403
+        assert bob.request.get(bob.evaluate("document.querySelector('#still img').src")).ok  # the same face, as ann has it
+        ann.locator("#avatar-gallery").get_by_text("Ann's own").click()
+        ann.wait_for_function("document.querySelector('#avatar input').value.startsWith('Ann')")
+        address = preview_changes(ann, lambda: set_slider(ann, "emotion-happy", 0.77), address=True)
+        twisted = address.replace("file=/", "file=//")
+        assert ann.request.get(address).ok and bob.request.get(address).status == 403 == bob.request.get(twisted).status
         assert browser.new_context().request.get(address).status == 401
+        picture = {"path": address.split("file=")[1], "meta": {"_type": "gradio.FileData"}}
+        stolen = {"data": ["GRID s1", picture, *[0.0] * 7, 1, 1, 1, 1, 0, False, []]}
+        assert bob.request.post(f"{server.url}/gradio_api/call/speak", data=stolen).status == 403
         hers = next((ours / "people" / "ann" / "avatars").iterdir())
         said = {"path": str(PROJECT / "assets/speech/english.flac"), "meta": {"_type": "gradio.FileData"}}
         call = f"{server.url}/gradio_api/call/speak"
