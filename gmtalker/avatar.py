@@ -20,6 +20,7 @@ from pathlib import Path, PurePosixPath
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.nn import functional as F
 
 from gmtalker.errors import UnusableAvatar
 from gmtalker.face_model import PersonFace
@@ -45,28 +46,31 @@ REQUIRED = ("avatar.json", "face.safetensors", "head_generator/config.json", "em
 class Moods:
     """What a person's face in each emotion has beside the generic one.
 
-    expression: (8, n) coefficients; lids: (8,) by how much their eyelids rest lower than usual, -1 to 1. An emotion that was
-    never shown has zeros. Errors: ValueError for other shapes.
+    expression: (8, n) coefficients; motion: (8, 10) by how much the head is held, and the eyelids and the eyes rest, otherwise
+    than usual, as MotionTrack.stacked(). An emotion that was never shown has what neutral has, or zeros.
+    Errors: ValueError for other shapes.
     """
 
     expression: Tensor
-    lids: Tensor
+    motion: Tensor
 
     def __post_init__(self) -> None:
-        shapes = self.expression.ndim == 2 and len(self.expression) == len(EMOTIONS) and self.lids.shape == (len(EMOTIONS),)
-        if not shapes or not (self.expression.isfinite().all() and self.lids.isfinite().all()):
+        shapes = self.expression.ndim == 2 and len(self.expression) == len(EMOTIONS) and self.motion.shape == (len(EMOTIONS), 10)
+        if not shapes or not (self.expression.isfinite().all() and self.motion.isfinite().all()):
             raise ValueError("moods hold one row of finite numbers for each emotion")
 
     def save(self, folder: Path) -> None:
         """Into an avatar's folder."""
-        tensors = {name: getattr(self, name).float().contiguous() for name in ("expression", "lids")}
+        tensors = {name: getattr(self, name).float().contiguous() for name in ("expression", "motion")}
         save_file(tensors, str(folder / MOODS_FILE))
 
     @classmethod
     def load(cls, folder: Path) -> Moods:
         """Of an avatar's folder. Errors: ValueError, KeyError, SafetensorError for a broken file."""
         tensors = load_file(str(folder / MOODS_FILE))
-        return cls(tensors["expression"].float(), tensors["lids"].float())
+        if "lids" in tensors:  # an avatar of an older version: only how low both eyelids rest
+            tensors["motion"] = F.pad(tensors.pop("lids")[:, None].expand(-1, 2), (6, 2))
+        return cls(tensors["expression"].float(), tensors["motion"].float())
 
 
 @dataclass(frozen=True, eq=False)
@@ -321,7 +325,7 @@ def rename_avatar(name: str, new_name: str) -> Path:
     if folder.parent.resolve() != avatars_folder().resolve():
         raise UnusableAvatar(f"{name!r} is not in the workspace; only avatars made or imported here can be renamed.")
     goal = avatars_folder() / slug(new_name)
-    if goal.exists() and goal != folder:
+    if (goal.exists() and goal != folder) or new_name in _bundled_names():
         raise UnusableAvatar(f"There is already an avatar called {new_name}; choose another name.")
     card = read_card(folder) | {"name": new_name}
     writing = folder / ".writing-avatar.json"
@@ -329,6 +333,10 @@ def rename_avatar(name: str, new_name: str) -> Path:
     writing.replace(folder / "avatar.json")
     folder.rename(goal)
     return goal
+
+
+def _bundled_names() -> set[str]:
+    return {entry.name for entry in list_avatars() if entry.bundled}
 
 
 def _discard(folder: Path) -> None:
@@ -372,6 +380,8 @@ def import_avatar(archive_path: Path, name: str | None = None) -> Path:
             raise UnusableAvatar(f"{archive_path.name} is not an exported avatar ({_first_line(error)}).") from error
         card = load_avatar(unpacked).card
         card["name"] = clean_name(name or card["name"])
+        if name is None and card["name"] in _bundled_names():  # both are to be found, under different names
+            card["name"] = clean_name(f"{card['name']} 2")
         with write_avatar(card["name"]) as folder:
             shutil.copytree(unpacked, folder, dirs_exist_ok=True)
             (folder / "avatar.json").write_text(json.dumps(card, ensure_ascii=False, indent=2), encoding="utf-8")

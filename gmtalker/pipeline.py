@@ -249,12 +249,13 @@ class GMTalkerPipeline:
         neutral = torch.eye(asked.shape[1], device=self.device)[:1].expand_as(asked)
         ways = [asked] if torch.equal(asked, neutral) else [asked, neutral]
         latents = torch.stack([generator.latent(way, seed=seed, temperature=TEMPERATURE) for way in ways])
-        moods = torch.zeros(len(asked), 1) if ready.avatar.moods is None else asked.cpu() @ ready.avatar.moods.expression
+        own = torch.zeros(asked.shape[1], 1) if ready.avatar.moods is None else ready.avatar.moods.expression
+        moods = torch.stack([way.cpu() @ own for way in ways])
         made = torch.empty(len(asked), generator.config.coefficients)  # a list of small tensors takes ten times that
         spoken = torch.empty_like(made)
         for frame, said in enumerate(generator.stream_ways(features, latents)):
             said = said.float().cpu()
-            said[0] += moods[frame]
+            said += moods[:, frame]
             said[0] += (exaggeration - 1) * (said[0] - said[-1])
             made[frame] = said[0] if len(said) == 1 else self.lip_guard(*said)
             spoken[frame] = said[-1]
@@ -554,14 +555,16 @@ def _moved(
 ) -> MotionTrack:
     """Normalised motion (frames, 10) around the person's mean, as widely as the person moves, times the amounts.
 
-    Eyelids blink from where the person's rest, in an emotion where they rest in it.
+    In an emotion the head is held and the eyes look as theirs in it; eyelids blink from where they rest.
     """
     amounts = torch.tensor([head] * 6 + [blink] * 2 + [gaze] * 2)
     mean, scale = (torch.as_tensor(x).float() for x in (avatar.face.motion_mean, avatar.face.motion_scale))
     values = mean + amounts * scale * normalised
     resting = mean[6:8].expand(len(normalised), -1)
     if weights is not None and avatar.moods is not None:
-        resting = resting + (weights.at(len(normalised)) @ avatar.moods.lids)[:, None]
+        held = weights.at(len(normalised)) @ avatar.moods.motion
+        values = values + held
+        resting = resting + held[:, 6:8]
     resting = resting.clamp(0, LOWEST_LID)
     values[:, 6:8] = resting + (1 - resting) * normalised[:, 6:8].clamp(0, 1) * blink
     return MotionTrack.unstacked(values)

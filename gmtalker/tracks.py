@@ -61,7 +61,7 @@ class EmotionWeights:
                 or not isinstance(key.get("time"), (int, float))
                 or not isinstance(key.get("emotion"), Mapping)
             ):
-                raise ValueError('Every key of a timeline needs "time" (seconds) and "emotion" (weights)')
+                raise ValueError('Every key of a timeline needs "time" (a number of seconds) and "emotion" (weights)')
         keys = sorted(keys, key=lambda key: key["time"])
         times = torch.tensor([float(key["time"]) for key in keys], dtype=torch.float64)
         values = torch.tensor([_mixture(key["emotion"], intensity) for key in keys])

@@ -16,8 +16,9 @@ import torch
 from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
-from gmtalker.audio import read_sound_or_none, silent_frames
+from gmtalker.audio import read_sound_or_none, read_speech, silent_frames
 from gmtalker.avatar import load_avatar, slug, workspace, write_avatar
+from gmtalker.benchmark import SPEECH
 from gmtalker.errors import UnusableVideo
 from gmtalker.face_model import FaceModel, PersonFace
 from gmtalker.full_frame import MOST_FRAMES as MOST_IDLE
@@ -48,6 +49,7 @@ STYLE_SHARE, LONGEST_STYLE = 0.2, 1.5  # part of the minutes that goes to the sp
 BATCH = 4
 ANCHOR = 0.5  # how firmly the head of an emotion that was never shown is held to the generic EMN
 MEASURED_FRAMES = 250
+HEARD = 250  # frames of speech over which a neutral face is told from the generic one
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,10 @@ def train_avatar(
         footage.face.save(folder / "face.safetensors")
         _keep_idle_loop(footage, Path(clips[0]), folder)
         learned = np.where(footage.held_out | ~footage.track.found.numpy(), -1, footage.labels)
-        moods = learn_moods(pipeline.expression_generator, footage.track, learned)
+        speech = footage.features[torch.from_numpy(footage.speaks)][:HEARD]
+        if len(speech) < FPS:  # clips with a label are often silent
+            speech = pipeline.encode(read_speech(SPEECH))[:HEARD]
+        moods = learn_moods(pipeline.expression_generator, footage.track, learned, speech, pipeline.lip_guard)
         if moods is not None:
             moods.save(folder)
         _write_json(folder, name, consent, footage, {}, training, preset, minutes)

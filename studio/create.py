@@ -217,11 +217,15 @@ def create_tab(pipeline: GMTalkerPipeline, live: LiveVideos, limits: Limits) -> 
         choices = gr.Dropdown(choices=[item[0] for item in before], value=label, visible=True)
         return gr.Video(visible=True), before, choices, gr.Textbox(named.command(), visible=True)
 
-    def brought_back(label: str, before: list):
+    @of_reader
+    def brought_back(request: gr.Request, label: str, before: list):
         found = next((item for item in before if item[0] == label), None)
         if found is None or not Path(found[1]).is_file():
             return [gr.skip()] * (1 + len(controls.asked))
         _, video, values = found
+        if values[0] not in names():  # the avatar was deleted meanwhile; its video is still here
+            gr.Info(say(request, "video_without_avatar"))
+            return [gr.Video(video, visible=True, autoplay=False), *[gr.skip()] * len(controls.asked)]
         keys = [[key["time"], *(key["emotion"].get(name, 0.0) for name in MIXED)] for key in values[-1] or []]
         return [gr.Video(video, visible=True, autoplay=False), *values[:-1], keys]
 

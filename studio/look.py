@@ -35,7 +35,7 @@ THEME = gr.themes.Soft(
 )
 
 CSS = """
-.gradio-container { max-width: 1240px !important; margin: auto; }
+.gradio-container { max-width: 1240px !important; margin: auto; overflow: clip !important; }
 .card { background: var(--block-background-fill); border: 1px solid var(--border-color-primary); border-radius: 12px;
         padding: 0.9rem 1rem 1rem; gap: 0.6rem; margin-bottom: 0.4rem; }
 .card h3 { margin: 0 0 0.2rem; }
@@ -44,6 +44,8 @@ CSS = """
 #heading h1 { margin: 0.4rem 0 0; }
 #heading p { margin: 0.1rem 0 0.4rem; color: var(--body-text-color-subdued); }
 .stage { position: sticky; top: 0.5rem; align-self: flex-start; }
+.tabs, .tabitem, .tabitem > div, .row:has(> .stage) { overflow: visible !important; }  /* or the stage can't stay in sight */
+input[type=range]:focus-visible { outline: 2px solid var(--primary-600); outline-offset: 4px; }
 .progress-text { margin: 0 0 0.35rem; min-height: 1.5em; }
 .progress-text.failed { color: #b91c1c; font-weight: 600; }
 .progress { height: 0.6rem; border-radius: 0.3rem; background: var(--border-color-primary); overflow: hidden; }

@@ -16,6 +16,7 @@ from gmtalker.tracks import EMOTIONS
 from personalize import jobs
 from personalize.check import Report, check_clip
 from personalize.consent import Consent
+from studio.avatars import portraits
 from studio.limits import Limits
 from studio.look import Status, note, or_sentence, progress_bar, refusal, table
 from studio.people import of_reader
@@ -50,7 +51,13 @@ def personalize_tab(pipeline: GMTalkerPipeline, limits: Limits) -> PersonalizeTa
     with gr.Row():
         with gr.Column(scale=3):
             with gr.Column(elem_classes="card"):
-                gr.Markdown(word("guide"))
+                with gr.Row():
+                    with gr.Column(scale=3, min_width=240):
+                        gr.Markdown(word("guide"))
+                    with gr.Column(scale=1, min_width=140):
+                        example = portraits()[0][0]  # the bundled avatar's
+                        gr.Image(example, show_label=False, interactive=False, buttons=[], height=140, elem_id="guide-example")
+                        gr.Markdown(word("guide_example"), elem_classes="note")
                 who = gr.Textbox(label=word("who"), info=word("who_info"), elem_id="who")
                 agreed = gr.Checkbox(label=word("consent"), elem_id="consent")
             with gr.Column(elem_classes="card"):
@@ -103,7 +110,7 @@ def personalize_tab(pipeline: GMTalkerPipeline, limits: Limits) -> PersonalizeTa
                 gr.Markdown(word("watch"))
                 progress = gr.HTML(elem_id="training", padding=True)
                 with gr.Row():
-                    stop = gr.Button(word("stop"), variant="stop", visible=False, elem_id="stop-training")
+                    stop = gr.Button(word("stop_training"), variant="stop", visible=False, elem_id="stop-training")
                     sample = gr.Button(word("sample"), visible=False, elem_id="sample")
                     finish = gr.Button(word("finish"), visible=False, elem_id="finish")
                     resume = gr.Button(word("resume"), visible=False, elem_id="resume-training")
@@ -131,6 +138,8 @@ def personalize_tab(pipeline: GMTalkerPipeline, limits: Limits) -> PersonalizeTa
             raise refusal(say(request, "consent_missing"))
         if not files or tuple(files) != passed.clips:
             raise refusal(say(request, "check_first"))
+        if not name.strip():
+            raise refusal(say(request, "name_first"))
         if (minutes or jobs.PRESETS[preset]) > limits.training_minutes:
             raise refusal(say(request, "training_too_long", minutes=limits.training_minutes))
         emotions = or_sentence(_emotions_of, files, shows)

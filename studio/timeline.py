@@ -20,6 +20,7 @@ from studio.look import or_sentence, refusal
 from studio.words import say, word
 
 MIXED = EMOTIONS[1:]  # what the table holds; neutral is what they leave over
+UNREADABLE = [{"time": None, "emotion": {}}]  # keys that no request takes: what stands in the table can't be used
 BARS = 400  # of the waveform
 
 
@@ -73,7 +74,11 @@ def timeline_controls(speech: gr.Audio, sliders: Sequence[gr.Slider], intensity:
         return [[key["time"], *(key["emotion"].get(name, 0.0) for name in MIXED)] for key in found]
 
     def understood(rows: list[list], speech: str | None, intensity: float) -> tuple[list[dict], gr.Markdown, gr.Image]:
-        found = or_sentence(keys_of, rows)
+        try:
+            found = keys_of(rows)
+        except ValueError as error:
+            gr.Warning(str(error))
+            return UNREADABLE, gr.Markdown(visible=False), gr.Image(visible=False)
         drawn = or_sentence(draw_curves, found, speech, intensity) if found else None
         return found, gr.Markdown(visible=bool(found)), gr.Image(drawn, visible=bool(found))
 

@@ -110,6 +110,10 @@ WORDS: dict[str, tuple[str, str]] = {
     "command": ("The same again, from the command line", "用命令行再次生成"),
     "command_info": ("With your own copy of the speech.", "使用您自己的语音文件。"),
     "no_such_avatar": ("Choose one of the avatars first.", "请先选择一个形象。"),
+    "video_without_avatar": (
+        "The avatar of this video is not there any more; the video still is.",
+        "该视频的形象已不存在；视频仍可观看。",
+    ),
     "speech_too_long": (
         "The speech is longer than the {minutes:g} minutes that this page takes; cut it.",
         "语音超过了本页面允许的 {minutes:g} 分钟；请剪短。",
@@ -169,6 +173,7 @@ WORDS: dict[str, tuple[str, str]] = {
         "* 光线来自正面，背景安静，相机放稳；像和朋友聊天一样，带上您的情绪。\n"
         "* 手机或网络摄像头即可，横竖均可，一段或多段都行。",
     ),
+    "guide_example": ("Like this.", "就像这样。"),
     "who": ("Who is in the clips", "视频中的人是谁"),
     "who_info": ("The name of the person who agrees.", "表示同意的人的姓名。"),
     "consent": (CONSENT_WORDS, "我就是这些视频中的人，或已得到此人的许可。我同意制作此人的数字形象，它可以被用来说任何话。"),
@@ -217,7 +222,9 @@ WORDS: dict[str, tuple[str, str]] = {
         "上：真实画面，下：生成画面（训练中未见过的片段）",
     ),
     "quality_curve": ("Likeness on seconds it never saw, dB", "未见过片段上的相似度（dB）"),
-    "finish": ("Finish now", "现在完成"),
+    "stop_training": ("Stop, to resume later", "停止，以后可继续"),
+    "finish": ("Finish now, as good as it is", "现在完成，保留已学到的"),
+    "name_first": ("Give the avatar a name first.", "请先给形象取一个名字。"),
     "good_enough": (
         "Good enough: it hardly gets better now. You may finish it here, or let it go on.",
         "已经足够好：再训练提升不大。您可以现在完成，也可以让它继续。",
@@ -238,7 +245,7 @@ WORDS: dict[str, tuple[str, str]] = {
     "what": ("what", "项目"),
     "found": ("found", "结果"),
     "estimate": (
-        "About {minutes:.0f} minutes in all on this machine, {disk:.0f} MB of disk ({free:.0f} GB free),"
+        "About {minutes:.0f} min in all on this machine, {disk:.0f} MB of disk ({free:.0f} GB free),"
         " {memory:.1f} GB of memory.",
         "本机上总共约需 {minutes:.0f} 分钟、{disk:.0f} MB 磁盘（剩余 {free:.0f} GB）、{memory:.1f} GB 内存。",
     ),

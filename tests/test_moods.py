@@ -25,14 +25,21 @@ def test_the_own_look_is_what_the_generic_one_lacks(tiny_pipeline):
     coefficients[100:] = 9.0  # neither what has no label nor what was shown too shortly counts
     motion = torch.zeros(160, 10)
     motion[:, 6:8] = torch.tensor([0.1, 0.4, 0.2, 0.9]).repeat_interleave(torch.tensor([50, 50, 50, 10]))[:, None]
+    motion[50:100, 0], motion[50:100, 3] = 0.1, 0.3  # the head turned, and somebody who sat elsewhere
     track = FaceTrack(ExpressionTrack(coefficients), MotionTrack.unstacked(motion), torch.ones(160, dtype=torch.bool))
-    moods = learn_moods(generator, track, labels)
+    features = torch.randn(40, generator.config.features, generator=torch.Generator().manual_seed(2))
+    guard = tiny_pipeline.lip_guard
+    moods = learn_moods(generator, track, labels, features, guard)
+    spoken = generator.generate(features, generator.latent(torch.eye(8)[:1].expand(40, -1), 0, 0.0)).mean(0)
+    calm = OWN_SHARE * guard.closed(-spoken, torch.tensor(1.0))  # what neutral clips, all zeros, have beside it
     generic = emotion_shifts(generator, generator.no_speech.detach().expand(100, -1))
-    torch.testing.assert_close(moods.expression[HAPPY], OWN_SHARE * (own - generic[HAPPY]))
-    assert not moods.expression[[0, 1, 2, 3, 4, 6, 7]].any()
-    assert moods.lids.tolist() == pytest.approx([-0.1, 0, 0, 0, 0, 0.2, 0, 0], abs=1e-6)
-    assert learn_moods(generator, track, np.full(160, -1)) is None
-    assert learn_moods(generator, track, np.zeros(160, int)) is None
+    torch.testing.assert_close(moods.expression[HAPPY], calm + OWN_SHARE * (own - generic[HAPPY]))
+    torch.testing.assert_close(moods.expression[[0, 1, 2, 3, 4, 6, 7]], calm.expand(7, -1))
+    assert (calm @ guard.measures.T)[:3].abs().max() < 1e-5  # the lips are the speech's
+    assert moods.motion[:, 7].tolist() == pytest.approx([-0.1, 0, 0, 0, 0, 0.2, 0, 0], abs=1e-6)
+    assert moods.motion[HAPPY].tolist() == pytest.approx([0.1, 0, 0, 0, 0, 0, 0.2, 0.2, 0, 0], abs=1e-6)
+    assert learn_moods(generator, track, np.full(160, -1), features, guard) is None
+    assert learn_moods(generator, track, np.zeros(160, int), features, guard) is None
 
 
 def test_an_avatar_shows_its_own_look_of_what_is_asked_for(tiny_pipeline, home):
@@ -43,18 +50,21 @@ def test_an_avatar_shows_its_own_look_of_what_is_asked_for(tiny_pipeline, home):
         return tiny_pipeline.expression(features, EmotionWeights.from_mapping(emotion), load_avatar("tiny")).coefficients
 
     before = {name: said({name: 1.0} if name else {}) for name in ("", "happy", "sad")}
-    moods = Moods(torch.zeros(8, before[""].shape[1]), torch.zeros(8))
-    moods.expression[HAPPY, -1], moods.lids[HAPPY] = 0.5, 0.3
+    moods = Moods(torch.zeros(8, before[""].shape[1]), torch.zeros(8, 10))
+    moods.expression[HAPPY, -1], moods.motion[HAPPY, 6:8], moods.motion[HAPPY, 1] = 0.5, 0.3, 0.2
     moods.save(folder)
     assert torch.equal(said({}), before[""]) and torch.equal(said({"sad": 1.0}), before["sad"])
     moved = (said({"happy": 1.0}) - before["happy"]).mean(0)
     assert moved.abs().argmax() == len(moved) - 1 and moved[-1] == pytest.approx(0.5, abs=0.15)  # the lip guard takes a little
     happy, calm = (EmotionWeights.from_mapping(emotion) for emotion in ({"happy": 1.0}, {}))
-    lids = [tiny_pipeline.motion(features, load_avatar("tiny"), blink=0.0, weights=way).blink for way in (happy, calm)]
-    torch.testing.assert_close(lids[0], lids[1] + 0.3)
-    save_file({"expression": torch.zeros(3, 3), "lids": torch.zeros(8)}, str(folder / "moods.safetensors"))
+    tracks = [tiny_pipeline.motion(features, load_avatar("tiny"), blink=0.0, weights=way) for way in (happy, calm)]
+    torch.testing.assert_close(tracks[0].blink, tracks[1].blink + 0.3)
+    torch.testing.assert_close(tracks[0].rotation, tracks[1].rotation + torch.tensor([0.0, 0.2, 0.0]))
+    save_file({"expression": torch.zeros(8, 3), "lids": torch.linspace(0, 0.7, 8)}, str(folder / "moods.safetensors"))
+    assert Moods.load(folder).motion[HAPPY].tolist() == pytest.approx([0, 0, 0, 0, 0, 0, 0.5, 0.5, 0, 0])  # of an older version
+    save_file({"expression": torch.zeros(3, 3), "motion": torch.zeros(8, 10)}, str(folder / "moods.safetensors"))
     with pytest.raises(UnusableAvatar, match="broken"):
         load_avatar("tiny")
-    Moods(torch.zeros(8, 3), torch.zeros(8)).save(folder)
+    Moods(torch.zeros(8, 3), torch.zeros(8, 10)).save(folder)
     with pytest.raises(UnusableAvatar, match="another face model"):
         said({})
