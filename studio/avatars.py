@@ -16,6 +16,8 @@ from studio.look import or_sentence, table
 from studio.people import of_reader
 from studio.words import say, word
 
+UNITS = {"psnr": " dB", "landmark_distance": " px", "sharpness": " of the real frames'", "flicker": " × the real clip's"}
+
 
 @dataclass(frozen=True)
 class AvatarsTab:
@@ -160,10 +162,16 @@ def _details(entry: AvatarEntry, request: gr.Request) -> str:
     ]
     for part in ("source", "measures"):
         rows += [
-            (key.replace("_", " "), _value(value)) for key, value in card.get(part, {}).items() if not isinstance(value, dict)
+            (key.replace("_", " "), _value(key, value))
+            for key, value in card.get(part, {}).items()
+            if value not in (None, []) and not isinstance(value, dict)
         ]
     return table((say(request, "about"), ""), rows)
 
 
-def _value(value: object) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+def _value(key: str, value: object) -> str:
+    """A number of the card with its unit."""
+    if isinstance(value, list):
+        return " × ".join(map(str, value)) if key == "picture" else ", ".join(map(str, value))
+    unit = next((unit for end, unit in UNITS.items() if key.endswith(end)), "")
+    return f"{value:.3g}{unit}" if isinstance(value, float) else f"{value}{unit}"

@@ -207,12 +207,12 @@ def _check(pipeline: GMTalkerPipeline, request: gr.Request, files: list[str] | N
             rows.append((clip.name, line.name, Status(line.status, say(request, line.status)), said))
     head = (say(request, "clip"), say(request, "what"), "", say(request, "found"))
     card = table(head, rows) if len(files) > 1 else table(head[1:], [row[1:] for row in rows])
-    verdict = note(say(request, "ready" if usable else "please_fix"))
+    verdict = progress_bar(say(request, "ready" if usable else "please_fix"), failed=not usable)  # first, and plain to see
     passed = _Checked(tuple(files), *_lengths(reports)) if usable else _Checked()
     seen = [found.overlay for found in reports if found.overlay is not None]
     alike = [part for part in seen if part.shape == seen[0].shape]
     overlay = gr.Image(np.concatenate(alike), visible=True) if seen else gr.Image(visible=False)
-    return card + verdict, gr.Markdown(visible=bool(seen)), overlay, passed, gr.Button(interactive=usable)
+    return verdict + card, gr.Markdown(visible=bool(seen)), overlay, passed, gr.Button(interactive=usable)
 
 
 def _lengths(reports: list[Report]) -> tuple[float, float]:

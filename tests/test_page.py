@@ -165,6 +165,7 @@ def seen(page, name: str) -> None:
     """Keep a picture of the page, when asked for."""
     if "SCREENSHOTS" in os.environ:
         SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+        page.evaluate("window.scrollTo(0, 0)")  # or the stage, which stays in sight, hangs half-way down
         time.sleep(1)  # transitions end
         page.screenshot(path=SCREENSHOTS / f"{name}.png", full_page=True)
 
