@@ -101,10 +101,9 @@ def _check_one(clip: Path) -> dict:
     from personalize.check import check_clip
 
     try:
-        report = check_clip(clip)
+        return check_clip(clip).to_json() | {"clip": str(clip)}
     except UnusableInput as error:
         return {"clip": str(clip), "failed": True, "error": str(error), "lines": []}
-    return {"clip": str(clip), "failed": report.failed, "lines": [asdict(line) for line in report.lines]}
 
 
 def _print_report(clip: Path, result: Mapping) -> None:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Callable, Iterable, Iterator, Literal
+from typing import Callable, Iterator, Literal
 
 import cv2
 import numpy as np
@@ -101,12 +101,6 @@ class _Stretch:
     found: np.ndarray
     seconds: float
     track: FaceTrack | None = None
-
-
-def check_clips(paths: Iterable[Path]) -> list[Report]:
-    """check_clip of each, with one detector."""
-    with _face_detector() as detect:
-        return [check_clip(path, detect) for path in paths]
 
 
 def check_clip(path: Path, detect: Detector | None = None, pipeline: GMTalkerPipeline | None = None) -> Report:

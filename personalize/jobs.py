@@ -29,7 +29,7 @@ from personalize.consent import Consent
 
 SIZES = (256, 512, 1024)  # pixels of a side that a head can be drawn at
 PRESETS = {"draft": 2.0, "standard": 10.0, "high": 30.0}  # minutes of training, after the clips are tracked
-FPS = 25
+FPS = 25  # as in gmtalker.tracks, which brings torch
 HELD_OUT_SHARE, LONGEST_HELD_OUT = 0.1, 20.0  # the last part of the footage is never trained on; at most so many seconds
 MOST_FRAMES = 6000  # of 256 pixels kept in memory for training: 1.2 GB; fewer where they are larger
 WRAP_UP = 30.0  # seconds that measuring and the pictures take at the end

@@ -135,12 +135,12 @@ def _described(progress: Progress, request: gr.Request) -> tuple[str, float]:
         progress.stage, DRAWING_STARTS + (100 - DRAWING_STARTS) * share
     )
     frames = say(request, "frame_of", done=progress.done, total=progress.total) if progress.stage != "listening" else ""
-    left = "" if progress.seconds_left is None else time_left(progress.seconds_left, request)
+    left = "" if progress.seconds_left is None else _time_left(progress.seconds_left, request)
     parts = [say(request, progress.stage), frames, f"{percent:.0f} %", left]
     return " · ".join(part for part in parts if part), percent
 
 
-def time_left(seconds: float, request: gr.Request | None) -> str:
+def _time_left(seconds: float, request: gr.Request) -> str:
     """Seconds as people say them."""
     if seconds < 90:
         return say(request, "seconds_left", seconds=max(seconds, 0))

@@ -20,7 +20,6 @@ from studio.avatars import portraits
 from studio.limits import Limits
 from studio.look import Status, note, or_sentence, progress_bar, refusal, table
 from studio.people import of_reader
-from studio.performing import time_left
 from studio.words import say, word
 
 NOT_MIRRORED = gr.WebcamOptions(mirror=False)  # an avatar must not part its hair on the other side
@@ -246,7 +245,7 @@ def _watch(request: gr.Request, seen: tuple | None):
         view = (note(say(request, "nothing_trains")), False, False, False, False, None, None, None)
         pictures = (None, None)
     else:
-        text = f"{job.name}: {_summary(job, request)}"
+        text = f"{job.name}: {job.summary()}"
         html = progress_bar(text, job.percent if job.status != "failed" else None, failed=job.status == "failed")
         if job.status == "running" and isinstance(job.quality, dict) and job.quality.get("enough"):
             html += note(say(request, "good_enough"))
@@ -274,13 +273,6 @@ def _watch(request: gr.Request, seen: tuple | None):
         html, *[gr.Button(visible=shown) for shown in (stoppable, showable, showable, resumable, ready)],
         *images, *[gr.Markdown(visible=drawn is not None)] * 2, identifier, done, view,
     ]  # fmt: skip
-
-
-def _summary(job: jobs.Job, request: gr.Request) -> str:
-    """The job's line in the reader's words, as far as the page has them."""
-    if job.status != "running" or job.seconds_left is None:
-        return job.summary()
-    return job.summary().replace(jobs.time_left(job.seconds_left), time_left(job.seconds_left, request))
 
 
 def _picture(path: Path | None) -> gr.Image:

@@ -7,7 +7,7 @@ import pytest
 from media import babble, ffmpeg, real_clip, write_clip
 
 from gmtalker.errors import UnusableVideo
-from personalize.check import check_clip, check_clips
+from personalize.check import check_clip
 
 
 def face(height, left=0.0):
@@ -118,6 +118,34 @@ def test_a_face_that_reaches_out_of_the_picture_is_measured_inside_it(clip, left
     assert "sharpness" in statuses(check_clip(clip, Sequence([face(240, left)])))
 
 
+def test_a_dark_face_is_warned_about(tmp_path):
+    dark = (picture // 8 for picture in squares(4))
+    report = check_clip(write_clip(tmp_path / "dark.mp4", dark, rate=5, speech=babble(4), keyframes=500), Sequence([face(160)]))
+    assert statuses(report)["light"] == "warn" and "dark" in advice(report, "light")
+
+
+@pytest.mark.parametrize("level,noise,line", [(0.03, 0.0, "loudness"), (1.0, 0.3, "noise")])
+def test_a_quiet_voice_and_a_noisy_room_are_warned_about(tmp_path, level, noise, line):
+    sound = np.where(np.arange(4 * 16000) % 16000 < 12000, babble(4), 0)  # with pauses, in which the room is heard
+    sound = level * sound + noise * np.random.default_rng(0).normal(0, 1, len(sound))
+    report = check_clip(write_clip(tmp_path / "clip.mp4", squares(4), rate=5, speech=sound, keyframes=500), Sequence([face(160)]))
+    assert statuses(report)[line] == "warn" and not report.failed
+
+
+def test_a_cut_and_a_face_that_says_nothing_are_warned_about(tmp_path):
+    left, right = real_clip("av/andrew1.mp4"), real_clip("av/wda60.mp4")
+    still = "[0:v]trim=end_frame=1,loop=100:1:0,setpts=N/25/TB,scale=256:256[a]"
+    still += ";[1:v]trim=end=4,setpts=PTS-STARTPTS,scale=256:256[b]"
+    ffmpeg(
+        "-i", left, "-i", right, "-filter_complex", f"{still};[a]fps=25[c];[b]fps=25[d];[c][d]concat=n=2:v=1:a=0",
+        "-an", tmp_path / "cut.mp4",
+    )  # fmt: skip
+    assert statuses(check_clip(tmp_path / "cut.mp4"))["cuts"] == "warn"
+    ffmpeg("-i", tmp_path / "cut.mp4", "-t", 3.5, tmp_path / "still.mp4")
+    found = statuses(check_clip(tmp_path / "still.mp4"))
+    assert found["lips"] == found["head"] == found["blinks"] == "warn" and found["cuts"] == "pass"
+
+
 def test_a_long_clip_is_looked_at_sixty_times(tmp_path):
     detector = Sequence([face(160)])
     check_clip(write_clip(tmp_path / "long.mp4", squares(200, (64, 64), 1), rate=1, keyframes=500), detector)
@@ -139,7 +167,7 @@ def test_no_face_is_found_where_there_is_none(clip):
 
 def test_real_clips_pass():
     clips = [real_clip(name) for name in ("av/andrew1.mp4", "av/wda60.mp4", "grid_s1/bbaf2n.mp4")]
-    for report in check_clips(clips):
+    for report in map(check_clip, clips):
         assert not report.failed
         assert {line.name for line in report.lines if line.status != "pass"} <= {"length"}
 

@@ -254,3 +254,22 @@ def test_without_a_labelled_clip_nobody_walks():
     z = torch.randn(3, 6)
     walked, moved = tiny()._drawn(batch, z, batch.emotion)
     assert walked is batch and moved is z
+
+
+def test_a_crooked_way_between_moods_costs_and_a_straight_one_does_not():
+    model = tiny().train()
+    torch.manual_seed(1)
+    moods, known = torch.arange(8), torch.ones(8, dtype=torch.bool)
+    batch = batch_of(torch.randn(8, 10, 4), torch.randn(8, 10, 6), moods, known)
+
+    def crooked() -> torch.Tensor:
+        torch.manual_seed(2)
+        return model._crookedness(batch, batch.emotion, batch.speaker)["straightness"]
+
+    cost = crooked()
+    assert cost > 0
+    (slope,) = torch.autograd.grad(cost, model.embed_z.weight)
+    assert slope.abs().sum() > 0  # it can be learned away
+    with torch.no_grad():
+        model.embed_z.weight.zero_()  # the mood moves nothing: every way is a point
+    assert crooked() < 1e-6

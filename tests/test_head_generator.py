@@ -119,6 +119,13 @@ def test_training_learns_and_resumes(tmp_path):
     again.load(checkpoint)
     assert again.state.step == training.state.step and again.state.curve == training.state.curve
     assert quality(again.networks()) == pytest.approx(after, abs=1e-3)
+    best = tmp_path / "best" / "best.safetensors"
+    again.save_best(best)
+    for weight in again.average.shadow_params:  # training goes wrong from here on
+        weight.zero_()
+    again.state.curve.append({"seconds": again.state.seconds + 1, "psnr": after - 5})
+    assert quality(again.networks()) < after - 3 and quality(again.best_networks(best)) == pytest.approx(after, abs=1e-3)
+    again.load(checkpoint)
     assert all(torch.equal(a, b) for a, b in zip(training.drawing.parameters(), again.drawing.parameters()))
 
 
