@@ -27,8 +27,9 @@ from gmtalker.tracks import FaceTrack
 from personalize.fitting import load_moments, moments_of
 
 # Weights are keyed like the metrics. L1 in [-1, 1] is small beside the critic's logits, so it is weighted up (our choice).
-LOSS_WEIGHTS = {"pixel": 10.0, "edges": 5.0, "critic": 0.05, "features": 1.0, "anchor": 1.0}
+LOSS_WEIGHTS = {"pixel": 10.0, "edges": 5.0, "structure": 5.0, "texture": 0.2, "critic": 0.05, "features": 1.0, "anchor": 1.0}
 R1_WEIGHT, R1_EVERY = 10.0, 16
+DETAIL = 2e-3  # energy of the Laplacian, in [-1, 1], below which it is the noise of a camera
 CANONICAL_ENDS = 295  # what both ends of a canonical coordinate, 40 and 255, add up to
 MOST_STEPS = 1 << 40
 RANDOM_EMOTION = 0.2  # part of the frames drawn with any emotion weights: whatever the slider, it is this person
@@ -207,7 +208,12 @@ class HeadTraining:
         with self._half():
             drawn = self.generator(rendering, self.mapping(batch.emotion))
         weight = self.weights(batch.rendering)[:, None]
-        losses = {"pixel": ((drawn - frame).abs() * weight).mean(), "edges": edge_loss(drawn, frame)}
+        losses = {
+            "pixel": ((drawn - frame).abs() * weight).mean(),
+            "edges": edge_loss(drawn, frame),
+            "structure": structure_loss(drawn, frame),
+            "texture": texture_loss(drawn, frame, weight.square()),
+        }
         critic = share > SHARE_WITHOUT_CRITIC
         if critic:
             self.discriminator.requires_grad_(False)
@@ -342,6 +348,32 @@ def edge_loss(drawn: Tensor, frame: Tensor) -> Tensor:
     """L1 between horizontal and vertical differences: holds edges where plain L1 blurs them."""
     across = (drawn.diff(dim=-1) - frame.diff(dim=-1)).abs().mean()
     return across + (drawn.diff(dim=-2) - frame.diff(dim=-2)).abs().mean()
+
+
+def structure_loss(drawn: Tensor, frame: Tensor) -> Tensor:
+    """1 - SSIM of pictures (B, 3, H, W) in [-1, 1], in windows of 7 (Wang et al. 2004, equation 13)."""
+
+    def mean(picture: Tensor) -> Tensor:
+        return F.avg_pool2d(picture, 7, 1)
+
+    a, b = mean(drawn), mean(frame)
+    variances = mean(drawn.square()) - a.square() + mean(frame.square()) - b.square()
+    covariance = mean(drawn * frame) - a * b
+    # 0.01 and 0.03 of the range 2, squared
+    similar = (2 * a * b + 4e-4) * (2 * covariance + 3.6e-3) / ((a.square() + b.square() + 4e-4) * (variances + 3.6e-3))
+    return 1 - similar.mean()
+
+
+def texture_loss(drawn: Tensor, frame: Tensor, weight: Tensor) -> Tensor:
+    """How far apart the energies of detail are, log of the Laplacian's in blocks of 8: what plain L1 leaves smooth costs here."""
+
+    def energy(picture: Tensor) -> Tensor:
+        grey = picture.mean(1, keepdim=True)
+        around = grey[..., :-2, 1:-1] + grey[..., 2:, 1:-1] + grey[..., 1:-1, :-2] + grey[..., 1:-1, 2:]
+        return F.avg_pool2d((around - 4 * grey[..., 1:-1, 1:-1]).square(), 8, 4)
+
+    apart = (energy(drawn) + DETAIL).log() - (energy(frame) + DETAIL).log()
+    return (apart.abs() * F.adaptive_avg_pool2d(weight, apart.shape[-2:])).mean()
 
 
 @torch.no_grad()
