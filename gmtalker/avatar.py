@@ -40,6 +40,7 @@ LONGEST_NAME = 80
 # Formats whose readers run code from the file: an avatar that holds one was not made by this project.
 CODE_SUFFIXES = frozenset(".bin .pt .pth .pkl .pickle .ckpt .joblib .npy .npz .h5 .py .pyc .so .dll .exe .sh .bat".split())
 REQUIRED = ("avatar.json", "face.safetensors", "head_generator/config.json", "emotion_mapping/config.json")
+ON_THE_HUB = re.compile(r"[\w.-]+/[\w.-]+")  # owner/name
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,10 +183,11 @@ def list_avatars() -> list[AvatarEntry]:
     return entries
 
 
-def find_avatar(name_or_folder: str | Path | None) -> Path:
-    """The folder of an avatar: a name in the workspace, a bundled name, or a folder; None is the bundled avatar.
+def find_avatar(name_or_folder: str | Path | None, fetch: bool = True) -> Path:
+    """The folder of an avatar: a name in the workspace, a bundled name, a folder, or a repo on the Hub ("owner/name"), which is
+    looked for among what was pulled from there and, if fetch, pulled into the workspace; None is the bundled avatar.
 
-    Errors: UnusableAvatar when there is none.
+    Errors: UnusableAvatar when there is none, UnusableInput when the Hub does not give it.
     """
     entries = list_avatars()
     if name_or_folder is None:
@@ -199,13 +201,22 @@ def find_avatar(name_or_folder: str | Path | None) -> Path:
         known |= {entry.name: entry.folder for entry in reversed(own_first)}  # a name counts before another avatar's folder
         if same := known.get(" ".join(unicodedata.normalize("NFC", wanted).split())):
             return same
+        if pulled := pulled_from(wanted):
+            return pulled.folder
     folder = Path(name_or_folder).expanduser()
     if folder.is_dir():
         return folder
-    if isinstance(name_or_folder, str) and re.fullmatch(r"[\w.-]+/[\w.-]+", wanted):
-        raise UnusableAvatar(f"{wanted} looks like an avatar on the Hub, which can't be loaded yet; give a folder or a name.")
+    if fetch and isinstance(name_or_folder, str) and ON_THE_HUB.fullmatch(wanted):
+        from gmtalker.hub import pull_avatar  # late: it is built on this file, and nothing else here needs the network
+
+        return pull_avatar(wanted)
     names = ", ".join(entry.name for entry in entries) or "none"
     raise UnusableAvatar(f"There is no avatar {wanted!r}; there are: {names}.")
+
+
+def pulled_from(repo: str) -> AvatarEntry | None:
+    """The workspace's avatar that came from a repo on the Hub, or went there; found without asking the Hub."""
+    return next((entry for entry in list_avatars() if not entry.bundled and entry.card.get("hub", {}).get("repo") == repo), None)
 
 
 # --- Loading: data from a stranger ---------------------------------------------------------------------------------------------
@@ -218,7 +229,7 @@ def load_avatar(name_or_folder: str | Path | None = None) -> Avatar:
     """
     folder = find_avatar(name_or_folder)
     card = read_card(folder)
-    _check_files(folder)
+    check_files(folder)
     name = card["name"]
     try:
         face = PersonFace.load(folder / "face.safetensors")
@@ -232,7 +243,8 @@ def load_avatar(name_or_folder: str | Path | None = None) -> Avatar:
 
 
 def read_card(folder: Path) -> dict:
-    """avatar.json of a folder, checked: name, and objects for consent (who, when, words), source, measures and versions.
+    """avatar.json of a folder, checked: name, and objects for consent (who, when, words), source, training, measures, versions
+    and hub (repo and revision, of an avatar that was pulled from there or pushed to it).
 
     Errors: UnusableAvatar.
     """
@@ -247,7 +259,7 @@ def read_card(folder: Path) -> dict:
         consent = card.get("consent")
         if not isinstance(consent, dict) or not all(isinstance(consent.get(key), str) for key in ("who", "when", "words")):
             raise ValueError("avatar.json does not say who agreed, when, and in which words")
-        for key in ("source", "measures", "versions"):
+        for key in ("source", "training", "measures", "versions", "hub"):
             if not isinstance(card.get(key, {}), dict):
                 raise ValueError(f"{key} in avatar.json is not an object")
     except FileNotFoundError as error:
@@ -257,7 +269,31 @@ def read_card(folder: Path) -> dict:
     return card
 
 
-def _check_files(folder: Path) -> None:
+def save_card(folder: Path, card: dict) -> None:
+    """Write avatar.json of a folder, whole or not at all."""
+    writing = folder / ".writing-avatar.json"
+    try:
+        writing.write_text(json.dumps(card, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+        writing.replace(folder / "avatar.json")
+    finally:
+        writing.unlink(missing_ok=True)
+
+
+def data_files(folder: Path) -> dict[str, Path]:
+    """The files an avatar is handed on with, by their place in it: all but hidden ones (.DS_Store, .gitattributes)."""
+    found = (path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.startswith("."))
+    return {path.relative_to(folder).as_posix(): path for path in found}
+
+
+def check_place(name: str) -> None:
+    """Whether a file of a stranger may lie at a place in an avatar. Errors: ValueError for one that leaves it or can run code."""
+    place = PurePosixPath(name)
+    safe = re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_./-]*", name) and ".." not in place.parts and len(place.parts) <= 3
+    if not safe or place.suffix.lower() in CODE_SUFFIXES:
+        raise ValueError(f"it holds {name!r}")
+
+
+def check_files(folder: Path) -> None:
     """Errors: UnusableAvatar for a missing file, a file that may hold code, a link, or too much of anything."""
     total = 0
     for count, path in enumerate(folder.rglob("*"), start=1):
@@ -299,7 +335,7 @@ def write_avatar(name: str, replace: bool = False) -> Iterator[Path]:
         yield writing
         if read_card(writing)["name"] != name:
             raise ValueError(f"avatar.json was written with a name that is not {name!r}")
-        _check_files(writing)
+        check_files(writing)
         writing.chmod(0o755)
         if replace and destination.exists():
             _discard(destination)
@@ -310,7 +346,7 @@ def write_avatar(name: str, replace: bool = False) -> Iterator[Path]:
 
 def delete_avatar(name: str) -> None:
     """Delete an avatar of the workspace. Errors: UnusableAvatar when there is none, or when it is a bundled one."""
-    folder = find_avatar(name)
+    folder = find_avatar(name, fetch=False)
     if folder.parent.resolve() != avatars_folder().resolve():
         raise UnusableAvatar(f"{name!r} is not in the workspace; only avatars made or imported here can be deleted.")
     _discard(folder)
@@ -321,16 +357,13 @@ def rename_avatar(name: str, new_name: str) -> Path:
 
     Errors: ValueError for a name that is none; UnusableAvatar when there is no such avatar, it is bundled, or the name is taken.
     """
-    folder, new_name = find_avatar(name), clean_name(new_name)
+    folder, new_name = find_avatar(name, fetch=False), clean_name(new_name)
     if folder.parent.resolve() != avatars_folder().resolve():
         raise UnusableAvatar(f"{name!r} is not in the workspace; only avatars made or imported here can be renamed.")
     goal = avatars_folder() / slug(new_name)
     if (goal.exists() and goal != folder) or new_name in _bundled_names():
         raise UnusableAvatar(f"There is already an avatar called {new_name}; choose another name.")
-    card = read_card(folder) | {"name": new_name}
-    writing = folder / ".writing-avatar.json"
-    writing.write_text(json.dumps(card, ensure_ascii=False, indent=2), encoding="utf-8")
-    writing.replace(folder / "avatar.json")
+    save_card(folder, read_card(folder) | {"name": new_name})
     folder.rename(goal)
     return goal
 
@@ -349,16 +382,15 @@ def export_avatar(name_or_folder: str | Path | None, output: Path) -> Path:
     """Pack an avatar into one zip file. Errors: UnusableAvatar."""
     folder = find_avatar(name_or_folder)
     read_card(folder)
-    _check_files(folder)
+    check_files(folder)
     output = Path(output)
     if not output.parent.is_dir():
         raise UnusableAvatar(f"The folder {output.parent} does not exist.")
     writing = output.with_name(f".writing-{output.name}")
     try:
         with zipfile.ZipFile(writing, "w", zipfile.ZIP_STORED) as archive:  # weights and videos don't shrink
-            for path in sorted(folder.rglob("*")):
-                if path.is_file() and not path.name.startswith("."):  # .DS_Store, .gitattributes
-                    archive.write(path, path.relative_to(folder).as_posix())
+            for name, path in data_files(folder).items():
+                archive.write(path, name)
         writing.replace(output)
     finally:
         writing.unlink(missing_ok=True)
@@ -379,12 +411,13 @@ def import_avatar(archive_path: Path, name: str | None = None) -> Path:
         except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError, ValueError) as error:
             raise UnusableAvatar(f"{archive_path.name} is not an exported avatar ({_first_line(error)}).") from error
         card = load_avatar(unpacked).card
+        card.pop("hub", None)  # whoever packed it may claim any repo
         card["name"] = clean_name(name or card["name"])
         if name is None and card["name"] in _bundled_names():  # both are to be found, under different names
             card["name"] = clean_name(f"{card['name']} 2")
         with write_avatar(card["name"]) as folder:
             shutil.copytree(unpacked, folder, dirs_exist_ok=True)
-            (folder / "avatar.json").write_text(json.dumps(card, ensure_ascii=False, indent=2), encoding="utf-8")
+            save_card(folder, card)
         return avatars_folder() / slug(card["name"])
 
 
@@ -393,11 +426,8 @@ def _unpack(archive: zipfile.ZipFile, folder: Path) -> None:
     if len(entries) > MOST_FILES or sum(entry.file_size for entry in entries) > LARGEST_AVATAR:
         raise ValueError("it is too large")
     for entry in entries:
-        parts = PurePosixPath(entry.filename).parts
-        safe = re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_./-]*", entry.filename) and ".." not in parts and len(parts) <= 3
-        if not safe or PurePosixPath(entry.filename).suffix.lower() in CODE_SUFFIXES:
-            raise ValueError(f"it holds {entry.filename!r}")
-        path = folder.joinpath(*parts)
+        check_place(entry.filename)
+        path = folder / entry.filename
         path.parent.mkdir(parents=True, exist_ok=True)
         with archive.open(entry) as source, open(path, "xb") as target:
             left = entry.file_size  # what it declared; a bomb declares less than it holds

@@ -112,6 +112,21 @@ def tiny_avatar(home, avatar_folder) -> str:
 
 
 @pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """An empty Hub on localhost, in the place of the real one, and a machine that nobody is logged in on."""
+    from hub_server import running_hub
+
+    with running_hub() as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
+        monkeypatch.delenv("HF_TOKEN", raising=False)
+        # The client has read these from the environment by now.
+        folders = {"HF_TOKEN_PATH": str(tmp_path / "token"), "HF_HUB_CACHE": str(tmp_path / "hub cache")}
+        for name, value in {"HF_HUB_DISABLE_XET": True, "HF_HUB_OFFLINE": False, **folders}.items():
+            monkeypatch.setattr(f"huggingface_hub.constants.{name}", value)
+        yield hub
+
+
+@pytest.fixture
 def tiny_pipeline(tiny_generic, tiny_avatar):
     from gmtalker.pipeline import GMTalkerPipeline
 

@@ -23,7 +23,7 @@ from gmtalker.avatar import (
     slug,
     write_avatar,
 )
-from gmtalker.errors import UnusableAvatar
+from gmtalker.errors import UnusableAvatar, UnusableInput
 
 NAMES = st.text(min_size=1, max_size=60).filter(lambda text: text.strip() and " ".join(text.split()).isprintable())
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -76,10 +76,11 @@ def test_an_avatar_is_found_by_name_by_folder_and_by_its_odd_name(home, avatar_f
     assert load_avatar(avatar_folder).name == "tiny"
 
 
-def test_a_missing_avatar_names_those_there_are_and_the_hub_is_named(tiny_avatar):
+def test_a_missing_avatar_names_those_there_are_and_the_hub_is_named(tiny_avatar, monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(UnusableAvatar, match="no avatar 'nobody'.*tiny"):
         load_avatar("nobody")
-    with pytest.raises(UnusableAvatar, match="Hub"):
+    with pytest.raises(UnusableInput, match="Hub"):
         load_avatar("owner/avatar")
 
 

@@ -17,7 +17,7 @@ from gmtalker.__main__ import main
 from gmtalker.errors import UnusableAvatar, UnusableInput
 from gmtalker.models import hubert_encoder
 from gmtalker.models.hubert_encoder import HubertEncoder
-from gmtalker.models.loading import load_speech_encoder
+from gmtalker.models.loading import load_speech_encoder, save_speech_encoder
 from gmtalker.models.speech_encoder import SpeechEncoder
 from gmtalker.pipeline import GENERIC, GMTalkerPipeline
 from personalize.material import augment_waveform
@@ -73,6 +73,13 @@ def test_a_missing_weight_is_an_error(folder, tmp_path):
     save_file(weights, str(broken / "model.safetensors"), metadata={"format": "pt"})
     with pytest.raises(UnusableAvatar, match="it lacks"):
         load_speech_encoder(broken)
+
+
+def test_saved_again_it_is_the_same(folder, tmp_path):
+    encoder = load_speech_encoder(folder)
+    save_speech_encoder(encoder, tmp_path / "again")
+    waveform = torch.randn(8_000, generator=torch.Generator().manual_seed(3))
+    assert torch.equal(load_speech_encoder(tmp_path / "again").encode(waveform), encoder.encode(waveform))
 
 
 def test_other_stages_refuse_an_encoder_they_were_not_trained_with(folder, tiny_generic, tmp_path):

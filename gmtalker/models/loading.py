@@ -61,6 +61,14 @@ def load_speech_encoder(folder: Path) -> SpeechEncoder | HubertEncoder:
         raise UnusableAvatar(f"The HuBERT in {folder.name} can't be loaded: {str(error).splitlines()[0]}") from error
 
 
+def save_speech_encoder(encoder: SpeechEncoder | HubertEncoder, folder: Path) -> None:
+    """Into folder, from which load_speech_encoder reads it again."""
+    if isinstance(encoder, SpeechEncoder):
+        save_half(encoder, folder)
+    else:
+        encoder.hubert.save_pretrained(folder)
+
+
 def save_half(model: torch.nn.Module, folder: Path) -> None:
     """Config and float16 weights into folder (made when missing); the model itself is left as it is.
 
