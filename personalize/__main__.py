@@ -78,9 +78,42 @@ def _parser() -> argparse.ArgumentParser:
         if name == "delete":
             command.add_argument("--yes", action="store_true", help="don't ask")
 
+    share = commands.add_parser("share", help="put an avatar onto the Hub, for nobody else to see unless --public")
+    share.add_argument("name", metavar="N")
+    share.add_argument("--repo", metavar="owner/name", help="default: where it was before, or your own of its name")
+    share.add_argument("--public", action="store_true", help="for everybody to see and to use")
+    share.add_argument("--license", metavar="L", help="as the Hub calls it, such as cc-by-4.0 (default: the consent alone)")
+    pull = commands.add_parser("pull", help="fetch an avatar from the Hub")
+    pull.add_argument("repo", metavar="owner/name")
+    pull.add_argument("--name", metavar="N", help="what it is called here")
+    pull.add_argument("--revision", metavar="R", help="a branch, a tag or a commit instead of the newest")
+    update = commands.add_parser("update", help="fetch an avatar from the Hub again, if it has changed there")
+    update.add_argument("name", metavar="N")
+    for command, run in ((share, _share), (pull, _pull), (update, _update)):
+        command.add_argument("--token", metavar="T", help="of the Hub (default: HF_TOKEN, or that of `hf auth login`)")
+        command.add_argument("--json", action="store_true")
+        command.set_defaults(run=run)
+
     listing = commands.add_parser("list", help="show the avatars and the trainings")
     listing.add_argument("--json", action="store_true")
     listing.set_defaults(run=_list)
+
+    space = commands.add_parser("space", help="publish this studio as a Hugging Face Space, as Spacefile describes it")
+    actions = space.add_subparsers(required=True, metavar="action")
+    for name, run, text in (
+        ("check", _space_check, "check Spacefile and show what would be sent"),
+        ("publish", _space_publish, "create the Space or update it"),
+    ):
+        action = actions.add_parser(name, help=text)
+        action.add_argument("--avatar", metavar="N", help="with this avatar of yours beside the bundled one")
+        action.add_argument("--json", action="store_true")
+        action.set_defaults(run=run)
+        if name == "publish":
+            action.add_argument("--repo", metavar="OWNER/NAME", help="the Space, instead of the one Spacefile names")
+            action.add_argument("--token", metavar="T", help="of the Hub; default: the one this machine is logged in with")
+            seen = action.add_mutually_exclusive_group()
+            seen.add_argument("--public", action="store_true", default=None, help="everybody sees it")
+            seen.add_argument("--private", action="store_false", dest="public", default=None, help="only its owner (default)")
     return parser
 
 
@@ -259,6 +292,52 @@ def _export(options: argparse.Namespace) -> int:
     return DONE
 
 
+def _share(options: argparse.Namespace) -> int:
+    from personalize.sharing import share_avatar
+
+    with _usage():
+        repo, address = share_avatar(options.name, options.repo, not options.public, options.token, options.license)
+    if options.json:
+        _print_json({"avatar": options.name, "repo": repo, "address": address})
+    else:
+        print(f"Shared {options.name} as {repo}, {'for everybody' if options.public else 'private'}: {address}")
+    return DONE
+
+
+def _pull(options: argparse.Namespace) -> int:
+    from gmtalker.avatar import read_card
+    from gmtalker.hub import pull_avatar
+
+    with _usage():
+        folder = pull_avatar(options.repo, options.name, options.revision, options.token)
+    name = read_card(folder)["name"]
+    if options.json:
+        _print_json({"avatar": name, "folder": str(folder)})
+    else:
+        print(f"Pulled {options.repo} as {name}: {folder}")
+    return DONE
+
+
+def _update(options: argparse.Namespace) -> int:
+    from gmtalker.hub import update_avatar
+
+    changed = update_avatar(options.name, options.token)
+    if options.json:
+        _print_json({"avatar": options.name, "updated": changed})
+    else:
+        print(f"{options.name} is {'another version now' if changed else 'what the Hub has already'}.")
+    return DONE
+
+
+@contextmanager
+def _usage():
+    """Inside, a value that can't be is wrong usage."""
+    try:
+        yield
+    except ValueError as error:
+        raise WrongUsage(f"{str(error).rstrip('.')}.") from error
+
+
 def _delete(options: argparse.Namespace) -> int:
     if not options.yes:
         if not sys.stdin.isatty():
@@ -287,6 +366,43 @@ def _list(options: argparse.Namespace) -> int:
         print(f"{entry.name}{'  (bundled)' if entry.bundled else ''}  {entry.folder}")
     for job in trainings:
         print(f"{job.name}  in training: {job.summary()}")
+    return DONE
+
+
+def _space_check(options: argparse.Namespace) -> int:
+    from personalize.space import front_matter_text, plan
+
+    shown = plan(options.avatar).to_json()
+    if options.json:
+        _print_json(shown)
+    else:
+        print(f"Space {shown['repo']}, README.md's front matter:\n{front_matter_text(shown['front_matter'])}")
+        print(f"hardware   {shown['hardware']}")
+        print(f"storage    {shown['storage'] or 'none'}")
+        print(f"variables  {', '.join(f'{name}={value}' for name, value in shown['variables'].items()) or 'none'}")
+        print(f"secrets    {', '.join(shown['secrets']) or 'none'}{' (set them by hand)' if shown['secrets'] else ''}")
+        print(f"demo       {'yes: nobody trains' if shown['demo'] else 'no'}")
+        print(f"login      {'yes' if shown['login'] else 'no'}")
+        print(f"\n{len(shown['files'])} files, {shown['bytes'] / 2**20:.1f} MB:")
+        for file in shown["files"]:
+            print(f"{file['bytes']:>10}  {file['path']}")
+    if shown["problem"]:
+        print(shown["problem"], file=sys.stderr)
+    return UNUSABLE if shown["problem"] else DONE
+
+
+def _space_publish(options: argparse.Namespace) -> int:
+    from personalize.space import plan, publish
+
+    wanted = plan(options.avatar)
+    url = publish(wanted, options.repo, options.public, options.token)
+    secrets = wanted.spacefile.secrets
+    if options.json:
+        _print_json({"status": "done", "space": url, "secrets": list(secrets)})
+    else:
+        print(f"Published: {url}")
+        if secrets:
+            print(f"Set {', '.join(secrets)} by hand at {url}/settings")
     return DONE
 
 

@@ -8,24 +8,31 @@ import hashlib
 import hmac
 import inspect
 import json
+import math
 import os
 import re
 import secrets
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import unquote
 
 import gradio as gr
 from fastapi import Request, Response
+from fastapi.responses import HTMLResponse
 from gradio.utils import get_upload_folder
 
 from gmtalker.avatar import home, owned_by
+from studio.words import language_of, say
 
 COST = {"n": 2**14, "r": 8, "p": 1}  # of scrypt, some 50 ms: a stolen file of passwords does not tell them
 FILES = "/gradio_api/file="
 NOT_THEIRS = "This file is somebody else's."
 STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"')  # of JSON
 LONGEST_PATH = 4096
+SIGN_IN_FIRST = "Sign in with Hugging Face first."
+# What is answered before anybody has signed in: gradio's ways in and out, and its own question whether the server is up.
+OPEN = ("/login/", "/logout", "/gradio_api/startup-events")
 
 
 def of_reader(handler: Callable) -> Callable:
@@ -95,6 +102,43 @@ def may_enter(name: str, password: str) -> bool:
     known = _read_people().get(name, {"salt": "00" * 16, "key": ""})
     key = hashlib.scrypt(password.encode(), salt=bytes.fromhex(known["salt"]), **COST).hex()
     return hmac.compare_digest(key, known["key"])
+
+
+# --- Signing in with Hugging Face, on a Space -----------------------------------------------------------------------------------
+
+
+def signed_in(request: Request) -> str | None:
+    """Who has signed in, by the session that gradio's LoginButton keeps; None for nobody."""
+    told = request.scope.get("session", {}).get("oauth_info")
+    return told["userinfo"]["preferred_username"] if told and told.get("expires_at", math.inf) > time.time() else None
+
+
+class SignIn:
+    """Who has not signed in gets one page, which says how; every other request of theirs is refused.
+
+    An ASGI middleware of the page's server, inside the one of gradio's that reads the session.
+    """
+
+    def __init__(self, app: Callable) -> None:
+        self.app = app
+
+    async def __call__(self, scope: dict, receive: Callable, send: Callable) -> None:
+        if scope["type"] != "http" or scope["path"].startswith(OPEN) or signed_in(Request(scope)):
+            await self.app(scope, receive, send)
+        elif scope["path"] == "/":
+            await HTMLResponse(_door(Request(scope)))(scope, receive, send)
+        else:
+            await Response(SIGN_IN_FIRST, status_code=401)(scope, receive, send)
+
+
+def _door(request: Request) -> str:
+    # In a window of its own: Hugging Face does not let its form be shown inside its page of the Space.
+    way_in = f'<a href="/login/huggingface" target="_blank">{say(request, "sign_in")}</a>'
+    return (
+        f'<!doctype html><html lang="{language_of(request)}"><meta charset="utf-8"><title>GMTalker Studio</title>'
+        '<meta name="viewport" content="width=device-width"><body style="font-family: system-ui; margin: 4rem auto; width: 80%">'
+        f"<h1>GMTalker Studio</h1><p>{say(request, 'sign_in_about')}</p><p>{way_in}</p></body></html>"
+    )
 
 
 # --- Files ---------------------------------------------------------------------------------------------------------------------
@@ -174,7 +218,9 @@ def _replayed(body: bytes, receive: Callable) -> Callable:
 
 
 def _person_of(request: Request) -> str | None:
-    """Who asks, by the cookie that gradio gave them when they came in; None for somebody who has not."""
+    """Who asks, by the session or by the cookie that gradio gave them when they came in; None for somebody who has not."""
+    if request.app.auth_dependency is not None:
+        return request.app.auth_dependency(request)
     for kind in ("access-token", "access-token-unsecure"):
         token = request.cookies.get(f"{kind}-{request.app.cookie_id}")
         if token in request.app.tokens:

@@ -1,0 +1,95 @@
+"""Speaking on ZeroGPU: a Space that is lent a GPU for the seconds of one call, in a process forked for it."""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+from collections.abc import Callable, Iterator
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from queue import SimpleQueue
+
+from gmtalker.audio import sound_seconds
+from gmtalker.avatar import owned_by, owner
+from gmtalker.pipeline import GMTalkerPipeline, Progress, SpeakRequest, Stopped
+
+START_SECONDS = 15  # the process, and the networks on their way to the GPU
+SECONDS_OF_LOAN = 0.5  # for a second of speech: 0.2 to 0.3 on an H200 (docs/results/gpu.md), and the video encoder's
+LONGEST_LOAN = 120  # seconds; a visitor who has not signed in is lent about as much in a day
+
+
+def is_lent() -> bool:
+    """Whether this is such a Space."""
+    return bool(os.environ.get("SPACES_ZERO_GPU")) and find_spec("spaces") is not None
+
+
+def lent(function: Callable[..., Iterator], seconds: Callable[..., int]) -> Callable[..., Iterator]:
+    """The generator function as it is; on ZeroGPU with a GPU, lent for seconds(the same arguments)."""
+    if not is_lent():
+        return function
+    import spaces
+
+    return spaces.GPU(duration=seconds)(function)
+
+
+def speaker(pipeline: GMTalkerPipeline) -> Callable[..., Path]:
+    """pipeline.speak, or on ZeroGPU the same on a lent GPU. Made before the page is launched, as ZeroGPU then asks what for."""
+    if not is_lent():
+        return pipeline.speak
+    borrowed = lent(_steps, _loan)
+
+    def speak(
+        request: SpeakRequest, output: Path, tell: Callable[[Progress], None], stop: Callable[[], bool], live: Path | None = None
+    ) -> Path:
+        if _loan(request) > LONGEST_LOAN:
+            return pipeline.speak(request, output, tell, stop, live=live)  # slowly, rather than cut off in the middle
+        steps = borrowed(request, output, live, owner())
+        try:
+            for step in steps:
+                if isinstance(step, Exception):
+                    raise step
+                tell(step)
+                if stop():
+                    raise Stopped
+        finally:
+            steps.close()
+        return output
+
+    return speak
+
+
+def _loan(request: SpeakRequest, *_: object) -> int:
+    return math.ceil(START_SECONDS + SECONDS_OF_LOAN * sound_seconds(Path(request.speech)))
+
+
+def _steps(request: SpeakRequest, output: Path, live: Path | None, name: str) -> Iterator[Progress | Exception]:
+    """Speak, in the process that has the GPU. What goes in and comes out is pickled, errors too: raised, they would lose
+    their words on the way."""
+    steps: SimpleQueue[Progress | Exception | None] = SimpleQueue()
+    stopping = threading.Event()
+
+    def work() -> None:
+        try:
+            with owned_by(name):
+                _on_gpu().speak(request, output, steps.put, stopping.is_set, live=live)
+        except Exception as error:
+            steps.put(error)
+        finally:
+            steps.put(None)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        while (step := steps.get()) is not None:
+            yield step
+    finally:
+        stopping.set()
+        thread.join()
+
+
+@cache
+def _on_gpu() -> GMTalkerPipeline:
+    """Of the forked process, which serves several loans: the page's own pipeline has never seen a GPU."""
+    return GMTalkerPipeline.from_pretrained(device="cuda")
