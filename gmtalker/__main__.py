@@ -71,6 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     for part in ("head", "blink", "gaze"):
         speak.add_argument(f"--{part}", type=float, default=1.0, metavar="X", help=f"how much {part} movement (default 1)")
     speak.add_argument("--full-frame", action="store_true", help="in the person's own footage, at its size")
+    speak.add_argument("--label", action="store_true", help="say in the picture that it is AI-generated")
     speak.add_argument("--tracks", type=Path, metavar="F.safetensors", help="also save what the face does in each frame")
     _add_device(speak)
     speak.add_argument("--json", action="store_true", help="progress and result as JSON lines on stdout")
@@ -80,9 +81,15 @@ def _parser() -> argparse.ArgumentParser:
     _add_avatar(reenact)
     reenact.add_argument("--video", type=Path, required=True, metavar="F")
     reenact.add_argument("--output", type=Path, required=True, metavar="F.mp4")
+    reenact.add_argument("--label", action="store_true", help="say in the picture that it is AI-generated")
     _add_device(reenact)
     reenact.add_argument("--json", action="store_true", help="progress and result as JSON lines on stdout")
     reenact.set_defaults(run=_reenact)
+
+    verify = commands.add_parser("verify", help="say whether a video was made by this program, and changed since")
+    verify.add_argument("video", type=Path, metavar="F")
+    verify.add_argument("--json", action="store_true", help="what was found as JSON on stdout")
+    verify.set_defaults(run=_verify)
 
     evaluate = commands.add_parser("evaluate", help="measure an avatar on held-out videos of its person")
     _add_avatar(evaluate)
@@ -119,6 +126,9 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--json", type=Path, required=True, metavar="F", help="where the figures are written")
     bench.add_argument("--long", type=float, nargs="*", default=(), metavar="M", help="and M minutes of speech: memory and drift")
     bench.add_argument("--heads", type=Path, nargs="+", metavar="CLIP", help="instead: train our head and the reference's")
+    bench.add_argument(
+        "--marks", type=Path, nargs="+", metavar="CLIP", help="instead: does the mark survive, and no CLIP hold one?"
+    )
     bench.add_argument("--minutes", type=float, default=10.0, metavar="M", help="for each of --heads (10)")
     _add_device(bench)
     bench.set_defaults(run=_bench)
@@ -139,7 +149,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_avatar(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--avatar", metavar="A", help="a name in the workspace or a folder (default: the bundled avatar)")
+    command.add_argument("--avatar", metavar="A", help="a name in the workspace, a folder or a Hub id (default: the bundled one)")
 
 
 def _add_dataset(command: argparse.ArgumentParser) -> None:
@@ -234,6 +244,7 @@ def _speak(options: argparse.Namespace) -> None:
             blink=options.blink,
             gaze=options.gaze,
             full_frame=options.full_frame,
+            label=options.label,
         )
     except ValueError as error:
         raise WrongUsage(error) from error
@@ -255,8 +266,15 @@ def _reenact(options: argparse.Namespace) -> None:
     with _Bar(options.json) as bar:
         track = track_video(options.video, pipeline.face_model)
         performance = pipeline.reenact(track, options.avatar, speech=sound)
-        pipeline.film(performance, options.output, progress=bar)
+        pipeline.film(performance, options.output, progress=bar, label=options.label)
     _done(options, output=str(options.output))
+
+
+def _verify(options: argparse.Namespace) -> None:
+    from gmtalker.provenance import verify
+
+    findings = verify(options.video)
+    print(json.dumps(findings.to_json(), ensure_ascii=False) if options.json else findings.sentence())
 
 
 def _evaluate(options: argparse.Namespace) -> None:
@@ -351,6 +369,11 @@ def _bench(options: argparse.Namespace) -> None:
 
         picture = options.json.with_suffix(".png")
         _write_json(compare_heads(options.heads, options.minutes, _pipeline(options), _tell, picture), options.json)
+        return
+    if options.marks:
+        from gmtalker.mark_benchmark import measure_mark
+
+        _write_json(measure_mark(_pipeline(options), options.marks, _tell), options.json)
         return
     _write_json(measure(_pipeline(options), options.avatar, long=options.long), options.json)
 

@@ -6,8 +6,10 @@ import json
 import math
 import re
 import shlex
+import tempfile
 import threading
 import time
+import warnings
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,22 +18,25 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import diffusers
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from gmtalker.audio import read_speech, silent_frames
-from gmtalker.avatar import Avatar, find_avatar, load_avatar
+from gmtalker.avatar import ON_THE_HUB, Avatar, find_avatar, load_avatar
 from gmtalker.device import choose_device, is_half_fast, one_core, usable_cores
 from gmtalker.errors import UnusableAvatar, UnusableInput
 from gmtalker.face_model import FaceModel
 from gmtalker.full_frame import IdleLoop
 from gmtalker.lip_guard import LipGuard
 from gmtalker.models.expression_generator import ExpressionGenerator
-from gmtalker.models.loading import load_speech_encoder, load_strict
+from gmtalker.models.loading import load_speech_encoder, load_strict, save_half, save_speech_encoder
 from gmtalker.models.mel import SAMPLES_PER_FRAME
 from gmtalker.models.motion_generator import MotionGenerator
 from gmtalker.models.speech_encoder import SpeechEncoder
+from gmtalker.provenance import Seal
 from gmtalker.renderer import Renderer
 from gmtalker.speaking_style import with_speaking_style
 from gmtalker.tracks import EmotionWeights, ExpressionTrack, FaceTrack, MotionTrack
@@ -42,7 +47,16 @@ if TYPE_CHECKING:
 
 GENERIC = Path(__file__).resolve().parent.parent / "assets" / "generic"
 NETWORKS = {"expression_generator": ExpressionGenerator, "motion_generator": MotionGenerator}
-INDEX = "model_index.json"
+STAGES = ("speech_encoder", *NETWORKS, "face_model")
+INDEX, CARD = "model_index.json", "README.md"
+CARD_HEAD = """---
+license: other
+license_name: research-demo
+library_name: diffusers
+tags: [talking-head, emotion, speech]
+---
+# Generic stages of GMTalker Studio
+"""
 
 BATCH = 8  # frames the head generator draws at a time; fixed, because other batches round differently
 GPU_WORKERS = 2  # one renders while the other keeps the GPU busy
@@ -76,9 +90,10 @@ class Progress:
 class SpeakRequest:
     """What someone asks an avatar to say, and how. The page, the command line and Python all make one of these.
 
-    avatar: name or folder, None for the bundled one; emotion: weights by name, or timeline: [{"time": s, "emotion": {...}}, ...];
-    intensity: 0 neutral, 1 as asked, up to 2 exaggerated; seed: another take; head, blink, gaze: how much of that movement, 1 the
-    person's own; full_frame: in the person's own footage, at its size, instead of head and shoulders alone.
+    avatar: name, folder or repo on the Hub, None for the bundled one; emotion: weights by name, or timeline: [{"time": s,
+    "emotion": {...}}, ...]; intensity: 0 neutral, 1 as asked, up to 2 exaggerated; seed: another take; head, blink, gaze: how
+    much of that movement, 1 the person's own; full_frame: in the person's own footage, at its size, instead of head and shoulders
+    alone; label: says in the picture that it is AI-generated.
     Errors: ValueError naming the valid choices.
     """
 
@@ -92,6 +107,7 @@ class SpeakRequest:
     blink: float = 1.0
     gaze: float = 1.0
     full_frame: bool = False
+    label: bool = False
 
     def __post_init__(self) -> None:
         if self.emotion and self.timeline:
@@ -122,7 +138,8 @@ class SpeakRequest:
             value = getattr(self, name)
             if value != SpeakRequest.__dataclass_fields__[name].default:
                 words += [f"--{name}", str(value) if name == "seed" else f"{value:g}"]
-        return shlex.join([*words, *(["--full-frame"] if self.full_frame else [])])
+        words += [f"--{name.replace('_', '-')}" for name in ("full_frame", "label") if getattr(self, name)]
+        return shlex.join(words)
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,7 +151,7 @@ class _Cast:
     expression_generator: ExpressionGenerator
 
 
-# An avatar as every stage takes it: loaded, by name or folder (find_avatar), or None for the bundled one.
+# An avatar as every stage takes it: loaded, by name, folder or repo (find_avatar), or None for the bundled one.
 Who = Avatar | _Cast | str | Path | None
 
 
@@ -186,8 +203,10 @@ class GMTalkerPipeline:
         motion_generator: MotionGenerator,
         face_model: FaceModel,
         device: str | torch.device | None = None,
+        card: str = "",
     ) -> None:
-        self.device = choose_device(device)
+        """card: what the model card of these stages says, for pushing them on."""
+        self.device, self.card = choose_device(device), card
         self.speech_encoder = speech_encoder.eval().to(self.device)
         self.expression_generator = expression_generator.eval().to(self.device)
         self.motion_generator = motion_generator.eval().to(self.device)
@@ -197,25 +216,96 @@ class GMTalkerPipeline:
         self._lock = threading.Lock()
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path | None = None, device: str | torch.device | None = None) -> GMTalkerPipeline:
+    def from_pretrained(
+        cls,
+        folder: str | Path | None = None,
+        device: str | torch.device | None = None,
+        *,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+    ) -> GMTalkerPipeline:
         """Load the stages: None is what is bundled, a folder is used as it is, "owner/name" is fetched from the Hub.
 
-        Errors: UnusableInput when they are not there or can't be fetched, UnusableAvatar when a weight is missing or unknown.
+        A stage that a repo on the Hub does not hold is the bundled one, and a warning says so. revision, token, cache_dir and
+        local_files_only are for the Hub, as everywhere in huggingface_hub.
+        Errors: UnusableInput when they are not there, can't be fetched or don't fit together, UnusableAvatar when a weight is
+        missing or unknown.
         """
-        folder = _fetched(GENERIC if folder is None else folder)
+        path = Path(GENERIC if folder is None else folder).expanduser()
+        fetched = isinstance(folder, str) and not path.is_dir() and ON_THE_HUB.fullmatch(folder) is not None
+        if fetched:
+            from gmtalker.hub import fetch_stages  # late: nothing else here needs the network
+
+            files = [INDEX, CARD, *(f"{stage}/*.{kind}" for stage in STAGES for kind in ("json", "safetensors"))]
+            path = fetch_stages(folder, files, revision, token, cache_dir, local_files_only)
+        shown = folder if fetched else path
         try:
-            index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+            index = json.loads((path / INDEX).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise UnusableInput(f"{folder} does not hold the generic stages: its {INDEX} is missing or broken.") from error
-        parts = ("speech_encoder", *NETWORKS, "face_model")
-        missing = [name for name in parts if not isinstance(index, dict) or name not in index]
-        if missing:
-            raise UnusableInput(f"{folder / INDEX} does not name {', '.join(missing)}.")
-        networks = {name: load_strict(network, folder / name) for name, network in NETWORKS.items()}
-        networks["speech_encoder"] = load_speech_encoder(folder / "speech_encoder")
-        if networks["speech_encoder"].features != networks["expression_generator"].config.features:
-            raise UnusableInput(f"The speech encoder in {folder} is not the one that the other stages were trained with.")
-        return cls(**networks, face_model=FaceModel.load(folder / "face_model"), device=device)
+            raise UnusableInput(f"{shown} does not hold the generic stages: its {INDEX} is missing or broken.") from error
+        missing = [stage for stage in STAGES if not isinstance(index, dict) or stage not in index]
+        if fetched:
+            missing = [stage for stage in STAGES if stage in missing or not (path / stage).is_dir()]
+            if len(missing) == len(STAGES):
+                raise UnusableInput(f"{shown} holds none of {', '.join(STAGES)}.")
+            if missing:
+                warnings.warn(f"{shown} does not hold {', '.join(missing)}; the bundled ones are used.", stacklevel=2)
+        elif missing:
+            raise UnusableInput(f"{path / INDEX} does not name {', '.join(missing)}.")
+        folders = {stage: (GENERIC if stage in missing else path) / stage for stage in STAGES}
+        networks = {stage: load_strict(network, folders[stage]) for stage, network in NETWORKS.items()}
+        networks["speech_encoder"] = load_speech_encoder(folders["speech_encoder"])
+        try:
+            face_model = FaceModel.load(folders["face_model"])
+        except (OSError, ValueError, SafetensorError) as error:
+            raise UnusableAvatar(f"The face model in {shown} is missing or broken.") from error
+        expression, motion = networks["expression_generator"].config, networks["motion_generator"].config
+        if networks["speech_encoder"].features != expression.features:
+            raise UnusableInput(f"The speech encoder in {shown} is not the one that the other stages were trained with.")
+        if motion.features != expression.features or face_model.coefficients != expression.coefficients:
+            raise UnusableInput(f"The stages in {shown} were not trained with each other.")
+        card = (path / CARD).read_text(encoding="utf-8", errors="replace") if (path / CARD).is_file() else ""
+        return cls(**networks, face_model=face_model, device=device, card=card)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the stages into a folder as from_pretrained and diffusers lay them out: an index, a folder a stage, safetensors.
+
+        Errors: OSError when it can't be written.
+        """
+        folder = Path(folder)
+        save_speech_encoder(self.speech_encoder, folder / "speech_encoder")
+        for stage in NETWORKS:
+            save_half(getattr(self, stage), folder / stage)
+        self.face_model.save(folder / "face_model")
+        kinds = {stage: [type(getattr(self, stage)).__module__, type(getattr(self, stage)).__name__] for stage in STAGES}
+        index = {"_class_name": type(self).__name__, "_diffusers_version": diffusers.__version__} | kinds
+        (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+    def push_to_hub(self, repo: str, private: bool = True, token: str | None = None) -> str:
+        """Push the stages and their card into a model repo, which is made when it is missing. Returns its address.
+
+        Errors: UnusableInput when the Hub does not take them; then nothing there has changed.
+        """
+        from gmtalker.hub import address_of, push_files
+
+        with tempfile.TemporaryDirectory(prefix="gmtalker-") as folder:
+            self.save_pretrained(folder)
+            files = {path.relative_to(folder).as_posix(): path for path in Path(folder).rglob("*") if path.is_file()}
+            push_files(files | {CARD: self._card_for(repo).encode()}, repo, INDEX, private, token)
+        return address_of(repo)
+
+    def _card_for(self, repo: str) -> str:
+        """The card, with how these stages are used from a repo as its first section; those of other parts are left out."""
+        head, *sections = re.split(r"(?m)^(?=## )", self.card or CARD_HEAD)
+        kept = [section.rstrip() for section in sections if section[3:].split("\n")[0].strip() in STAGES]
+        use = (
+            "## Use\n\n```python\nfrom gmtalker.pipeline import GMTalkerPipeline\n\n"
+            f'pipeline = GMTalkerPipeline.from_pretrained("{repo}")\n'
+            'frames = pipeline("speech.wav", emotion={"happy": 0.8})\n```'
+        )
+        return "\n\n".join([head.rstrip(), use, *kept]) + "\n"
 
     # --- Stage by stage --------------------------------------------------------------------------------------------------------
 
@@ -407,7 +497,7 @@ class GMTalkerPipeline:
         watcher = _Watcher(progress, stop)
         watcher.tell("listening", 0, 1)
         performance = self.perform(request, read_speech(Path(request.speech)), partial(watcher.tell, "expression"))
-        self.film(performance, output, progress, stop, Path(request.speech), live)
+        self.film(performance, output, progress, stop, Path(request.speech), live, request.label)
         if tracks is not None:
             unfinished = Path(tracks).with_name(f".writing-{Path(tracks).name}")
             performance.track.save(unfinished)
@@ -440,23 +530,25 @@ class GMTalkerPipeline:
         stop: Callable[[], bool] | None = None,
         sound: Path | None = None,
         live: Path | None = None,
+        label: bool = False,
     ) -> Path:
-        """Draw a performance into an mp4 file. sound: the file its speech was read from, to keep its quality; live: as for speak.
+        """Draw a performance into an mp4 file, marked and signed as AI-generated.
 
-        Errors: Stopped when stop() says so, UnusableInput when the output can't be written.
+        sound: the file its speech was read from, to keep its quality; live: as for speak; label: says it in the picture, too.
+        Errors: Stopped when stop() says so, UnusableInput when the output can't be written or signed.
         """
         watcher, output = _Watcher(progress, stop), Path(output)
-        frames = iter(performance)
+        seal, frames = Seal(performance.avatar.card, label), iter(performance)
         try:
             first = next(frames)
             speech = sound
             if speech is None and performance.speech is not None:
                 speech = performance.speech[: len(performance) * SAMPLES_PER_FRAME]
-            with VideoWriter(output, first.shape[1], first.shape[0], speech, live=live) as writer:
-                writer.write(first)
+            with VideoWriter(output, first.shape[1], first.shape[0], speech, live=live, seal=seal.sign) as writer:
+                writer.write(seal(first))
                 for done, frame in enumerate(frames, start=2):
                     watcher.tell("drawing", done - 1, len(performance))
-                    writer.write(frame)
+                    writer.write(seal(frame))
             watcher.tell("drawing", len(performance), len(performance))
         finally:
             frames.close()
@@ -568,16 +660,3 @@ def _moved(
     resting = resting.clamp(0, LOWEST_LID)
     values[:, 6:8] = resting + (1 - resting) * normalised[:, 6:8].clamp(0, 1) * blink
     return MotionTrack.unstacked(values)
-
-
-def _fetched(folder: str | Path) -> Path:
-    path = Path(folder).expanduser()
-    if path.is_dir() or isinstance(folder, Path) or not re.fullmatch(r"[\w.-]+/[\w.-]+", str(folder)):
-        return path
-    from huggingface_hub import snapshot_download  # late: nothing else here needs the network
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(str(folder), allow_patterns=["*.json", "*.safetensors"]))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        raise UnusableInput(f"The generic stages {folder} could not be fetched; check the name and the network.") from error

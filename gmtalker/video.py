@@ -10,7 +10,7 @@ import tempfile
 import wave
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Iterator
+from typing import Callable, Iterator
 
 import av
 import cv2
@@ -197,7 +197,8 @@ class VideoWriter:
     ends without an error; otherwise nothing is left. The sound is as long as the pictures: cut, or filled with silence.
 
     speech: (samples,) float 16 kHz, a sound or video file (its own quality is kept), or None for a silent video. live: a second
-    file, that can be watched while it grows (fragmented mp4, with the sound); it is left as far as it came.
+    file, that can be watched while it grows (fragmented mp4, with the sound); it is left as far as it came. seal: the last thing
+    that is done to the finished file, before it appears.
     Errors: UnusableInput when the file can't be written (what ffmpeg says is in the message), UnusableSpeech as read_speech.
     """
 
@@ -209,11 +210,12 @@ class VideoWriter:
         speech: np.ndarray | Path | None = None,
         fps: float = FPS,
         live: Path | None = None,
+        seal: Callable[[Path], None] | None = None,
     ) -> None:
         if width < 1 or height < 1:
             raise ValueError(f"A video needs at least one pixel, not {width} x {height}")
         self.path, self.width, self.height, self.speech, self.fps = Path(path).absolute(), width, height, speech, fps
-        self.live = live
+        self.live, self.seal = live, seal
         self.frames = 0
 
     def __enter__(self) -> VideoWriter:
@@ -266,7 +268,10 @@ class VideoWriter:
                 joined = subprocess.run(self._sound_command(), stdin=subprocess.DEVNULL, capture_output=True, cwd=self._folder)
                 if joined.returncode != 0:
                     raise self._unwritable(_first_line(joined.stderr))
-            os.replace(self._folder / ("video.mp4" if self._sound else "pictures.mp4"), self.path)
+            finished = self._folder / ("video.mp4" if self._sound else "pictures.mp4")
+            if self.seal is not None:
+                self.seal(finished)
+            os.replace(finished, self.path)
         except OSError as error:
             raise self._unwritable(error.strerror) from error
 

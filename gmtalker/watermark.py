@@ -1,0 +1,136 @@
+"""An invisible mark in every frame: 64 bits that survive re-encoding, scaling and cropping, with an error-correcting code.
+
+Spread spectrum (Cox et al. 1997) with the host's own part cancelled (improved spread spectrum, Malvar and Florencio 2003): each
+coded bit is one orthonormal pattern in a band of frequencies, repeated over the picture in tiles. What the picture itself holds
+of the pattern is known while writing, so little is added where it speaks for the bit anyway. Tiles make the mark found again
+wherever the picture was cut; one more pattern, always there, tells where they lie.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Iterable
+from functools import cache
+from itertools import islice
+
+import cv2
+import numpy as np
+
+SIDE = 256  # pixels of the short side of the picture that patterns are laid over, whatever its own size
+TILE = 64
+BAND = (4.0, 9.0)  # waves a tile: coarser ones are seen, finer ones are lost in a small or much compressed video
+TELLING = 0.25  # part of the band's waves that tell the place of the tiles
+PAYLOAD = 6  # bytes; two more check them
+WORD, CODED = 16, 36  # bits of a word of the code, and what they become; four words are a payload with its check
+STRENGTH, PLACE_STRENGTH = 25.0, 115.0  # of a coded bit's and of the place's unit-norm pattern, in levels of 255
+FLAT, BUSY = 0.6, 0.5  # of the strength in a flat part of the picture, and by how much more for each level of detail
+LOUDEST = 2.2  # levels, root mean square, that the mark adds to a frame at most: 41 dB
+LARGEST = 3.0  # times the strength that one pattern may add against what the picture holds
+CALM = 0.9  # how slowly what is added follows the picture, a frame: a pattern that jumps is seen
+SHADES, EDGE = 2.5, 6.0  # pixels over which a shade extends; levels that an edge counts for at most
+SCALES = np.geomspace(0.76, 1.05, 128)  # of the original's short side, in that of what is left after cropping
+MOST_FRAMES = 250
+TRIED, MOST_TRIED = 4, 48  # places of the tiles that are tried, of each scale and in all
+
+
+@cache
+def _patterns() -> np.ndarray:
+    """(TILE * TILE, 1 + 4 * CODED) float32 orthonormal columns: the place first, then one for each coded bit."""
+    across, down = np.meshgrid(np.fft.fftfreq(TILE) * TILE, np.fft.fftfreq(TILE) * TILE)
+    inside = (np.hypot(across, down) >= BAND[0]) & (np.hypot(across, down) <= BAND[1])
+    half = inside & ((down > 0) | ((down == 0) & (across > 0)))  # the other half of a real picture's spectrum is its mirror
+    random = np.random.Generator(np.random.PCG64(2312_07669))
+    x, y = np.meshgrid(np.arange(TILE), np.arange(TILE))
+    turns = 2 * np.pi / TILE * (np.outer(across[half], x.ravel()) + np.outer(down[half], y.ravel()))
+    telling = random.random(len(turns)) < TELLING  # waves of its own: the bits never look like the place, wherever they lie
+    place = np.cos(turns[telling] + random.uniform(0, 2 * np.pi, (telling.sum(), 1))).sum(0)
+    waves = np.concatenate([np.cos(turns[~telling]), np.sin(turns[~telling])]) * math.sqrt(2) / TILE
+    mixed, _ = np.linalg.qr(random.standard_normal((len(waves), 4 * CODED)))
+    return np.column_stack([place / np.linalg.norm(place), waves.T @ mixed]).astype(np.float32)
+
+
+@cache
+def _code() -> np.ndarray:
+    """(2 ** WORD, CODED) int8 of +-1: a random linear block code, read by comparing with every word (maximum likelihood)."""
+    random = np.random.Generator(np.random.PCG64(14))  # of the first seeds the one whose words lie farthest apart
+    generator = np.hstack([np.eye(WORD, dtype=np.uint8), random.integers(0, 2, (WORD, CODED - WORD), dtype=np.uint8)])
+    words = np.unpackbits(np.arange(2**WORD, dtype=">u2").view(np.uint8).reshape(-1, 2), axis=1)
+    return (1 - 2 * (words @ generator % 2)).astype(np.int8)
+
+
+def _folded(detail: np.ndarray) -> np.ndarray:
+    """(TILE, TILE) the sum of the tiles of (h, w) float32, cut-off ones filled with nothing."""
+    height, width = detail.shape
+    padded = np.zeros((-(-height // TILE) * TILE, -(-width // TILE) * TILE), np.float32)
+    padded[:height, :width] = detail
+    return padded.reshape(padded.shape[0] // TILE, TILE, padded.shape[1] // TILE, TILE).sum((0, 2))
+
+
+def _detail(frame: np.ndarray) -> np.ndarray:
+    """What of a frame can hold the mark, at the size at which its short side is SIDE: without shades, every edge as low as a
+    texture."""
+    luma = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
+    scale = SIDE / min(luma.shape)
+    size = tuple(max(round(scale * side), SIDE) for side in luma.shape)
+    if luma.shape != size:
+        luma = cv2.resize(luma, size[::-1], interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+    luma = luma.astype(np.float32)
+    return np.clip(luma - cv2.GaussianBlur(luma, (0, 0), SHADES), -EDGE, EDGE)
+
+
+class Watermark:
+    """Puts one payload of 6 bytes into the frames of one video, in their order."""
+
+    def __init__(self, payload: bytes) -> None:
+        if len(payload) != PAYLOAD:
+            raise ValueError(f"A mark holds {PAYLOAD} bytes, not {len(payload)}")
+        words = np.frombuffer(coded_payload(payload), ">u2")
+        self._signs = np.concatenate([[1], *_code()[words]]).astype(np.float32)
+        self._goal = np.full(len(self._signs), STRENGTH, np.float32)
+        self._goal[0] = PLACE_STRENGTH
+        self._added: np.ndarray | None = None
+
+    def __call__(self, frame: np.ndarray) -> np.ndarray:
+        """A marked copy of a frame (height, width, 3) uint8 RGB."""
+        detail, patterns = _detail(frame), _patterns()
+        height, width = detail.shape
+        tiles = math.sqrt(height * width) / TILE
+        held = self._signs * (_folded(detail).ravel() @ patterns) / tiles
+        wanted = np.clip(self._goal - held, 0, LARGEST * self._goal)
+        self._added = wanted if self._added is None else CALM * self._added + (1 - CALM) * wanted
+        tile = (patterns @ (self._signs * self._added) / tiles).reshape(TILE, TILE)
+        pattern = np.tile(tile, (-(-height // TILE), -(-width // TILE)))[:height, :width]
+        pattern = pattern * np.clip(FLAT + cv2.blur(np.abs(detail), (9, 9)) * BUSY, FLAT, 2.0)
+        pattern *= min(1.0, LOUDEST / (float(np.sqrt(np.square(pattern).mean())) + 1e-9))
+        if frame.shape[:2] != pattern.shape:
+            pattern = cv2.resize(pattern, frame.shape[1::-1], interpolation=cv2.INTER_CUBIC)
+        return np.clip(frame + np.rint(pattern)[..., None], 0, 255).astype(np.uint8)
+
+
+def find_mark(frames: Iterable[np.ndarray]) -> bytes | None:
+    """The payload of 6 bytes in a video's frames (height, width, 3) uint8 RGB, or None; the first MOST_FRAMES tell."""
+    detail = 0.0
+    for frame in islice(frames, MOST_FRAMES):
+        detail = detail + _detail(frame)
+    if not np.ndim(detail):
+        return None
+    patterns, candidates = _patterns(), []
+    place = np.fft.rfft2(patterns[:, 0].reshape(TILE, TILE))
+    for scale in SCALES:
+        folded = _folded(cv2.resize(detail, None, fx=scale, fy=scale, interpolation=cv2.INTER_LINEAR))
+        agreement = np.fft.irfft2(np.fft.rfft2(folded) * place.conj(), (TILE, TILE)) / (np.linalg.norm(folded) + 1e-9)
+        for where in np.argpartition(agreement, -TRIED, axis=None)[-TRIED:]:
+            candidates.append((float(agreement.flat[where]), folded, np.unravel_index(where, agreement.shape)))
+    for _, folded, (down, across) in sorted(candidates, key=lambda candidate: -candidate[0])[:MOST_TRIED]:
+        levels = np.roll(folded, (-down, -across), (0, 1)).ravel() @ patterns[:, 1:]
+        words = (_code() @ levels.reshape(4, CODED).T).argmax(0)
+        payload = words.astype(">u2").tobytes()[:PAYLOAD]
+        if coded_payload(payload) == words.astype(">u2").tobytes():
+            return payload
+    return None
+
+
+def coded_payload(payload: bytes) -> bytes:
+    """The 64 bits that the code carries: a payload and the two bytes that check it."""
+    return payload + (zlib.crc32(b"GMTalker Studio" + payload) & 0xFFFF).to_bytes(2, "big")

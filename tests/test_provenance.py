@@ -1,0 +1,123 @@
+"""Every video that is made is signed and marked, and verify says what became of it."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import c2pa
+import numpy as np
+import pytest
+from conftest import write_speech
+from media import ffmpeg
+
+from gmtalker.__main__ import main
+from gmtalker.avatar import load_avatar, rename_avatar
+from gmtalker.errors import UnusableInput, UnusableVideo
+from gmtalker.pipeline import GMTalkerPipeline, SpeakRequest
+from gmtalker.provenance import Seal, avatar_id, verify
+from gmtalker.video import read_frames
+
+
+@pytest.fixture
+def speech(tmp_path):
+    return write_speech(tmp_path / "speech.wav", seconds=1.2)
+
+
+@pytest.fixture(scope="module")
+def bundled_video(tmp_path_factory):
+    """Of the bundled avatar: the tiny one's pictures are noise too small for any mark."""
+    folder = tmp_path_factory.mktemp("video")
+    os.environ["GMTALKER_HOME"], before = str(folder / "home"), os.environ.get("GMTALKER_HOME")
+    try:
+        speech = write_speech(folder / "speech.wav", seconds=1.2)
+        return GMTalkerPipeline.from_pretrained(device="cpu").speak(SpeakRequest(speech), folder / "made.mp4")
+    finally:
+        if before is None:
+            del os.environ["GMTALKER_HOME"]
+        else:
+            os.environ["GMTALKER_HOME"] = before
+
+
+@pytest.fixture
+def video(bundled_video, home, tmp_path):
+    """A copy of it in a workspace that did not sign it."""
+    return Path(shutil.copy(bundled_video, tmp_path / "a vidéo.mp4"))
+
+
+def test_a_video_names_its_avatar_and_is_valid_to_c2pas_own_reader(video):
+    found, card = verify(video), load_avatar().card
+    assert (found.credentials, found.marked, found.avatar, found.avatar_id) == ("valid", True, card["name"], avatar_id(card))
+    with open(video, "rb") as file:
+        reader = c2pa.Reader("video/mp4", file)
+        assert str(reader.get_validation_state()).lower() in ("valid", "trusted")
+        manifest = reader.get_active_manifest()
+    actions = next(x["data"]["actions"] for x in manifest["assertions"] if x["label"].startswith("c2pa.actions"))
+    assert actions[0]["action"] == "c2pa.created" and actions[0]["digitalSourceType"].endswith("trainedAlgorithmicMedia")
+    assert "AI-generated" in found.sentence() and card["name"] in found.sentence()
+
+
+def test_one_changed_byte_is_found(video):
+    data = bytearray(video.read_bytes())
+    data[len(data) // 2] ^= 1
+    video.write_bytes(data)
+    assert verify(video).credentials == "broken" and "changed" in verify(video).sentence()
+
+
+def test_saved_again_it_is_stripped_but_still_marked(video, tmp_path):
+    ffmpeg("-i", video, "-c", "copy", tmp_path / "copied.mp4")
+    found = verify(tmp_path / "copied.mp4")
+    assert (found.credentials, found.marked, found.avatar) == ("none", True, load_avatar().name)
+    assert "stripped" in found.sentence()
+
+
+def test_a_renamed_avatar_keeps_its_id(tiny_avatar):
+    before = avatar_id(load_avatar(tiny_avatar).card)
+    assert avatar_id(load_avatar(rename_avatar(tiny_avatar, "Another Name")).card) == before
+
+
+def test_a_video_of_elsewhere_says_nothing(tmp_path):
+    ffmpeg("-f", "lavfi", "-i", "testsrc=size=128x96:rate=25:duration=1", "-pix_fmt", "yuv420p", tmp_path / "other.mp4")
+    found = verify(tmp_path / "other.mp4")
+    assert (found.credentials, found.marked, found.avatar_id) == ("none", False, None)
+    with pytest.raises(UnusableVideo, match="does not exist"):
+        verify(tmp_path / "nothing.mp4")
+
+
+def test_key_and_certificate_are_made_once_and_kept_from_others(home):
+    Seal({"name": "x", "consent": {}, "versions": {}})
+    key = home / "provenance" / "key.pem"
+    assert key.stat().st_mode & 0o077 == 0 or os.name == "nt"
+    before = key.read_bytes()
+    Seal({"name": "x", "consent": {}, "versions": {}})
+    assert key.read_bytes() == before
+
+
+def test_a_half_or_broken_pair_is_said_before_anything_is_drawn(tiny_pipeline, tiny_avatar, speech, home, tmp_path):
+    folder = home / "provenance"
+    folder.mkdir(parents=True)
+    (folder / "key.pem").write_text("no key")
+    with pytest.raises(UnusableInput, match="certificate.pem"):
+        tiny_pipeline.speak(SpeakRequest(speech, tiny_avatar), tmp_path / "out.mp4")
+    (folder / "certificate.pem").write_text("no certificate")
+    with pytest.raises(UnusableInput, match="No video can be signed"):
+        tiny_pipeline.speak(SpeakRequest(speech, tiny_avatar), tmp_path / "out.mp4")
+    assert not (tmp_path / "out.mp4").exists()
+    shutil.rmtree(folder)
+
+
+def test_a_label_is_seen_and_repeated_by_the_command(tiny_pipeline, tiny_avatar, speech, tmp_path):
+    request = SpeakRequest(speech, tiny_avatar, label=True)
+    assert request.command().endswith("--label")
+    plain = next(read_frames(tiny_pipeline.speak(SpeakRequest(speech, tiny_avatar), tmp_path / "plain.mp4")))
+    shown = next(read_frames(tiny_pipeline.speak(request, tmp_path / "shown.mp4")))
+    changed = np.abs(shown.astype(int) - plain).max(2) > 60
+    assert changed[-12:].any() and not changed[: shown.shape[0] // 2].any()
+
+
+def test_verify_on_the_command_line(video, capsys):
+    assert main(["verify", str(video), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["credentials"] == "valid" and told["marked"] and told["sentence"].startswith("AI-generated")
+    assert main(["verify", str(video.with_name("missing.mp4"))]) == 1
+    assert "does not exist" in capsys.readouterr().err
