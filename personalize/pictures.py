@@ -16,6 +16,7 @@ from gmtalker.tracks import EMOTIONS, FPS
 from gmtalker.video import write_picture
 
 SAMPLES = 60  # of each mixture component
+STRIP, CURVE = "strip.jpg", "curve.png"  # of a training
 WATCHED = 5  # frames in the strip of a training
 STRIP = 7  # faces from one emotion to the other
 COLOURS = ("#777777", "#d62728", "#8c564b", "#2ca02c", "#9467bd", "#ff7f0e", "#1f77b4", "#e377c2")  # in the order of EMOTIONS
@@ -59,7 +60,7 @@ def draw_curves(curves: Mapping[str, Sequence[Sequence[float]]], path: Path) -> 
 
 
 def write_progress(folder: Path, real: np.ndarray, drawn: np.ndarray, curve: Sequence[Mapping[str, float]]) -> None:
-    """strip.jpg, real frames (n, h, w, 3) uint8 above drawn ones, and curve.png, the best point marked, for whoever watches."""
+    """STRIP, real frames (n, h, w, 3) uint8 above drawn ones, and CURVE, the best point marked, for whoever watches."""
     chosen = np.linspace(0, len(real) - 1, min(len(real), WATCHED)).astype(int)
     strip = np.concatenate([np.concatenate(list(frames[chosen]), axis=1) for frames in (real, drawn)])
     figure = Figure(figsize=(6, 2.2), layout="tight")
@@ -69,9 +70,9 @@ def write_progress(folder: Path, real: np.ndarray, drawn: np.ndarray, curve: Seq
     axes.plot(seconds[quality.argmax()] / 60, quality.max(), marker="*", ms=12, color="#b45309")
     low, high = quality.min(), max(quality.max(), quality.min() + 1)  # noise is not to look like progress
     axes.set(xlabel="min", ylabel="dB", ylim=(low - 0.1 * (high - low), high + 0.2 * (high - low)))
-    for name in ("strip.jpg", "curve.png"):
+    for name in (STRIP, CURVE):
         unfinished = folder / f".writing-{name}"  # somebody may be looking at it
-        if name == "strip.jpg":
+        if name == STRIP:
             write_picture(unfinished, strip)
         else:
             _save(figure, unfinished)

@@ -6,7 +6,6 @@ import datetime
 import hashlib
 import importlib.metadata
 import json
-import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Callable, Mapping, Sequence
@@ -40,7 +39,7 @@ from personalize.informative import SPARE, choose_frames, sharpest
 from personalize.jobs import FINISH_ASKED, HELD_OUT_SHARE, LONGEST_HELD_OUT, MOST_FRAMES, PRESETS, SAMPLE_ASKED, SIZES, WRAP_UP
 from personalize.material import at_rest_in_silence
 from personalize.moods import learn_moods
-from personalize.pictures import write_progress
+from personalize.pictures import CURVE, STRIP, write_progress
 from personalize.style_training import SpokenFootage, adapt_style, in_time, sound_lag
 from personalize.surroundings import learn_surroundings, steady_shoulders
 from personalize.tracking import TrackedVideo, choose_crop, cut, detect_landmarks, in_crop, measure_person, track_points
@@ -141,11 +140,18 @@ def train_avatar(
         _write_json(folder, name, consent, footage, measures, training, preset, minutes)
         teller.stage("pictures of the avatar", 96, 100)
         write_card(folder, pipeline)
-    shutil.rmtree(work, ignore_errors=True)
+    _clear(work)
     report(
         {"stage": "done", "percent": 100.0, "seconds_left": 0, **{f"held_out_{key}": value for key, value in measures.items()}}
     )
     return workspace() / "avatars" / slug(name)
+
+
+def _clear(work: Path) -> None:
+    """Away with everything of a finished training but the pictures of it, which its watcher may look at yet."""
+    for path in work.iterdir():
+        if path.name not in (STRIP, CURVE):
+            path.unlink()
 
 
 def _in_time(spoken: SpokenFootage, pipeline: GMTalkerPipeline, report: Callable[[dict], None]) -> SpokenFootage:

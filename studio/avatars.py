@@ -10,8 +10,11 @@ from pathlib import Path
 import gradio as gr
 from PIL import Image, UnidentifiedImageError
 
-from gmtalker.avatar import AvatarEntry, export_avatar, import_avatar, list_avatars, slug
+from gmtalker.avatar import AvatarEntry, data_files, export_avatar, import_avatar, list_avatars, slug
+from gmtalker.hub import pull_avatar
 from personalize import jobs
+from personalize.avatar_card import card_text
+from personalize.sharing import share_avatar
 from studio.look import or_sentence, table
 from studio.people import of_reader
 from studio.words import say, word
@@ -89,8 +92,20 @@ def avatars_tab() -> AvatarsTab:
                 with gr.Row():
                     yes = gr.Button(word("delete_yes"), variant="stop", elem_id="confirm-delete")
                     no = gr.Button(word("delete_no"), elem_id="keep")
+            with gr.Accordion(word("share_title"), open=False, visible=False, elem_id="share-group") as sharing:
+                gr.Markdown(word("share_about"), elem_classes="note")
+                repo = gr.Textbox(label=word("repo"), info=word("repo_info"), elem_id="share-repo")
+                token = gr.Textbox(label=word("token"), info=word("token_info"), type="password", elem_id="share-token")
+                public = gr.Checkbox(False, label=word("public"), elem_id="share-public")
+                with gr.Accordion(word("card_preview"), open=False):
+                    preview = gr.Markdown(elem_id="card-preview")
+                share = gr.Button(word("share"), elem_id="share")
+            with gr.Accordion(word("pull_title"), open=False, elem_id="pull-group"):
+                wanted = gr.Textbox(label=word("repo"), info=word("pull_repo_info"), elem_id="pull-repo")
+                key = gr.Textbox(label=word("token"), info=word("pull_token_info"), type="password", elem_id="pull-token")
+                pull = gr.Button(word("pull"), elem_id="pull")
             bring = gr.UploadButton(word("import"), file_types=[".zip"], elem_id="import")
-    shown = [nobody, chosen, details, own, new_name, export, exported, delete, confirm]
+    shown = [nobody, chosen, details, own, new_name, export, exported, delete, confirm, sharing, preview]
 
     def view(entry: AvatarEntry | None, request: gr.Request) -> list:
         """Updates of `shown` for an avatar, or for none."""
@@ -105,6 +120,8 @@ def avatars_tab() -> AvatarsTab:
             gr.File(None, visible=False),
             gr.Button(visible=own),
             gr.Group(visible=False),
+            gr.Accordion(visible=entry is not None),
+            card_text(entry.card, data_files(entry.folder)).split("---\n", 2)[-1] if entry else "",
         ]
 
     @of_reader
@@ -129,6 +146,18 @@ def avatars_tab() -> AvatarsTab:
         gr.Info(say(request, "imported", name=entry.name))
         return [portraits(), *view(entry, request)]
 
+    @of_reader
+    def pushed(request: gr.Request, name: str, repo: str, token: str, public: bool) -> None:
+        _, address = or_sentence(share_avatar, name, repo.strip() or None, not public, token.strip() or None)
+        gr.Info(say(request, "shared", name=_plain(name), address=address))
+
+    @of_reader
+    def pulled(request: gr.Request, repo: str, token: str) -> list:
+        folder = or_sentence(pull_avatar, repo.strip(), token=token.strip() or None)
+        entry = next(entry for entry in entries() if entry.folder.resolve() == folder.resolve())
+        gr.Info(say(request, "imported", name=entry.name))
+        return [portraits(), *view(entry, request), ""]
+
     def ask(request: gr.Request, name: str):
         return gr.Group(visible=True), say(request, "delete_question", name=_plain(name))
 
@@ -141,10 +170,12 @@ def avatars_tab() -> AvatarsTab:
     export.click(packed, chosen, exported, **hidden)
     renaming = rename.click(renamed, [chosen, new_name], [gallery, *shown], **hidden)
     importing = bring.upload(imported, bring, [gallery, *shown], **hidden)
+    share.click(pushed, [chosen, repo, token, public], None, api_visibility="private").then(lambda: "", None, token, **hidden)
+    pulling = pull.click(pulled, [wanted, key], [gallery, *shown, key], api_visibility="private")
     delete.click(ask, chosen, [confirm, question], **hidden)
     no.click(lambda: gr.Group(visible=False), None, confirm, **hidden)
     deleting = yes.click(remove, chosen, [gallery, *shown], **hidden)
-    return AvatarsTab(gallery, (renaming, importing, deleting))
+    return AvatarsTab(gallery, (renaming, importing, pulling, deleting))
 
 
 def _plain(name: str) -> str:

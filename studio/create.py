@@ -16,14 +16,15 @@ from gmtalker.audio import sound_seconds
 from gmtalker.avatar import find_avatar
 from gmtalker.pipeline import LARGEST_INTENSITY, GMTalkerPipeline, SpeakRequest
 from gmtalker.tracks import EMOTIONS, over_full
+from personalize.space import Limits
 from studio.avatars import names, picture_of, portraits
-from studio.limits import Limits
 from studio.live import LiveVideos
 from studio.look import note, or_sentence, refusal
 from studio.people import of_reader
 from studio.performing import TAKES, Stops, performed, three_takes
 from studio.timeline import MIXED, timeline_controls
 from studio.words import say, word
+from studio.zero_gpu import speaker
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "assets" / "speech"
 PRESETS = {
@@ -77,6 +78,7 @@ class _Controls:
     amounts: Sequence[gr.Slider]
     seed: gr.Number
     full_frame: gr.Checkbox
+    label: gr.Checkbox
     keys: gr.JSON
     keys_table: gr.Dataframe
     lock: gr.Checkbox
@@ -89,7 +91,7 @@ class _Controls:
     def asked(self) -> list[gr.components.Component]:
         return [
             self.tab.avatar, self.speech, *self.emotions.values(), self.intensity, *self.amounts, self.seed, self.full_frame,
-            self.keys,
+            self.label, self.keys,
         ]  # fmt: skip
 
 
@@ -138,6 +140,7 @@ def create_tab(pipeline: GMTalkerPipeline, live: LiveVideos, limits: Limits) -> 
     first_seed = gr.State(0)  # of the three takes
     asked = gr.State(())  # the settings of the video that is being made
     stops = Stops()
+    make = speaker(pipeline)
     sliders = list(controls.emotions.values())
 
     @of_reader
@@ -165,17 +168,18 @@ def create_tab(pipeline: GMTalkerPipeline, live: LiveVideos, limits: Limits) -> 
         gaze: float = 1.0,
         seed: float = 0,
         full_frame: bool = False,
+        label: bool = False,
         timeline: list | None = None,
         request: gr.Request = None,
     ) -> Iterator[tuple[object, object, object]]:
         """The avatar says a speech, in a mixture of emotions or along a timeline [{"time": seconds, "emotion": {name: weight}}]:
         progress and a growing video as HTML, and in the end the video."""
         mixture = (angry, contempt, disgusted, fear, happy, sad, surprised)
-        wish = _wish(request, avatar, speech, *mixture, intensity, head, blink, gaze, seed, full_frame, timeline)
+        wish = _wish(request, avatar, speech, *mixture, intensity, head, blink, gaze, seed, full_frame, label, timeline)
         _check_length(request, wish, limits)
         session = request.session_hash or ""
         try:
-            for said, playing, made in performed(pipeline, wish, stops.of(session), live, request):
+            for said, playing, made in performed(make, wish, stops.of(session), live, request):
                 yield said, playing, gr.skip() if made is None else made
         finally:
             stops.end(session)
@@ -267,8 +271,9 @@ def create_tab(pipeline: GMTalkerPipeline, live: LiveVideos, limits: Limits) -> 
         button.click(lambda first, number=number: (first + number, True), first_seed, [controls.seed, controls.lock], **hidden)
     history.input(brought_back, [history, made_before], [video, *controls.asked[:-1], controls.keys_table], **hidden)
     stop.click(end, None, None, queue=False, **private)
-    calm = [*[0.0] * len(sliders), 1.0, *[1.0] * len(AMOUNTS), 0, False, []]
-    settings = [*sliders, controls.intensity, *controls.amounts, controls.seed, controls.full_frame, controls.keys_table]
+    calm = [*[0.0] * len(sliders), 1.0, *[1.0] * len(AMOUNTS), 0, False, False, []]
+    options = [controls.seed, controls.full_frame, controls.label]
+    settings = [*sliders, controls.intensity, *controls.amounts, *options, controls.keys_table]
     reset.click(lambda: calm, None, settings, queue=False, **hidden)
     return tab
 
@@ -345,9 +350,10 @@ def _controls(private: Mapping[str, str]) -> _Controls:
         with gr.Row():
             lock = gr.Checkbox(True, label=word("lock"), info=word("lock_info"), elem_id="lock")
             full_frame = gr.Checkbox(False, label=word("full_frame"), info=word("full_frame_info"), elem_id="full-frame")
+            label = gr.Checkbox(False, label=word("label"), info=word("label_info"), elem_id="label")
     return _Controls(
-        CreateTab(gallery, avatar), speech, emotions, intensity, amounts, seed, full_frame, timeline.keys, timeline.table, lock,
-        presets, strip, neutral, mixture,
+        CreateTab(gallery, avatar), speech, emotions, intensity, amounts, seed, full_frame, label, timeline.keys, timeline.table,
+        lock, presets, strip, neutral, mixture,
     )  # fmt: skip
 
 
@@ -368,6 +374,7 @@ def _wish(
     gaze: float,
     seed: float,
     full_frame: bool,
+    label: bool,
     timeline: list | None,
 ) -> SpeakRequest:
     """What the controls ask for, in their order; what can't be asked becomes a sentence on the page."""
@@ -376,7 +383,8 @@ def _wish(
     _check_there(request, avatar)
     mixture = (angry, contempt, disgusted, fear, happy, sad, surprised)
     emotion = {} if timeline else dict(zip(MIXED, mixture, strict=True))
-    amounts = {"seed": int(seed or 0), "head": head, "blink": blink, "gaze": gaze, "full_frame": bool(full_frame)}
+    amounts = {"seed": int(seed or 0), "head": head, "blink": blink, "gaze": gaze}
+    amounts |= {"full_frame": bool(full_frame), "label": bool(label)}
     return or_sentence(SpeakRequest, Path(speech), avatar, emotion, timeline or None, intensity, **amounts)
 
 

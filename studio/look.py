@@ -36,6 +36,7 @@ THEME = gr.themes.Soft(
 
 CSS = """
 .gradio-container { max-width: 1240px !important; margin: auto; overflow: clip !important; }
+#tabs { min-width: min(1100px, 88vw); }  /* or a tab of few words pulls the page together */
 .card { background: var(--block-background-fill); border: 1px solid var(--border-color-primary); border-radius: 12px;
         padding: 0.9rem 1rem 1rem; gap: 0.6rem; margin-bottom: 0.4rem; }
 .card h3 { margin: 0 0 0.2rem; }
@@ -51,6 +52,11 @@ input[type=range]:focus-visible { outline: 2px solid var(--primary-600); outline
 .progress { height: 0.6rem; border-radius: 0.3rem; background: var(--border-color-primary); overflow: hidden; }
 .progress > div { height: 100%; background: var(--primary-500); transition: width 0.4s; }
 #live video { width: 100%; border-radius: 8px; }
+.unseen { display: none !important; }
+#curves { position: relative; cursor: ew-resize; }
+.key-line { display: none; position: absolute; top: 0; bottom: 0; width: 2px; pointer-events: none;
+            background: var(--primary-600); }
+details.fine > summary { cursor: pointer; padding: 0.35rem 0.6rem; color: #15803d; font-weight: 600; }
 .note { color: var(--body-text-color-subdued); }
 table.report { width: 100%; border-collapse: collapse; border: none !important; }
 table.report td, table.report th { border: none !important; padding: 0.35rem 0.6rem; text-align: left; }
@@ -58,6 +64,14 @@ table.report tr { border: none !important; border-bottom: 1px solid var(--border
 table.report td.pass { color: #15803d; } table.report td.warn { color: #b45309; } table.report td.fail { color: #b91c1c; }
 table.report td.pass, table.report td.warn, table.report td.fail { font-weight: 600; white-space: nowrap; }
 """
+
+# Ctrl and Enter make the video from wherever one is: by the Tab key the button is far from the sliders.
+SHORTCUT = """() => document.addEventListener('keydown', (event) => {
+  const create = document.querySelector('#create');
+  if (event.key !== 'Enter' || !(event.ctrlKey || event.metaKey)) return;
+  if (create && create.offsetParent && !create.disabled) create.click();
+})"""
+
 
 def progress_bar(text: str, percent: float | None = None, failed: bool = False) -> str:
     """A line of text over a bar; no bar with no percent. failed: in red."""
@@ -88,6 +102,11 @@ class Status:
 
     status: str
     said: str
+
+
+def folded(title: str, inside: str) -> str:
+    """HTML that is opened by its title."""
+    return f'<details class="fine"><summary>{escape(title)}</summary>{inside}</details>'
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

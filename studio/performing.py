@@ -20,6 +20,7 @@ from gmtalker.composing import side_by_side
 from gmtalker.errors import UnusableInput
 from gmtalker.models.mel import SAMPLE_RATE
 from gmtalker.pipeline import GMTalkerPipeline, Progress, SpeakRequest, Stopped
+from gmtalker.provenance import Seal
 from studio.live import LiveVideos, player
 from studio.look import progress_bar, refusal
 from studio.words import say
@@ -52,9 +53,9 @@ class Stops:
 
 
 def performed(
-    pipeline: GMTalkerPipeline, wish: SpeakRequest, stopping: threading.Event, live: LiveVideos, request: gr.Request
+    speak: Callable[..., Path], wish: SpeakRequest, stopping: threading.Event, live: LiveVideos, request: gr.Request
 ) -> Iterator[tuple[str, str, str | None]]:
-    """Make the video and yield (progress as HTML, a player of what there is as HTML, the video or None)."""
+    """Make the video and yield (progress as HTML, a player of what there is as HTML, the video or None). speak: of zero_gpu."""
     with tempfile.TemporaryDirectory(prefix="gmtalker-") as folder:
         output = Path(folder) / f"{slug(wish.avatar) if wish.avatar else 'avatar'}.mp4"
         growing = Path(folder) / "growing.mp4"
@@ -63,7 +64,7 @@ def performed(
 
         def work(tell: Callable[[Progress], None]) -> Path:
             try:
-                return pipeline.speak(wish, output, tell, stopping.is_set, live=growing)
+                return speak(wish, output, tell, stopping.is_set, live=growing)
             finally:
                 state.finished = True
 
@@ -95,8 +96,13 @@ def three_takes(
                 def told(progress: Progress, before: int = number) -> None:
                     tell(replace(progress, done=progress.done + before * progress.total, total=TAKES * progress.total))
 
-                takes.append(pipeline.film(performance, Path(folder) / f"{number}.mp4", told, stopping.is_set))
-            return side_by_side(takes, Path(folder) / "takes.mp4")
+                output = Path(folder) / f"{number}.mp4"
+                takes.append(pipeline.film(performance, output, told, stopping.is_set, label=wish.label))
+            together = side_by_side(takes, Path(folder) / "takes.mp4")
+            Seal(performance.avatar.card).sign(
+                together
+            )  # the marks are in the pictures; saving them again stripped the signature
+            return together
 
         for progress, made in _told(work, stopping, request):
             yield progress_bar(*progress), None if made is None else str(made)

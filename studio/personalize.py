@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 
 import gradio as gr
@@ -16,11 +17,12 @@ from gmtalker.tracks import EMOTIONS
 from personalize import jobs
 from personalize.check import Report, check_clip
 from personalize.consent import Consent
+from personalize.pictures import CURVE, STRIP
+from personalize.space import Limits
 from studio.avatars import portraits
-from studio.limits import Limits
-from studio.look import Status, note, or_sentence, progress_bar, refusal, table
+from studio.look import Status, folded, note, or_sentence, progress_bar, refusal, table
 from studio.people import of_reader
-from studio.words import say, word
+from studio.words import WORDS, language_of, say, word
 
 NOT_MIRRORED = gr.WebcamOptions(mirror=False)  # an avatar must not part its hair on the other side
 
@@ -191,27 +193,33 @@ def _check(pipeline: GMTalkerPipeline, request: gr.Request, files: list[str] | N
         raise refusal(say(request, "consent_before_check"))
     if not files:
         raise refusal(say(request, "upload_first"))
-    rows, usable, reports = [], True, []
+    cards, usable, reports = [], True, []
     for clip in map(Path, files):
+        title = f"<h4>{escape(clip.name)}</h4>" if len(files) > 1 else ""
         try:
             found = check_clip(clip, pipeline=pipeline)
         except UnusableInput as error:
-            rows.append((clip.name, "readable", Status("fail", say(request, "fail")), str(error)))
+            cards.append(title + _lines(request, [("readable", "fail", str(error))]))
             usable = False
             continue
         usable = usable and not found.failed
         reports.append(found)
-        for line in found.lines:
-            said = f"{line.value}. {line.advice}" if line.advice else line.value
-            rows.append((clip.name, line.name, Status(line.status, say(request, line.status)), said))
-    head = (say(request, "clip"), say(request, "what"), "", say(request, "found"))
-    card = table(head, rows) if len(files) > 1 else table(head[1:], [row[1:] for row in rows])
+        said = [(line.name, line.status, ". ".join(filter(None, (line.value, line.advice)))) for line in found.lines]
+        bad, good = [line for line in said if line[1] != "pass"], [line for line in said if line[1] == "pass"]
+        fine = folded(say(request, "fine", count=len(good)), _lines(request, good)) if good else ""
+        cards.append(title + (_lines(request, bad) if bad else "") + fine)
     verdict = progress_bar(say(request, "ready" if usable else "please_fix"), failed=not usable)  # first, and plain to see
     passed = _Checked(tuple(files), *_lengths(reports)) if usable else _Checked()
     seen = [found.overlay for found in reports if found.overlay is not None]
     alike = [part for part in seen if part.shape == seen[0].shape]
     overlay = gr.Image(np.concatenate(alike), visible=True) if seen else gr.Image(visible=False)
-    return verdict + card, gr.Markdown(visible=bool(seen)), overlay, passed, gr.Button(interactive=usable)
+    return verdict + "".join(cards), gr.Markdown(visible=bool(seen)), overlay, passed, gr.Button(interactive=usable)
+
+
+def _lines(request: gr.Request, lines: Sequence[tuple[str, str, str]]) -> str:
+    """Lines of the report card, (what, status, found), as a table."""
+    rows = [(name, Status(status, say(request, status)), found) for name, status, found in lines]
+    return table((say(request, "what"), "", say(request, "found")), rows)
 
 
 def _lengths(reports: list[Report]) -> tuple[float, float]:
@@ -245,13 +253,13 @@ def _watch(request: gr.Request, seen: tuple | None):
         view = (note(say(request, "nothing_trains")), False, False, False, False, None, None, None)
         pictures = (None, None)
     else:
-        text = f"{job.name}: {job.summary()}"
+        text = f"{job.name}: {_summary(job, request)}"
         html = progress_bar(text, job.percent if job.status != "failed" else None, failed=job.status == "failed")
         if job.status == "running" and isinstance(job.quality, dict) and job.quality.get("enough"):
             html += note(say(request, "good_enough"))
         if waiting:
             html += "".join(note(say(request, "waiting", name=other.name, position=jobs.position(other))) for other in waiting)
-        strip, curve = job.work / "strip.jpg", job.work / "curve.png"
+        strip, curve = job.work / STRIP, job.work / CURVE
         drawn = strip.stat().st_mtime_ns if strip.is_file() else None
         view = (
             html,
@@ -273,6 +281,21 @@ def _watch(request: gr.Request, seen: tuple | None):
         html, *[gr.Button(visible=shown) for shown in (stoppable, showable, showable, resumable, ready)],
         *images, *[gr.Markdown(visible=drawn is not None)] * 2, identifier, done, view,
     ]  # fmt: skip
+
+
+def _summary(job: jobs.Job, request: gr.Request) -> str:
+    """As Job.summary, in the reader's language; what went wrong stays in the program's words."""
+    if language_of(request) == "en":
+        return job.summary()
+    if job.status != "running":
+        return f"{say(request, f'job_{job.status}')} {job.message}".strip()
+    stage = say(request, job.stage) if job.stage in WORDS else job.stage
+    parts = [f"{stage} {job.percent:.0f} %"]
+    if job.seconds_left is not None:
+        parts.append(say(request, "minutes_left", minutes=job.seconds_left / 60))
+    if isinstance(job.quality, dict):
+        parts.append(say(request, "job_quality", psnr=job.quality["psnr"]))
+    return " · ".join(part for part in [*parts, job.message] if part)
 
 
 def _picture(path: Path | None) -> gr.Image:

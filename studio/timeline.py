@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import gradio as gr
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from gmtalker.audio import read_speech, silent_frames
+from gmtalker.audio import read_speech, silent_frames, sound_seconds
 from gmtalker.emotion_script import timeline_of_script
 from gmtalker.errors import UnusableInput
-from gmtalker.models.mel import SAMPLE_RATE, frames_for
+from gmtalker.models.mel import frames_for
 from gmtalker.tracks import EMOTIONS, FPS, EmotionWeights
 from personalize.pictures import COLOURS
 from studio.look import or_sentence, refusal
@@ -22,6 +23,42 @@ from studio.words import say, word
 MIXED = EMOTIONS[1:]  # what the table holds; neutral is what they leave over
 UNREADABLE = [{"time": None, "emotion": {}}]  # keys that no request takes: what stands in the table can't be used
 BARS = 400  # of the waveform
+AXES = (0.05, 0.22, 0.93, 0.74)  # of the picture of the curves: left, bottom, width, height
+NEAR = 0.03  # of the picture's width: within it a key is taken hold of
+# Where in the picture the pointer went down and came up, as parts of its width; a line follows it.
+DRAG = """() => {
+  const picture = document.querySelector('#curves');
+  if (!picture || picture.dataset.drags) return;
+  picture.dataset.drags = 'yes';
+  picture.style.touchAction = 'none';
+  const line = Object.assign(document.createElement('div'), { className: 'key-line' });
+  picture.append(line);
+  let from = null;
+  const place = (event) => {
+    const image = picture.querySelector('img'), box = image.getBoundingClientRect();
+    const width = Math.min(box.width, box.height * image.naturalWidth / image.naturalHeight);
+    return (event.clientX - box.left - (box.width - width) / 2) / width;
+  };
+  const follow = (event) => {
+    line.style.display = from === null ? 'none' : 'block';
+    line.style.left = `${event.clientX - picture.getBoundingClientRect().left}px`;
+  };
+  picture.addEventListener('pointerdown', (event) => {
+    if (!event.target.closest('img')) return;
+    event.preventDefault();
+    from = place(event);
+    follow(event);
+  });
+  window.addEventListener('pointermove', (event) => { if (from !== null) follow(event); });
+  window.addEventListener('pointerup', (event) => {
+    if (from === null) return;
+    const told = document.querySelector('#key-drag textarea');
+    told.value = `${from} ${place(event)}`;
+    told.dispatchEvent(new Event('input', { bubbles: true }));
+    from = null;
+    follow(event);
+  });
+}"""
 
 
 @dataclass(frozen=True)
@@ -61,6 +98,7 @@ def timeline_controls(speech: gr.Audio, sliders: Sequence[gr.Slider], intensity:
         show_label=False, type="numpy", interactive=False, buttons=[], format="png", elem_id="curves", visible=False
     )
     keys = gr.JSON([], visible=False, elem_id="timeline-keys")
+    drag = gr.Textbox(show_label=False, container=False, elem_id="key-drag", elem_classes="unseen")
 
     def added(rows: list[list], moment: float | None, *weights: float) -> list[list]:
         others = [row for row in or_sentence(_filled, rows) if row[0] != (moment or 0.0)]
@@ -82,11 +120,27 @@ def timeline_controls(speech: gr.Audio, sliders: Sequence[gr.Slider], intensity:
         drawn = or_sentence(draw_curves, found, speech, intensity) if found else None
         return found, gr.Markdown(visible=bool(found)), gr.Image(drawn, visible=bool(found))
 
+    def dragged(told: str, rows: list[list], moment: float, speech: str | None) -> tuple[list[list], float]:
+        """A key that is dragged stands where it is let go; a click beside the keys chooses the second of the next one."""
+        rows, places = or_sentence(_filled, rows), [float(part) for part in told.split()]
+        if len(places) != 2 or not rows:
+            return rows, moment
+        seconds = _seconds(keys_of(rows), speech)
+        first, last = (min(max((place - AXES[0]) / AXES[2], 0.0), 1.0) * seconds for place in places)
+        last = round(last, 1)
+        held = min(rows, key=lambda row: abs(row[0] - first))
+        if abs(held[0] - first) > NEAR * seconds:
+            return rows, last
+        others = [row for row in rows if row is not held and row[0] != last]
+        return sorted([*others, [last, *held[1:]]]), last
+
+    drag.input(dragged, [drag, table, moment, speech], [table, moment], **private)
     add.click(added, [table, moment, *sliders], table, **private)
     clear.click(lambda: [], None, table, **private)
     apply.click(from_script, [script, speech], table, **private)
     read = [table, speech, intensity]
-    gr.on([table.change, speech.change, intensity.release], understood, read, [keys, about, curves], **private)
+    drawn = gr.on([table.change, speech.change, intensity.release], understood, read, [keys, about, curves], **private)
+    drawn.then(None, None, None, js=DRAG, api_visibility="private")
     return Timeline(keys, table)
 
 
@@ -116,18 +170,26 @@ def keys_of(rows: Sequence[Sequence] | None) -> list[dict]:
     return keys
 
 
+def _seconds(keys: Sequence[Mapping], speech: str | None) -> float:
+    """How long the picture of a timeline is: as the speech, or a little longer than the keys."""
+    try:
+        seconds = sound_seconds(Path(speech)) if speech else 0.0
+    except UnusableInput:  # creating the video will say it
+        seconds = 0.0
+    return seconds or max(key["time"] for key in keys) + 1.0
+
+
 def draw_curves(keys: Sequence[Mapping], speech: str | None, intensity: float = 1.0) -> np.ndarray:
     """(height, width, 3) uint8: the emotions of a timeline over the loudness of the speech, as far as there is one."""
-    seconds = max(key["time"] for key in keys) + 1.0
-    figure = Figure(figsize=(8, 2.2), dpi=100, layout="tight")
-    axes = figure.subplots()
+    seconds = _seconds(keys, speech)
+    figure = Figure(figsize=(8, 2.2), dpi=100)
+    axes = figure.add_axes(AXES)
     if speech:
         try:
             waveform = np.abs(read_speech(speech))
-        except UnusableInput:  # creating the video will say it
+        except UnusableInput:
             waveform = np.zeros(0)
         if len(waveform):
-            seconds = len(waveform) / SAMPLE_RATE
             bars = np.array([part.max() if len(part) else 0.0 for part in np.array_split(waveform, BARS)])
             times = np.linspace(0, seconds, BARS)
             axes.fill_between(times, 0, 0.95 * bars / max(bars.max(), 1e-6), color="#cbd5e1", lw=0)

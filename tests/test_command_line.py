@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 from conftest import ROOT, write_speech
-from media import real_clip
+from media import ffmpeg, real_clip
 
 import gmtalker.pipeline
 from gmtalker.__main__ import WrongUsage, main, parse_emotion
@@ -44,11 +44,13 @@ def test_speak_writes_the_video_and_the_tracks(place, capsys):
     assert capsys.readouterr().out.strip() == str(output)
 
 
-def test_two_runs_write_the_same_video(place):
+def test_two_runs_write_the_same_pictures_and_sound(place):
     speech = write_speech(place / "speech.wav")
     for name in ("one.mp4", "two.mp4"):
         assert run("speak", "--avatar", "tiny", "--speech", speech, "--output", place / name, "--seed", 3) == 0
-    assert (place / "one.mp4").read_bytes() == (place / "two.mp4").read_bytes()
+    for name in ("one", "two"):  # the signatures tell when each was made; all the rest is the same
+        ffmpeg("-i", place / f"{name}.mp4", "-c", "copy", "-f", "framehash", place / f"{name}.txt")
+    assert (place / "one.txt").read_bytes() == (place / "two.txt").read_bytes()
 
 
 def test_json_lines_tell_the_progress_and_the_result(place, capsys):

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from personalize.jobs import OPEN
 from studio.words import LANGUAGES, TRANSLATIONS, WORDS, language_of, say, word
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -27,12 +28,16 @@ def test_every_word_that_the_page_uses_is_in_the_table_and_none_is_left_over():
     source = "".join(path.read_text(encoding="utf-8") for path in [*(ROOT / "studio").glob("*.py"), ROOT / "app.py"])
     used = set(re.findall(r"""(?:word\(|say\(\s*request,\s*)["'](\w+)["']""", source))
     assert used <= set(WORDS)
-    made = re.compile(r"preset_\w+|\w+_info|listening|expression|drawing|pass|warn|fail|ready|please_fix")
+    made = re.compile(r"preset_\w+|\w+_info|job_\w+|listening|expression|drawing|pass|warn|fail|ready|please_fix")
     with pytest.raises(KeyError):
         word("nothing of the kind")
     from gmtalker.tracks import EMOTIONS
 
-    assert {key for key in set(WORDS) - used if not made.fullmatch(key)} <= {*EMOTIONS, "head", "blink", "gaze"}
+    training = "".join((ROOT / "personalize" / name).read_text(encoding="utf-8") for name in ("training.py", "__main__.py"))
+    stages = set(re.findall(r"""(?:\.stage\(\s*|"stage": )"([a-z ]+)",""", training)) - {"done"}
+    assert len(stages) > 5 and stages <= set(WORDS)
+    assert {f"job_{status}" for status in (*OPEN, "done", "stopped", "failed")} - {"job_running"} <= set(WORDS)
+    assert {key for key in set(WORDS) - used if not made.fullmatch(key)} <= {*EMOTIONS, *stages, "head", "blink", "gaze"}
 
 
 def test_a_sentence_is_said_in_the_language_of_the_reader():
