@@ -9,6 +9,7 @@ import re
 import shutil
 import stat
 import tempfile
+import time
 import unicodedata
 import zipfile
 from collections.abc import Iterator
@@ -37,6 +38,8 @@ LARGEST_FILE = {".json": MEGABYTE, ".md": MEGABYTE, ".safetensors": 400 * MEGABY
 LARGEST_AVATAR = 1000 * MEGABYTE
 MOST_FILES = 64
 LONGEST_NAME = 80
+HALF_DONE = (".writing-", ".deleting-", ".importing-", ".pulling-")
+ABANDONED = 7 * 24 * 3600  # seconds: longer than any training
 # Formats whose readers run code from the file: an avatar that holds one was not made by this project.
 CODE_SUFFIXES = frozenset(".bin .pt .pth .pkl .pickle .ckpt .joblib .npy .npz .h5 .py .pyc .so .dll .exe .sh .bat".split())
 REQUIRED = ("avatar.json", "face.safetensors", "head_generator/config.json", "emotion_mapping/config.json")
@@ -330,6 +333,7 @@ def write_avatar(name: str, replace: bool = False) -> Iterator[Path]:
     destination = avatars_folder() / slug(name)
     if destination.exists() and not replace:
         raise UnusableAvatar(f"There is an avatar {name!r} already; choose another name or delete it first.")
+    _sweep(destination.parent)
     writing = Path(tempfile.mkdtemp(prefix=".writing-", dir=destination.parent))
     try:
         yield writing
@@ -342,6 +346,13 @@ def write_avatar(name: str, replace: bool = False) -> Iterator[Path]:
         writing.rename(destination)
     finally:
         shutil.rmtree(writing, ignore_errors=True)
+
+
+def _sweep(avatars: Path) -> None:
+    """Away with what processes that were killed left half-written, long ago."""
+    for folder in avatars.iterdir():
+        if folder.name.startswith(HALF_DONE) and folder.stat().st_mtime < time.time() - ABANDONED:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def delete_avatar(name: str) -> None:

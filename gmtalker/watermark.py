@@ -23,15 +23,16 @@ BAND = (4.0, 9.0)  # waves a tile: coarser ones are seen, finer ones are lost in
 TELLING = 0.25  # part of the band's waves that tell the place of the tiles
 PAYLOAD = 6  # bytes; two more check them
 WORD, CODED = 16, 36  # bits of a word of the code, and what they become; four words are a payload with its check
-STRENGTH, PLACE_STRENGTH = 25.0, 115.0  # of a coded bit's and of the place's unit-norm pattern, in levels of 255
-FLAT, BUSY = 0.6, 0.5  # of the strength in a flat part of the picture, and by how much more for each level of detail
-LOUDEST = 2.2  # levels, root mean square, that the mark adds to a frame at most: 41 dB
+STRENGTH, PLACE_STRENGTH = 31.0, 140.0  # of a coded bit's and of the place's unit-norm pattern, in levels of 255
+FLAT, BUSY = 0.45, 0.6  # of the strength in a flat part of the picture, and by how much more for each level of detail
+LOUDEST = 2.45  # levels, root mean square, that the mark adds to a frame at most: 40.3 dB
 LARGEST = 3.0  # times the strength that one pattern may add against what the picture holds
+EVENING = 0.1  # of what a bit's level lacks to the mean of all is given to it, a frame
 CALM = 0.9  # how slowly what is added follows the picture, a frame: a pattern that jumps is seen
-SHADES, EDGE = 2.5, 6.0  # pixels over which a shade extends; levels that an edge counts for at most
+SHADES, EDGE = 2.5, 4.0  # pixels over which a shade extends; levels that an edge counts for at most
 SCALES = np.geomspace(0.76, 1.05, 128)  # of the original's short side, in that of what is left after cropping
 MOST_FRAMES = 250
-TRIED, MOST_TRIED = 4, 48  # places of the tiles that are tried, of each scale and in all
+TRIED, MOST_TRIED = 4, 96  # places of the tiles that are tried, of each scale and in all
 
 
 @cache
@@ -70,12 +71,12 @@ def _folded(detail: np.ndarray) -> np.ndarray:
 def _detail(frame: np.ndarray) -> np.ndarray:
     """What of a frame can hold the mark, at the size at which its short side is SIDE: without shades, every edge as low as a
     texture."""
-    luma = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
+    luma = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY).astype(np.float32)
     scale = SIDE / min(luma.shape)
-    size = tuple(max(round(scale * side), SIDE) for side in luma.shape)
-    if luma.shape != size:
-        luma = cv2.resize(luma, size[::-1], interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
-    luma = luma.astype(np.float32)
+    height, width = (max(round(scale * side), SIDE) for side in luma.shape)
+    # Through half of that size, so that a video made smaller holds as much of the picture's own detail as the large one.
+    luma = cv2.resize(luma, ((width + 1) // 2, (height + 1) // 2), interpolation=cv2.INTER_AREA)
+    luma = cv2.resize(luma, (width, height), interpolation=cv2.INTER_CUBIC)
     return np.clip(luma - cv2.GaussianBlur(luma, (0, 0), SHADES), -EDGE, EDGE)
 
 
@@ -89,6 +90,7 @@ class Watermark:
         self._signs = np.concatenate([[1], *_code()[words]]).astype(np.float32)
         self._goal = np.full(len(self._signs), STRENGTH, np.float32)
         self._goal[0] = PLACE_STRENGTH
+        self._lacking = np.zeros(len(self._signs), np.float32)
         self._added: np.ndarray | None = None
 
     def __call__(self, frame: np.ndarray) -> np.ndarray:
@@ -96,8 +98,11 @@ class Watermark:
         detail, patterns = _detail(frame), _patterns()
         height, width = detail.shape
         tiles = math.sqrt(height * width) / TILE
-        held = self._signs * (_folded(detail).ravel() @ patterns) / tiles
-        wanted = np.clip(self._goal - held, 0, LARGEST * self._goal)
+
+        def held(detail: np.ndarray) -> np.ndarray:
+            return self._signs * (_folded(detail).ravel() @ patterns) / tiles
+
+        wanted = np.clip(self._goal - held(detail) + self._lacking, 0, LARGEST * self._goal)
         self._added = wanted if self._added is None else CALM * self._added + (1 - CALM) * wanted
         tile = (patterns @ (self._signs * self._added) / tiles).reshape(TILE, TILE)
         pattern = np.tile(tile, (-(-height // TILE), -(-width // TILE)))[:height, :width]
@@ -105,7 +110,11 @@ class Watermark:
         pattern *= min(1.0, LOUDEST / (float(np.sqrt(np.square(pattern).mean())) + 1e-9))
         if frame.shape[:2] != pattern.shape:
             pattern = cv2.resize(pattern, frame.shape[1::-1], interpolation=cv2.INTER_CUBIC)
-        return np.clip(frame + np.rint(pattern)[..., None], 0, 255).astype(np.uint8)
+        marked = np.clip(frame + np.rint(pattern)[..., None], 0, 255).astype(np.uint8)
+        # Masks and limits take from some patterns more than from others; those get more in the next frames.
+        level = held(_detail(marked))[1:]
+        self._lacking[1:] = np.clip(self._lacking[1:] + EVENING * (level.mean() - level), -STRENGTH, STRENGTH)
+        return marked
 
 
 def find_mark(frames: Iterable[np.ndarray]) -> bytes | None:
@@ -115,11 +124,14 @@ def find_mark(frames: Iterable[np.ndarray]) -> bytes | None:
         detail = detail + _detail(frame)
     if not np.ndim(detail):
         return None
-    patterns, candidates = _patterns(), []
-    place = np.fft.rfft2(patterns[:, 0].reshape(TILE, TILE))
+    patterns = _patterns()
+    place = np.fft.rfft2(patterns[:, 0].reshape(TILE, TILE)).conj()
+    candidates = [(np.inf, _folded(detail), (0, 0))]  # nothing was cut off
     for scale in SCALES:
         folded = _folded(cv2.resize(detail, None, fx=scale, fy=scale, interpolation=cv2.INTER_LINEAR))
-        agreement = np.fft.irfft2(np.fft.rfft2(folded) * place.conj(), (TILE, TILE)) / (np.linalg.norm(folded) + 1e-9)
+        waves = np.fft.rfft2(folded)
+        # By their phases alone: the picture's own waves are of very different heights.
+        agreement = np.fft.irfft2(waves / (np.abs(waves) + 1e-9) * place, (TILE, TILE))
         for where in np.argpartition(agreement, -TRIED, axis=None)[-TRIED:]:
             candidates.append((float(agreement.flat[where]), folded, np.unravel_index(where, agreement.shape)))
     for _, folded, (down, across) in sorted(candidates, key=lambda candidate: -candidate[0])[:MOST_TRIED]:

@@ -91,7 +91,7 @@ class _Controls:
     def asked(self) -> list[gr.components.Component]:
         return [
             self.tab.avatar, self.speech, *self.emotions.values(), self.intensity, *self.amounts, self.seed, self.full_frame,
-            self.label, self.keys,
+            self.keys, self.label,
         ]  # fmt: skip
 
 
@@ -168,14 +168,14 @@ def create_tab(pipeline: GMTalkerPipeline, live: LiveVideos, limits: Limits) -> 
         gaze: float = 1.0,
         seed: float = 0,
         full_frame: bool = False,
-        label: bool = False,
         timeline: list | None = None,
+        label: bool = False,
         request: gr.Request = None,
     ) -> Iterator[tuple[object, object, object]]:
         """The avatar says a speech, in a mixture of emotions or along a timeline [{"time": seconds, "emotion": {name: weight}}]:
         progress and a growing video as HTML, and in the end the video."""
         mixture = (angry, contempt, disgusted, fear, happy, sad, surprised)
-        wish = _wish(request, avatar, speech, *mixture, intensity, head, blink, gaze, seed, full_frame, label, timeline)
+        wish = _wish(request, avatar, speech, *mixture, intensity, head, blink, gaze, seed, full_frame, timeline, label)
         _check_length(request, wish, limits)
         session = request.session_hash or ""
         try:
@@ -230,8 +230,9 @@ def create_tab(pipeline: GMTalkerPipeline, live: LiveVideos, limits: Limits) -> 
         if values[0] not in names():  # the avatar was deleted meanwhile; its video is still here
             gr.Info(say(request, "video_without_avatar"))
             return [gr.Video(video, visible=True, autoplay=False), *[gr.skip()] * len(controls.asked)]
-        keys = [[key["time"], *(key["emotion"].get(name, 0.0) for name in MIXED)] for key in values[-1] or []]
-        return [gr.Video(video, visible=True, autoplay=False), *values[:-1], keys]
+        *settings, timeline, label = values
+        keys = [[key["time"], *(key["emotion"].get(name, 0.0) for name in MIXED)] for key in timeline or []]
+        return [gr.Video(video, visible=True, autoplay=False), *settings, keys, label]
 
     for name, button in controls.presets.items():
         weights = [PRESETS[name].get(emotion, 0.0) for emotion in MIXED]
@@ -269,11 +270,12 @@ def create_tab(pipeline: GMTalkerPipeline, live: LiveVideos, limits: Limits) -> 
             over(free, None, [create, takes, stop], **at_once)
     for number, button in enumerate(take_buttons):
         button.click(lambda first, number=number: (first + number, True), first_seed, [controls.seed, controls.lock], **hidden)
-    history.input(brought_back, [history, made_before], [video, *controls.asked[:-1], controls.keys_table], **hidden)
+    back = [video, *controls.asked[:-2], controls.keys_table, controls.label]
+    history.input(brought_back, [history, made_before], back, **hidden)
     stop.click(end, None, None, queue=False, **private)
-    calm = [*[0.0] * len(sliders), 1.0, *[1.0] * len(AMOUNTS), 0, False, False, []]
-    options = [controls.seed, controls.full_frame, controls.label]
-    settings = [*sliders, controls.intensity, *controls.amounts, *options, controls.keys_table]
+    calm = [*[0.0] * len(sliders), 1.0, *[1.0] * len(AMOUNTS), 0, False, [], False]
+    options = [controls.seed, controls.full_frame, controls.keys_table, controls.label]
+    settings = [*sliders, controls.intensity, *controls.amounts, *options]
     reset.click(lambda: calm, None, settings, queue=False, **hidden)
     return tab
 
@@ -350,7 +352,7 @@ def _controls(private: Mapping[str, str]) -> _Controls:
         with gr.Row():
             lock = gr.Checkbox(True, label=word("lock"), info=word("lock_info"), elem_id="lock")
             full_frame = gr.Checkbox(False, label=word("full_frame"), info=word("full_frame_info"), elem_id="full-frame")
-            label = gr.Checkbox(False, label=word("label"), info=word("label_info"), elem_id="label")
+            label = gr.Checkbox(False, label=word("label_it"), info=word("label_it_info"), elem_id="label-it")
     return _Controls(
         CreateTab(gallery, avatar), speech, emotions, intensity, amounts, seed, full_frame, label, timeline.keys, timeline.table,
         lock, presets, strip, neutral, mixture,
@@ -374,8 +376,8 @@ def _wish(
     gaze: float,
     seed: float,
     full_frame: bool,
-    label: bool,
     timeline: list | None,
+    label: bool,
 ) -> SpeakRequest:
     """What the controls ask for, in their order; what can't be asked becomes a sentence on the page."""
     if not speech:

@@ -44,7 +44,8 @@ DRAG = """() => {
     line.style.left = `${event.clientX - picture.getBoundingClientRect().left}px`;
   };
   picture.addEventListener('pointerdown', (event) => {
-    if (!event.target.closest('img')) return;
+    const image = picture.querySelector('img'), box = image && image.getBoundingClientRect();
+    if (!box || event.clientY < box.top || event.clientY > box.bottom) return;
     event.preventDefault();
     from = place(event);
     follow(event);
@@ -134,7 +135,7 @@ def timeline_controls(speech: gr.Audio, sliders: Sequence[gr.Slider], intensity:
         others = [row for row in rows if row is not held and row[0] != last]
         return sorted([*others, [last, *held[1:]]]), last
 
-    drag.input(dragged, [drag, table, moment, speech], [table, moment], **private)
+    drag.change(dragged, [drag, table, moment, speech], [table, moment], **private)
     add.click(added, [table, moment, *sliders], table, **private)
     clear.click(lambda: [], None, table, **private)
     apply.click(from_script, [script, speech], table, **private)

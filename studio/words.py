@@ -101,8 +101,8 @@ WORDS: dict[str, tuple[str, str]] = {
     "gaze_info": ("How much the eyes wander.", "视线游移的幅度。"),
     "seed": ("seed", "种子"),
     "seed_info": ("Another number, another take.", "换一个数字，换一次表演。"),
-    "label": ("Label it", "添加标签"),
-    "label_info": (
+    "label_it": ("Label it", "添加标签"),
+    "label_it_info": (
         "Write “AI-generated” into the picture. Every video also carries a signature and an invisible mark that say so.",
         "在画面中写上“AI-generated”。每个视频还带有说明其为AI生成的签名和隐形水印。",
     ),

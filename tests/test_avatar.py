@@ -1,6 +1,7 @@
 """Avatars are data: names, checks, writing whole or not at all, one file out and in."""
 
 import json
+import os
 import shutil
 import unicodedata
 import zipfile
@@ -196,3 +197,13 @@ def fill(folder, source, name, **card):
     shutil.copytree(source, folder, dirs_exist_ok=True)
     known = json.loads((source / "avatar.json").read_text())
     (folder / "avatar.json").write_text(json.dumps(known | {"name": name} | card), encoding="utf-8")
+
+
+def test_what_was_left_half_written_long_ago_is_swept_away(home, avatar_folder):
+    old, new = home / "avatars" / ".writing-old", home / "avatars" / ".pulling-new"
+    for folder in (old, new):
+        folder.mkdir(parents=True)
+    os.utime(old, (0, 0))
+    with write_avatar("tiny") as folder:
+        shutil.copytree(avatar_folder, folder, dirs_exist_ok=True)
+    assert not old.exists() and new.exists()

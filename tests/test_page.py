@@ -260,6 +260,14 @@ def test_emotion_changes_over_time_and_takes_are_compared(page, speech: Path, tm
         "before => document.querySelector('#curves img').getAttribute('src') !== before", arg=first, timeout=MINUTE
     )
     seen(page, "timeline")
+    picture = page.locator("#curves img").bounding_box()
+    before, after = (picture["x"] + picture["width"] * (0.05 + 0.93 * second / 2.0) for second in (1.5, 1.2))
+    page.mouse.move(before, picture["y"] + 40)
+    page.mouse.down()
+    page.mouse.move(after, picture["y"] + 40, steps=3)
+    page.mouse.up()
+    page.wait_for_function("Math.abs(document.querySelector('#key-time input').value - 1.2) < 0.11", timeout=MINUTE)
+    page.locator("#keys").get_by_text("1.2").first.wait_for(timeout=MINUTE)
     frames, _ = created_video(page, tmp_path)
     command = page.locator("#command textarea, #command input").first
     command.wait_for(timeout=MINUTE)
@@ -325,6 +333,26 @@ def test_nothing_is_cut_off_on_a_phone(browser, server: Server):
         assert tab.evaluate("document.documentElement.scrollWidth <= window.innerWidth + 1"), name
         seen(tab, f"phone-{name}")
     context.close()
+
+
+def test_the_first_video_comes_soon(browser, server: Server):
+    """What somebody who opens the page waits for; the figures themselves are measured on a quiet machine (pytest -s)."""
+    tab = browser.new_page(viewport={"width": 1280, "height": 900})
+    began = time.time()
+    tab.goto(server.url)
+    tab.locator("#still img").wait_for(timeout=MINUTE)
+    usable = time.time() - began
+    tab.locator("#speech-examples button, #speech-examples td").first.click()
+    tab.locator("#speech audio, #speech .waveform-container, #speech #waveform").first.wait_for(state="attached", timeout=MINUTE)
+    pressed = time.time()
+    tab.keyboard.press("Control+Enter")
+    tab.wait_for_function("document.querySelector('#progress').innerText.trim() !== ''", timeout=MINUTE)
+    sign = time.time() - pressed
+    tab.locator("#video video").wait_for(state="visible", timeout=5 * MINUTE)
+    first = time.time() - began
+    tab.close()
+    print(f"page with a preview {usable:.1f} s, sign of life {sign:.1f} s, video of 9.55 s of speech {first:.1f} s after opening")
+    assert usable < 30 and sign < 15 and first < 300
 
 
 def test_the_preview_follows_the_sliders_within_a_second(page):
