@@ -390,6 +390,9 @@ def rename(name: str, new_name: str) -> Path:
     for job in everything:
         if same_name(job.name, name):
             _write(job.id, name=clean_name(new_name))
+            if job.work.is_dir() and job.work != get(job.id).work:
+                shutil.rmtree(get(job.id).work, ignore_errors=True)
+                job.work.rename(get(job.id).work)
     return folder
 
 

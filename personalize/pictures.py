@@ -16,7 +16,7 @@ from gmtalker.tracks import EMOTIONS, FPS
 from gmtalker.video import write_picture
 
 SAMPLES = 60  # of each mixture component
-STRIP, CURVE = "strip.jpg", "curve.png"  # of a training
+TRAINING_STRIP, TRAINING_CURVE = "strip.jpg", "curve.png"
 WATCHED = 5  # frames in the strip of a training
 STRIP = 7  # faces from one emotion to the other
 COLOURS = ("#777777", "#d62728", "#8c564b", "#2ca02c", "#9467bd", "#ff7f0e", "#1f77b4", "#e377c2")  # in the order of EMOTIONS
@@ -60,7 +60,7 @@ def draw_curves(curves: Mapping[str, Sequence[Sequence[float]]], path: Path) -> 
 
 
 def write_progress(folder: Path, real: np.ndarray, drawn: np.ndarray, curve: Sequence[Mapping[str, float]]) -> None:
-    """STRIP, real frames (n, h, w, 3) uint8 above drawn ones, and CURVE, the best point marked, for whoever watches."""
+    """For whoever watches: the strip, real frames (n, h, w, 3) uint8 above drawn ones, and the curve, its best point marked."""
     chosen = np.linspace(0, len(real) - 1, min(len(real), WATCHED)).astype(int)
     strip = np.concatenate([np.concatenate(list(frames[chosen]), axis=1) for frames in (real, drawn)])
     figure = Figure(figsize=(6, 2.2), layout="tight")
@@ -70,9 +70,9 @@ def write_progress(folder: Path, real: np.ndarray, drawn: np.ndarray, curve: Seq
     axes.plot(seconds[quality.argmax()] / 60, quality.max(), marker="*", ms=12, color="#b45309")
     low, high = quality.min(), max(quality.max(), quality.min() + 1)  # noise is not to look like progress
     axes.set(xlabel="min", ylabel="dB", ylim=(low - 0.1 * (high - low), high + 0.2 * (high - low)))
-    for name in (STRIP, CURVE):
+    for name in (TRAINING_STRIP, TRAINING_CURVE):
         unfinished = folder / f".writing-{name}"  # somebody may be looking at it
-        if name == STRIP:
+        if name == TRAINING_STRIP:
             write_picture(unfinished, strip)
         else:
             _save(figure, unfinished)

@@ -6,6 +6,7 @@ import datetime
 import hashlib
 import importlib.metadata
 import json
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Callable, Mapping, Sequence
@@ -39,12 +40,13 @@ from personalize.informative import SPARE, choose_frames, sharpest
 from personalize.jobs import FINISH_ASKED, HELD_OUT_SHARE, LONGEST_HELD_OUT, MOST_FRAMES, PRESETS, SAMPLE_ASKED, SIZES, WRAP_UP
 from personalize.material import at_rest_in_silence
 from personalize.moods import learn_moods
-from personalize.pictures import CURVE, STRIP, write_progress
+from personalize.pictures import TRAINING_CURVE, TRAINING_STRIP, write_progress
 from personalize.style_training import SpokenFootage, adapt_style, in_time, sound_lag
 from personalize.surroundings import learn_surroundings, steady_shoulders
 from personalize.tracking import TrackedVideo, choose_crop, cut, detect_landmarks, in_crop, measure_person, track_points
 
 STYLE_SHARE, LONGEST_STYLE = 0.2, 1.5  # part of the minutes that goes to the speaking style, and its most minutes
+CHECKPOINT = "head.safetensors"
 BATCH = 4
 ANCHOR = 0.5  # how firmly the head of an emotion that was never shown is held to the generic EMN
 MEASURED_FRAMES = 250
@@ -107,6 +109,9 @@ def train_avatar(
     minutes = PRESETS[preset] if minutes is None else minutes
     work = workspace() / "training" / slug(name)
     work.mkdir(parents=True, exist_ok=True)
+    if not (work / CHECKPOINT).exists():
+        for old in (TRAINING_STRIP, TRAINING_CURVE):  # of a training before this one
+            (work / old).unlink(missing_ok=True)
     pipeline = pipeline or GMTalkerPipeline.from_pretrained()
     teller = StageTeller(report)
     with write_avatar(name, replace=True) as folder:
@@ -150,8 +155,10 @@ def train_avatar(
 def _clear(work: Path) -> None:
     """Away with everything of a finished training but the pictures of it, which its watcher may look at yet."""
     for path in work.iterdir():
-        if path.name not in (STRIP, CURVE):
-            path.unlink()
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.name not in (TRAINING_STRIP, TRAINING_CURVE):
+            path.unlink(missing_ok=True)
 
 
 def _in_time(spoken: SpokenFootage, pipeline: GMTalkerPipeline, report: Callable[[dict], None]) -> SpokenFootage:
@@ -332,7 +339,7 @@ def train_person_head(
         [person(train)],
         minutes=minutes,
         batch=BATCH,
-        checkpoint=work / "head.safetensors",
+        checkpoint=work / CHECKPOINT,
         held_out=[person(quick)] if len(quick) else [],
         report=report,
         checkpoint_seconds=max(15.0, min(60.0, minutes * 6)),

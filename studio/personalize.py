@@ -17,7 +17,7 @@ from gmtalker.tracks import EMOTIONS
 from personalize import jobs
 from personalize.check import Report, check_clip
 from personalize.consent import Consent
-from personalize.pictures import CURVE, STRIP
+from personalize.pictures import TRAINING_CURVE, TRAINING_STRIP
 from personalize.space import Limits
 from studio.avatars import portraits
 from studio.look import Status, folded, note, or_sentence, progress_bar, refusal, table
@@ -259,7 +259,7 @@ def _watch(request: gr.Request, seen: tuple | None):
             html += note(say(request, "good_enough"))
         if waiting:
             html += "".join(note(say(request, "waiting", name=other.name, position=jobs.position(other))) for other in waiting)
-        strip, curve = job.work / STRIP, job.work / CURVE
+        strip, curve = job.work / TRAINING_STRIP, job.work / TRAINING_CURVE
         drawn = strip.stat().st_mtime_ns if strip.is_file() else None
         view = (
             html,
