@@ -23,6 +23,7 @@ from gmtalker.device import one_core, usable_cores
 from gmtalker.models.head_generator import REFERENCE_WIDTHS, WIDTHS, HeadGenerator
 from gmtalker.models.mel import SAMPLE_RATE, SAMPLES_PER_FRAME, frames_for
 from gmtalker.pipeline import BATCH, GMTalkerPipeline, SpeakRequest
+from gmtalker.provenance import Seal
 from gmtalker.renderer import CHANNELS
 from gmtalker.tracks import FPS, EmotionWeights, FaceTrack
 from gmtalker.video import VideoWriter
@@ -63,11 +64,19 @@ def measure(
         for first, rendering in zip(firsts, renderings):
             drawn += list(pipeline.paint(avatar, rendering, omega[first : first + BATCH]))
 
+    card = load_avatar(avatar).card
+    seal = Seal(card)
+    Seal(card)(drawn[0])  # warms up
+    with one_core(), _timed(stages, "mark", frames):
+        drawn = [seal(frame) for frame in drawn]
+
     with tempfile.TemporaryDirectory() as folder:
         with _timed(stages, "video_encoder", frames):
             with VideoWriter(Path(folder) / "encoded.mp4", drawn[0].shape[1], drawn[0].shape[0], waveform) as writer:
                 for frame in drawn:
                     writer.write(frame)
+        with _timed(stages, "signature", frames):
+            seal.sign(Path(folder) / "encoded.mp4")
         with _timed(stages, "speak", frames):
             pipeline.speak(SpeakRequest(speech, avatar, EMOTION), Path(folder) / "whole.mp4")
 

@@ -200,7 +200,8 @@ def draw_curves(keys: Sequence[Mapping], speech: str | None, intensity: float = 
         if index and weights[:, index].max() > 0:
             axes.plot(np.arange(frames) / FPS, weights[:, index], color=colour, label=name, lw=2)
     for key in keys:
-        axes.axvline(key["time"], color="#475569", lw=0.6, ls=":")
+        axes.axvline(key["time"], color="#475569", lw=1.2, ls=":")
+        axes.plot(key["time"], 1.0, marker="v", color="#475569", clip_on=False)  # what to take hold of
     axes.set(xlim=(0, seconds), ylim=(0, 1.05), xlabel="s")
     if axes.get_legend_handles_labels()[0]:
         axes.legend(loc="upper right", frameon=False, ncols=4, fontsize=8)

@@ -160,7 +160,8 @@ def test_bench_measures_every_stage(place, capsys):
     assert run("bench", "--avatar", "tiny", "--json", place / "bench.json", "--long", "0.1") == 0
     figures = json.loads((place / "bench.json").read_text())
     networks = ["speech_encoder", "expression_generator", "motion_generator", "renderer", "head_generator"]
-    assert list(figures["stages"]) == [*networks, "video_encoder", "speak"] and figures["machine"]["cores"] >= 1
+    assert list(figures["stages"]) == [*networks, "mark", "video_encoder", "signature", "speak"]
+    assert figures["machine"]["cores"] >= 1
     assert all(stage["wall_ms_a_frame"] > 0 for stage in figures["stages"].values()) and figures["times_speech_length"] > 0
     (long,) = figures["long_speech"]
     assert long["last_lips_as_second_correlation"] > 0.9 and 100 < long["peak_memory_megabytes"] < 4000

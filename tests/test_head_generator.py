@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from skimage.metrics import structural_similarity
 
 from gmtalker.face_model import FaceModel
 from gmtalker.models.discriminator import Discriminator
@@ -21,6 +22,8 @@ from personalize.head_training import (
     drawn_frames,
     mean_psnr,
     mirrored,
+    structure_loss,
+    texture_loss,
     train_head,
 )
 from tests.test_face_model import make_face
@@ -229,3 +232,31 @@ def test_every_size_has_widths_that_end_at_eight_pixels():
     for size, widths in WIDTHS.items():
         assert size // 2 >> (len(widths) - 1) == 8
     assert WIDTHS[1024][1:] == WIDTHS[512]  # its start is theirs, as far as it goes
+
+
+def pictures(seed: int) -> torch.Tensor:
+    """(2, 3, 48, 48) in [-1, 1]: soft shapes with grain."""
+    random = torch.Generator().manual_seed(seed)
+    soft = torch.nn.functional.interpolate(torch.rand(2, 3, 6, 6, generator=random) * 1.4 - 0.7, size=48, mode="bicubic")
+    return (soft + 0.1 * torch.randn(2, 3, 48, 48, generator=random)).clamp(-1, 1)
+
+
+def test_the_loss_of_structure_is_what_ssim_lacks_to_one():
+    a, b = pictures(1), (pictures(1) + 0.3 * pictures(2)).clamp(-1, 1)
+    assert structure_loss(a, a).abs() < 1e-6
+    similar = [
+        structural_similarity(x.permute(1, 2, 0).numpy(), y.permute(1, 2, 0).numpy(), channel_axis=2, data_range=2.0)
+        for x, y in zip(a, b)
+    ]
+    # skimage corrects the variances for the size of the window (49 / 48), the paper's equation does not.
+    assert float(1 - structure_loss(a, b)) == pytest.approx(np.mean(similar), abs=0.005)
+
+
+def test_the_loss_of_texture_minds_blur_and_not_where_the_grain_lies():
+    sharp, weight = pictures(3), torch.ones(2, 1, 48, 48)
+    blurred = torch.nn.functional.avg_pool2d(sharp, 5, 1, 2)
+    other = pictures(4) - torch.nn.functional.avg_pool2d(pictures(4), 9, 1, 4)
+    grain = blurred + other  # as strong as that of the sharp one, and elsewhere
+    assert texture_loss(sharp, sharp, weight) == 0
+    assert texture_loss(grain, sharp, weight) < 0.5 * texture_loss(blurred, sharp, weight)
+    assert texture_loss(blurred, sharp, 3 * weight) == pytest.approx(3 * float(texture_loss(blurred, sharp, weight)), rel=1e-4)
