@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
-from scipy.signal import wiener
 from torch import Tensor
 
 from gmtalker.errors import UnusableAvatar
@@ -359,6 +358,8 @@ def steadied(rows: np.ndarray, jitter: Sequence[float], window: int) -> np.ndarr
 
     Wiener's filter over a few frames: where they differ by no more than jitter does, their mean; where by far more, as they are.
     """
+    from scipy.signal import wiener  # late: half a second that opening the page need not wait for
+
     around = np.pad(rows, ((window, window), (0, 0)), mode="edge")
     with np.errstate(divide="ignore", invalid="ignore"):  # where nothing differs at all; the filter takes the mean there
         steady = [wiener(column, window, noise=deviation**2) for column, deviation in zip(around.T, jitter)]

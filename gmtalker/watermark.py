@@ -36,19 +36,43 @@ TRIED, MOST_TRIED = 4, 96  # places of the tiles that are tried, of each scale a
 
 
 @cache
-def _patterns() -> np.ndarray:
-    """(TILE * TILE, 1 + 4 * CODED) float32 orthonormal columns: the place first, then one for each coded bit."""
+def _waves() -> tuple[np.ndarray, np.ndarray]:
+    """(n,) how often each wave of the band goes down and across a tile; of mirrored pairs one."""
     across, down = np.meshgrid(np.fft.fftfreq(TILE) * TILE, np.fft.fftfreq(TILE) * TILE)
     inside = (np.hypot(across, down) >= BAND[0]) & (np.hypot(across, down) <= BAND[1])
-    half = inside & ((down > 0) | ((down == 0) & (across > 0)))  # the other half of a real picture's spectrum is its mirror
+    half = inside & ((down > 0) | ((down == 0) & (across > 0)))
+    return down[half].astype(int), across[half].astype(int)
+
+
+@cache
+def _mixing() -> np.ndarray:
+    """(2 n, 1 + 4 * CODED) float32 orthonormal columns, cosines above sines of the waves: the place, and each coded bit."""
+    count = len(_waves()[0])
     random = np.random.Generator(np.random.PCG64(2312_07669))
-    x, y = np.meshgrid(np.arange(TILE), np.arange(TILE))
-    turns = 2 * np.pi / TILE * (np.outer(across[half], x.ravel()) + np.outer(down[half], y.ravel()))
-    telling = random.random(len(turns)) < TELLING  # waves of its own: the bits never look like the place, wherever they lie
-    place = np.cos(turns[telling] + random.uniform(0, 2 * np.pi, (telling.sum(), 1))).sum(0)
-    waves = np.concatenate([np.cos(turns[~telling]), np.sin(turns[~telling])]) * math.sqrt(2) / TILE
-    mixed, _ = np.linalg.qr(random.standard_normal((len(waves), 4 * CODED)))
-    return np.column_stack([place / np.linalg.norm(place), waves.T @ mixed]).astype(np.float32)
+    telling = random.random(count) < TELLING  # waves of its own: the bits never look like the place, wherever they lie
+    phases = random.uniform(0, 2 * np.pi, telling.sum())
+    mixing = np.zeros((2, count, 1 + 4 * CODED))
+    mixing[:, telling, 0] = np.stack([np.cos(phases), -np.sin(phases)]) / math.sqrt(telling.sum())
+    mixed, _ = np.linalg.qr(random.standard_normal((2 * int((~telling).sum()), 4 * CODED)))
+    mixing[:, ~telling, 1:] = mixed.reshape(2, -1, 4 * CODED)
+    return mixing.reshape(2 * count, -1).astype(np.float32)
+
+
+def _levels(folded: np.ndarray) -> np.ndarray:
+    """(1 + 4 * CODED,) how much of each pattern is in (TILE, TILE).
+
+    By the spectrum and einsum: BLAS would share so little out over all cores, which have frames to draw.
+    """
+    waves = np.fft.fft2(folded)[_waves()]
+    return np.einsum("wp,w->p", _mixing(), np.concatenate([waves.real, -waves.imag]) * (math.sqrt(2) / TILE))
+
+
+def _tile(amounts: np.ndarray) -> np.ndarray:
+    """(TILE, TILE) the sum of so much (1 + 4 * CODED,) of each pattern, whose squares sum to one."""
+    cosines, sines = np.split(np.einsum("wp,p->w", _mixing(), amounts), 2)
+    spectrum = np.zeros((TILE, TILE), complex)
+    spectrum[_waves()] = cosines - 1j * sines
+    return np.fft.ifft2(spectrum).real.astype(np.float32) * (math.sqrt(2) * TILE)
 
 
 @cache
@@ -95,16 +119,16 @@ class Watermark:
 
     def __call__(self, frame: np.ndarray) -> np.ndarray:
         """A marked copy of a frame (height, width, 3) uint8 RGB."""
-        detail, patterns = _detail(frame), _patterns()
+        detail = _detail(frame)
         height, width = detail.shape
         tiles = math.sqrt(height * width) / TILE
 
         def held(detail: np.ndarray) -> np.ndarray:
-            return self._signs * (_folded(detail).ravel() @ patterns) / tiles
+            return self._signs * _levels(_folded(detail)) / tiles
 
         wanted = np.clip(self._goal - held(detail) + self._lacking, 0, LARGEST * self._goal)
         self._added = wanted if self._added is None else CALM * self._added + (1 - CALM) * wanted
-        tile = (patterns @ (self._signs * self._added) / tiles).reshape(TILE, TILE)
+        tile = _tile(self._signs * self._added / tiles)
         pattern = np.tile(tile, (-(-height // TILE), -(-width // TILE)))[:height, :width]
         pattern = pattern * np.clip(FLAT + cv2.blur(np.abs(detail), (9, 9)) * BUSY, FLAT, 2.0)
         pattern *= min(1.0, LOUDEST / (float(np.sqrt(np.square(pattern).mean())) + 1e-9))
@@ -124,8 +148,7 @@ def find_mark(frames: Iterable[np.ndarray]) -> bytes | None:
         detail = detail + _detail(frame)
     if not np.ndim(detail):
         return None
-    patterns = _patterns()
-    place = np.fft.rfft2(patterns[:, 0].reshape(TILE, TILE)).conj()
+    place = np.fft.rfft2(_tile(np.eye(1 + 4 * CODED)[0])).conj()
     candidates = [(np.inf, _folded(detail), (0, 0))]  # nothing was cut off
     for scale in SCALES:
         folded = _folded(cv2.resize(detail, None, fx=scale, fy=scale, interpolation=cv2.INTER_LINEAR))
@@ -135,7 +158,7 @@ def find_mark(frames: Iterable[np.ndarray]) -> bytes | None:
         for where in np.argpartition(agreement, -TRIED, axis=None)[-TRIED:]:
             candidates.append((float(agreement.flat[where]), folded, np.unravel_index(where, agreement.shape)))
     for _, folded, (down, across) in sorted(candidates, key=lambda candidate: -candidate[0])[:MOST_TRIED]:
-        levels = np.roll(folded, (-down, -across), (0, 1)).ravel() @ patterns[:, 1:]
+        levels = _levels(np.roll(folded, (-down, -across), (0, 1)))[1:]
         words = (_code() @ levels.reshape(4, CODED).T).argmax(0)
         payload = words.astype(">u2").tobytes()[:PAYLOAD]
         if coded_payload(payload) == words.astype(">u2").tobytes():

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from gmtalker.avatar import Avatar
 from gmtalker.pipeline import GMTalkerPipeline
 from gmtalker.tracks import EMOTIONS, FPS
 from gmtalker.video import write_picture
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SAMPLES = 60  # of each mixture component
 TRAINING_STRIP, TRAINING_CURVE = "strip.jpg", "curve.png"
@@ -38,7 +40,7 @@ def between(pipeline: GMTalkerPipeline, avatar: Avatar, first: str, second: str)
 
 def draw_lips(real: np.ndarray, made: np.ndarray, path: Path) -> None:
     """Traces of lip opening (frames,), the real person's and the avatar's for the same speech, as a png."""
-    figure = Figure(figsize=(10, 2.6), layout="tight")
+    figure = blank(10, 2.6, layout="tight")
     axes = figure.subplots()
     for values, name, style in ((real, "real person", {"color": "black", "lw": 1.0}), (made, "avatar", {"color": "#1f77b4"})):
         axes.plot(np.arange(len(values)) / FPS, values, label=name, **style)
@@ -49,7 +51,7 @@ def draw_lips(real: np.ndarray, made: np.ndarray, path: Path) -> None:
 
 def draw_curves(curves: Mapping[str, Sequence[Sequence[float]]], path: Path) -> None:
     """PSNR over training time, as a png: curves holds (seconds, PSNR) of each training by its name."""
-    figure = Figure(figsize=(7, 3.6), layout="tight")
+    figure = blank(7, 3.6, layout="tight")
     axes = figure.subplots()
     for name, curve in curves.items():
         seconds, quality = np.array(curve, float).T
@@ -63,7 +65,7 @@ def write_progress(folder: Path, real: np.ndarray, drawn: np.ndarray, curve: Seq
     """For whoever watches: the strip, real frames (n, h, w, 3) uint8 above drawn ones, and the curve, its best point marked."""
     chosen = np.linspace(0, len(real) - 1, min(len(real), WATCHED)).astype(int)
     strip = np.concatenate([np.concatenate(list(frames[chosen]), axis=1) for frames in (real, drawn)])
-    figure = Figure(figsize=(6, 2.2), layout="tight")
+    figure = blank(6, 2.2, layout="tight")
     axes = figure.subplots()
     seconds, quality = (np.array([point[name] for point in curve]) for name in ("seconds", "psnr"))
     axes.plot(seconds / 60, quality, marker=".", color="#0d9488")
@@ -91,7 +93,7 @@ def _mixture(pipeline: GMTalkerPipeline) -> Figure:
     middle = means.mean((0, 1))
     _, _, directions = torch.linalg.svd(means.mean(0) - middle)
     flat, centres = (((values - middle) @ directions[:2].T).numpy() for values in (samples, means.mean(0)))
-    figure = Figure(figsize=(6, 5), layout="tight")
+    figure = blank(6, 5, layout="tight")
     axes = figure.subplots()
     for index, (emotion, colour) in enumerate(zip(EMOTIONS, COLOURS)):
         axes.scatter(*flat[:, index].T, s=6, color=colour, alpha=0.35, linewidths=0)
@@ -102,7 +104,7 @@ def _mixture(pipeline: GMTalkerPipeline) -> Figure:
 
 
 def _heads(motions: Sequence[np.ndarray]) -> Figure:
-    figure = Figure(figsize=(10, 4), layout="tight")
+    figure = blank(10, 4, layout="tight")
     for axes, column, name in zip(figure.subplots(2, 1, sharex=True), (0, 1), ("yaw", "pitch")):
         for motion in motions:
             axes.plot(np.arange(len(motion)) / FPS, np.degrees(motion[:, column]), lw=0.9)
@@ -112,5 +114,14 @@ def _heads(motions: Sequence[np.ndarray]) -> Figure:
     return figure
 
 
+def blank(width: float, height: float, **options) -> Figure:
+    """An empty figure of so many inches."""
+    from matplotlib.figure import Figure  # late: half a second that opening the page need not wait for
+
+    return Figure(figsize=(width, height), **options)
+
+
 def _save(figure: Figure, path: Path) -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     FigureCanvasAgg(figure).print_png(str(path))

@@ -12,7 +12,6 @@ from typing import Callable, Iterable, Iterator
 
 import cv2
 import numpy as np
-from scipy.signal import savgol_filter
 
 from gmtalker.errors import UnusableVideo
 from gmtalker.face_model import CHIN, FOREHEAD, POINTS, FaceModel, PersonFace, lid_distance
@@ -93,6 +92,8 @@ def fill_and_smooth(points: np.ndarray, found: np.ndarray) -> np.ndarray:
 
     Errors: UnusableVideo when no frame shows a face.
     """
+    from scipy.signal import savgol_filter  # late: half a second that opening the page need not wait for
+
     if not found.any():
         raise UnusableVideo("No face was found in the video. Please film one person from the front, in good light.")
     clock, seen = np.arange(len(points)), np.flatnonzero(found)

@@ -116,11 +116,18 @@ def create_tab(pipeline: GMTalkerPipeline, live: LiveVideos, limits: Limits) -> 
             progress = gr.HTML(elem_id="progress")
             growing = gr.HTML(elem_id="live")
             video = gr.Video(
-                show_label=False, interactive=False, autoplay=True, elem_id="video", buttons=["download"], visible=False
+                label=word("finished"),
+                show_label=False,  # for screen readers alone, here and below
+                interactive=False,
+                autoplay=True,
+                elem_id="video",
+                buttons=["download"],
+                visible=False,
             )
             with gr.Group(visible=False, elem_id="takes-group") as takes_group:
                 gr.Markdown(word("takes_video"), elem_classes="note", container=True)
-                takes_video = gr.Video(show_label=False, interactive=False, autoplay=True, elem_id="takes-video", buttons=[])
+                watched = {"show_label": False, "interactive": False, "autoplay": True, "buttons": []}
+                takes_video = gr.Video(label=word("takes_video"), elem_id="takes-video", **watched)
                 with gr.Row():
                     take_buttons = [
                         gr.Button(str(take), size="sm", min_width=60, elem_id=f"take-{take}") for take in range(1, TAKES + 1)
@@ -297,7 +304,9 @@ def _controls(private: Mapping[str, str]) -> _Controls:
         )
         avatar = gr.Dropdown(label=word("avatar"), info=word("avatar_info"), allow_custom_value=True, elem_id="avatar")
         gr.Markdown(word("strip"), elem_classes="note")
-        strip = gr.Image(show_label=False, type="pil", interactive=False, buttons=[], elem_id="strip", height=90)
+        strip = gr.Image(
+            label=word("strip"), show_label=False, type="pil", interactive=False, buttons=[], elem_id="strip", height=90
+        )
     with gr.Column(elem_classes="card"):
         gr.Markdown(word("create_speech"))
         speech = gr.Audio(label=word("speech"), type="filepath", sources=["upload", "microphone"], elem_id="speech")

@@ -57,7 +57,8 @@ def personalize_tab(pipeline: GMTalkerPipeline, limits: Limits) -> PersonalizeTa
                         gr.Markdown(word("guide"))
                     with gr.Column(scale=1, min_width=140):
                         example = portraits()[0][0]  # the bundled avatar's
-                        gr.Image(example, show_label=False, interactive=False, buttons=[], height=140, elem_id="guide-example")
+                        still = {"show_label": False, "interactive": False, "buttons": [], "height": 140}
+                        gr.Image(example, label=word("guide_example"), elem_id="guide-example", **still)
                         gr.Markdown(word("guide_example"), elem_classes="note")
                 who = gr.Textbox(label=word("who"), info=word("who_info"), elem_id="who")
                 agreed = gr.Checkbox(label=word("consent"), elem_id="consent")
@@ -89,7 +90,8 @@ def personalize_tab(pipeline: GMTalkerPipeline, limits: Limits) -> PersonalizeTa
                 report = gr.HTML(elem_id="report")
                 overlay_about = gr.Markdown(word("checked_overlay"), elem_classes="note", visible=False)
                 overlay = gr.Image(
-                    show_label=False, type="numpy", interactive=False, visible=False, buttons=[], elem_id="overlay"
+                    label=word("checked_overlay"), show_label=False, type="numpy", interactive=False, visible=False, buttons=[],
+                    elem_id="overlay",
                 )  # fmt: skip
         with gr.Column(scale=2, elem_classes="stage"):
             with gr.Column(elem_classes="card"):
@@ -118,9 +120,9 @@ def personalize_tab(pipeline: GMTalkerPipeline, limits: Limits) -> PersonalizeTa
                     create_with_it = gr.Button(word("create_with_it"), variant="primary", visible=False, elem_id="create-with-it")
                 shown = {"type": "pil", "interactive": False, "visible": False, "buttons": []}
                 about = gr.Markdown(word("truth_beside"), elem_classes="note", visible=False)
-                strip = gr.Image(show_label=False, elem_id="training-strip", **shown)
+                strip = gr.Image(label=word("truth_beside"), show_label=False, elem_id="training-strip", **shown)
                 curve_about = gr.Markdown(word("quality_curve"), elem_classes="note", visible=False)
-                curve = gr.Image(show_label=False, elem_id="training-curve", **shown)
+                curve = gr.Image(label=word("quality_curve"), show_label=False, elem_id="training-curve", **shown)
     job, done, seen = gr.State(None), gr.State(None), gr.State(None)
 
     @of_reader

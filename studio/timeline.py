@@ -8,15 +8,13 @@ from pathlib import Path
 
 import gradio as gr
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from gmtalker.audio import read_speech, silent_frames, sound_seconds
 from gmtalker.emotion_script import timeline_of_script
 from gmtalker.errors import UnusableInput
 from gmtalker.models.mel import frames_for
 from gmtalker.tracks import EMOTIONS, FPS, EmotionWeights
-from personalize.pictures import COLOURS
+from personalize.pictures import COLOURS, blank
 from studio.look import or_sentence, refusal
 from studio.words import say, word
 
@@ -96,7 +94,14 @@ def timeline_controls(speech: gr.Audio, sliders: Sequence[gr.Slider], intensity:
     apply = gr.Button(word("script_apply"), elem_id="script-apply")
     about = gr.Markdown(word("curves"), elem_classes="note", visible=False)
     curves = gr.Image(
-        show_label=False, type="numpy", interactive=False, buttons=[], format="png", elem_id="curves", visible=False
+        label=word("curves"),
+        show_label=False,
+        type="numpy",
+        interactive=False,
+        buttons=[],
+        format="png",
+        elem_id="curves",
+        visible=False,
     )
     keys = gr.JSON([], visible=False, elem_id="timeline-keys")
     drag = gr.Textbox(show_label=False, container=False, elem_id="key-drag", elem_classes="unseen")
@@ -183,7 +188,7 @@ def _seconds(keys: Sequence[Mapping], speech: str | None) -> float:
 def draw_curves(keys: Sequence[Mapping], speech: str | None, intensity: float = 1.0) -> np.ndarray:
     """(height, width, 3) uint8: the emotions of a timeline over the loudness of the speech, as far as there is one."""
     seconds = _seconds(keys, speech)
-    figure = Figure(figsize=(8, 2.2), dpi=100)
+    figure = blank(8, 2.2, dpi=100)
     axes = figure.add_axes(AXES)
     if speech:
         try:
@@ -205,6 +210,8 @@ def draw_curves(keys: Sequence[Mapping], speech: str | None, intensity: float = 
     axes.set(xlim=(0, seconds), ylim=(0, 1.05), xlabel="s")
     if axes.get_legend_handles_labels()[0]:
         axes.legend(loc="upper right", frameon=False, ncols=4, fontsize=8)
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # late, as in blank
+
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()

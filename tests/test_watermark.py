@@ -6,7 +6,7 @@ import pytest
 from media import ffmpeg, real_clip
 
 from gmtalker.video import VideoWriter, read_frames
-from gmtalker.watermark import CODED, PAYLOAD, Watermark, _code, _patterns, find_mark
+from gmtalker.watermark import CODED, PAYLOAD, Watermark, _code, _levels, _tile, find_mark
 
 ATTACKS = {
     "crf 28": ["-crf", "28"],
@@ -41,8 +41,10 @@ def payload(number: int) -> bytes:
 
 
 def test_the_patterns_are_orthonormal_and_the_code_keeps_its_words_apart():
-    patterns = _patterns().astype(np.float64)
-    assert np.allclose(patterns.T @ patterns, np.eye(1 + 4 * CODED), atol=1e-5)
+    patterns = np.stack([_tile(row).ravel() for row in np.eye(1 + 4 * CODED)])
+    assert np.allclose(patterns @ patterns.T, np.eye(1 + 4 * CODED), atol=1e-4)
+    picture = np.random.default_rng(0).normal(size=(64, 64))
+    assert np.allclose(_levels(picture), patterns @ picture.ravel(), atol=1e-3)
     weights = (_code() < 0).sum(1)
     assert weights[0] == 0 and np.sort(weights)[1] >= 7
 
