@@ -68,7 +68,13 @@ def personalize_tab(pipeline: GMTalkerPipeline, limits: Limits) -> PersonalizeTa
                     label=word("clips"), file_count="multiple", file_types=["video"], elem_id="clips", height=150
                 )  # fmt: skip
                 with gr.Accordion(word("webcam"), open=False, elem_id="webcam-group"):
-                    filmed = gr.Video(label=word("webcam"), sources=["webcam"], webcam_options=NOT_MIRRORED, elem_id="webcam")
+                    filmed = gr.Video(
+                        label=word("webcam"),
+                        sources=["webcam"],
+                        include_audio=True,  # a film alone would lose its sound, and need an ffmpeg that may not be there
+                        webcam_options=NOT_MIRRORED,
+                        elem_id="webcam",
+                    )
                 shows = gr.Dataframe(
                     [],
                     headers=["clip", "emotion"],

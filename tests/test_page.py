@@ -35,6 +35,7 @@ BROWSER = next(filter(None, map(which, ("chromium", "chromium-browser", "google-
 # No look-ups of other hosts: the test holds that the page makes none, and the browser's own would only fail slowly.
 QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 QUIET += ["--disable-component-update", "--disable-sync", "--mute-audio"]
+QUIET += ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]  # a camera, and nobody asks for it
 SECOND, MINUTE = 1000, 60_000  # milliseconds
 TRAINED_MINUTES = "0.5"
 NAME = "New <b>one</b>"  # of the avatar: no name may become part of the page
@@ -384,6 +385,20 @@ def test_what_can_not_be_used_is_said_in_a_sentence(page, tmp_path: Path):
     page.locator("#create").click()
     page.locator("#progress").get_by_text(re.compile("sound|silen", re.IGNORECASE)).wait_for(timeout=MINUTE)
     assert "Traceback" not in page.locator("body").inner_text()
+
+
+def test_a_film_of_the_webcam_is_a_clip(browser, server: Server):
+    context = browser.new_context(permissions=["camera", "microphone"])
+    tab = context.new_page()
+    tab.goto(server.url)
+    open_tab(tab, "Personalize")
+    tab.locator("#webcam-group button").first.click()
+    for seconds in (2, 3, 0):  # the camera, the film's begin, its end
+        tab.locator("#webcam").get_by_role("button").first.click(timeout=MINUTE)
+        time.sleep(seconds)
+    tab.locator("#clips").get_by_text(re.compile("KB|MB")).first.wait_for(timeout=MINUTE)
+    tab.locator("#clip-emotions").get_by_text(re.compile("webm|mp4")).first.wait_for(state="attached", timeout=MINUTE)
+    context.close()
 
 
 def test_nobody_is_trained_without_consent(page, home: Path):
