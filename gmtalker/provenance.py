@@ -31,7 +31,7 @@ class Findings:
     """What a video says of its origin.
 
     credentials: "valid" (signed, and not a byte was changed since), "broken" (changed since it was signed), "none"; program and
-    signer: what the manifest names; avatar_id: 12 hexadecimal digits, of the manifest or of the mark; marked: whether the
+    signer: what the manifest names; avatar_id: 10 hexadecimal digits, of the manifest or of the mark; marked: whether the
     pictures hold the mark; avatar: the name of that avatar, where it is in the workspace.
     """
 
@@ -61,7 +61,7 @@ class Findings:
 
 
 def avatar_id(card: dict) -> str:
-    """12 hexadecimal digits that stay an avatar's own when it is renamed, shared or pulled: of its consent and its making."""
+    """10 hexadecimal digits that stay an avatar's own when it is renamed, shared or pulled: of its consent and its making."""
     told = json.dumps([card["consent"], card.get("versions", {})], sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(told.encode()).hexdigest()[: 2 * PAYLOAD]
 

@@ -21,7 +21,7 @@ SIDE = 256  # pixels of the short side of the picture that patterns are laid ove
 TILE = 64
 BAND = (4.0, 9.0)  # waves a tile: coarser ones are seen, finer ones are lost in a small or much compressed video
 TELLING = 0.25  # part of the band's waves that tell the place of the tiles
-PAYLOAD = 6  # bytes; two more check them
+PAYLOAD = 5  # bytes; three more check them: of all places that are tried, one video in 170,000 has a mark by chance
 WORD, CODED = 16, 36  # bits of a word of the code, and what they become; four words are a payload with its check
 STRENGTH, PLACE_STRENGTH = 31.0, 140.0  # of a coded bit's and of the place's unit-norm pattern, in levels of 255
 FLAT, BUSY = 0.45, 0.6  # of the strength in a flat part of the picture, and by how much more for each level of detail
@@ -105,7 +105,7 @@ def _detail(frame: np.ndarray) -> np.ndarray:
 
 
 class Watermark:
-    """Puts one payload of 6 bytes into the frames of one video, in their order."""
+    """Puts one payload of 5 bytes into the frames of one video, in their order."""
 
     def __init__(self, payload: bytes) -> None:
         if len(payload) != PAYLOAD:
@@ -142,7 +142,7 @@ class Watermark:
 
 
 def find_mark(frames: Iterable[np.ndarray]) -> bytes | None:
-    """The payload of 6 bytes in a video's frames (height, width, 3) uint8 RGB, or None; the first MOST_FRAMES tell."""
+    """The payload of 5 bytes in a video's frames (height, width, 3) uint8 RGB, or None; the first MOST_FRAMES tell."""
     detail = 0.0
     for frame in islice(frames, MOST_FRAMES):
         detail = detail + _detail(frame)
@@ -167,5 +167,5 @@ def find_mark(frames: Iterable[np.ndarray]) -> bytes | None:
 
 
 def coded_payload(payload: bytes) -> bytes:
-    """The 64 bits that the code carries: a payload and the two bytes that check it."""
-    return payload + (zlib.crc32(b"GMTalker Studio" + payload) & 0xFFFF).to_bytes(2, "big")
+    """The 64 bits that the code carries: a payload and the three bytes that check it."""
+    return payload + (zlib.crc32(b"GMTalker Studio" + payload) & 0xFFFFFF).to_bytes(3, "big")

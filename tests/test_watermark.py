@@ -91,5 +91,5 @@ def test_nothing_is_found_in_a_real_clip(name):
 
 
 def test_a_payload_has_its_length():
-    with pytest.raises(ValueError, match="6 bytes"):
+    with pytest.raises(ValueError, match="5 bytes"):
         Watermark(b"longer than six")
