@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from gmtalker.errors import UnusableAvatar
+from gmtalker.errors import UnusableAvatar, first_line
 from gmtalker.face_model import PersonFace
 from gmtalker.models.emotion_mapping import EmotionMapping
 from gmtalker.models.head_generator import HeadGenerator
@@ -240,7 +240,7 @@ def load_avatar(name_or_folder: str | Path | None = None) -> Avatar:
         emotion_mapping = load_strict(EmotionMapping, folder / "emotion_mapping")
         moods = Moods.load(folder) if (folder / MOODS_FILE).exists() else None
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-        raise UnusableAvatar(f"The avatar {name!r} is broken ({_first_line(error)}); make or import it again.") from error
+        raise UnusableAvatar(f"The avatar {name!r} is broken ({first_line(error)}); make or import it again.") from error
     style = folder / "speaking_style"
     return Avatar(name, folder, card, face, head_generator, emotion_mapping, style if style.is_dir() else None, moods)
 
@@ -268,7 +268,7 @@ def read_card(folder: Path) -> dict:
     except FileNotFoundError as error:
         raise UnusableAvatar(f"{folder.name} is not an avatar: it has no avatar.json.") from error
     except (OSError, ValueError, RecursionError) as error:
-        raise UnusableAvatar(f"{folder.name} is not a usable avatar ({_first_line(error)}).") from error
+        raise UnusableAvatar(f"{folder.name} is not a usable avatar ({first_line(error)}).") from error
     return card
 
 
@@ -314,10 +314,6 @@ def check_files(folder: Path) -> None:
     for name in REQUIRED:
         if not (folder / name).is_file():
             raise UnusableAvatar(f"The avatar in {folder.name} is incomplete: {name} is missing.")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200].rstrip(".")
 
 
 # --- Writing, packing, deleting ------------------------------------------------------------------------------------------------
@@ -420,7 +416,7 @@ def import_avatar(archive_path: Path, name: str | None = None) -> Path:
             with zipfile.ZipFile(archive_path) as archive:
                 _unpack(archive, unpacked)
         except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError, ValueError) as error:
-            raise UnusableAvatar(f"{archive_path.name} is not an exported avatar ({_first_line(error)}).") from error
+            raise UnusableAvatar(f"{archive_path.name} is not an exported avatar ({first_line(error)}).") from error
         card = load_avatar(unpacked).card
         card.pop("hub", None)  # whoever packed it may claim any repo
         card["name"] = clean_name(name or card["name"])

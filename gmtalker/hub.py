@@ -47,7 +47,7 @@ from gmtalker.avatar import (
     slug,
     write_avatar,
 )
-from gmtalker.errors import UnusableAvatar, UnusableInput
+from gmtalker.errors import UnusableAvatar, UnusableInput, first_line
 
 ANSWER_SECONDS = 5.0  # for the first answer: without a network, the sentence should not take longer
 SILENCE_SECONDS = 60.0  # after which a line that was open is taken for dead
@@ -345,12 +345,12 @@ def _sentence(api: HfApi, subject: str, error: BaseException) -> str:
     if status == 401 or isinstance(error, LocalTokenNotFoundError):
         return "The Hub wants a valid token for this; give one with --token, set HF_TOKEN, or run `hf auth login`."
     if status == 403:
-        return f"The token may not do this with {subject}: {_line(getattr(error, 'server_message', None) or 'forbidden')}."
+        return f"The token may not do this with {subject}: {first_line(getattr(error, 'server_message', None) or 'forbidden')}."
     if status is not None and (status == 429 or status >= 500):
         return f"The Hub is in trouble or too busy (it answers {status}); try again later."
     if status is not None:
         said = getattr(error, "server_message", None) or "no reason given"
-        return f"The Hub at {api.endpoint} does not take this for {subject} (it answers {status}: {_line(said)})."
+        return f"The Hub at {api.endpoint} does not take this for {subject} (it answers {status}: {first_line(said)})."
     if isinstance(error, HFValidationError):
         return NO_REPO.format(subject)
     if isinstance(error, OfflineModeIsEnabled):
@@ -361,8 +361,4 @@ def _sentence(api: HfApi, subject: str, error: BaseException) -> str:
         return f"The Hub at {api.endpoint} can't be reached for {subject}, or the line broke; check the network and try again."
     if isinstance(error, OSError) and error.errno in FULL_DISK:
         return "There is not enough room on the disk; nothing was kept, make room and try again."
-    return f"The Hub and this machine did not agree about {subject} ({_line(error)})."
-
-
-def _line(error: object) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200].rstrip(".")
+    return f"The Hub and this machine did not agree about {subject} ({first_line(error)})."

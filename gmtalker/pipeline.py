@@ -49,13 +49,12 @@ GENERIC = Path(__file__).resolve().parent.parent / "assets" / "generic"
 NETWORKS = {"expression_generator": ExpressionGenerator, "motion_generator": MotionGenerator}
 STAGES = ("speech_encoder", *NETWORKS, "face_model")
 INDEX, CARD = "model_index.json", "README.md"
-CARD_HEAD = """---
+FRONT_MATTER = """---
 license: other
 license_name: research-demo
 library_name: diffusers
 tags: [talking-head, emotion, speech]
 ---
-# Generic stages of GMTalker Studio
 """
 
 BATCH = 8  # frames the head generator draws at a time; fixed, because other batches round differently
@@ -298,7 +297,7 @@ class GMTalkerPipeline:
 
     def _card_for(self, repo: str) -> str:
         """The card, with how these stages are used from a repo as its first section; those of other parts are left out."""
-        head, *sections = re.split(r"(?m)^(?=## )", self.card or CARD_HEAD)
+        head, *sections = re.split(r"(?m)^(?=## )", self.card or f"{FRONT_MATTER}# Generic stages of GMTalker Studio\n")
         kept = [section.rstrip() for section in sections if section[3:].split("\n")[0].strip() in STAGES]
         use = (
             "## Use\n\n```python\nfrom gmtalker.pipeline import GMTalkerPipeline\n\n"

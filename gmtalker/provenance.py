@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from gmtalker.avatar import list_avatars, workspace
-from gmtalker.errors import UnusableInput, UnusableVideo
+from gmtalker.errors import UnusableInput, UnusableVideo, first_line
 from gmtalker.video import read_frames
 from gmtalker.watermark import PAYLOAD, Watermark, find_mark
 
@@ -83,7 +83,7 @@ class Seal:
         try:
             self._signer = c2pa.Signer.from_info(c2pa.C2paSignerInfo(c2pa.C2paSigningAlg.ES256, certificate, key, None))
         except c2pa.C2paError as error:
-            raise UnusableInput(f"No video can be signed with the key and certificate in {folder} ({_first(error)}).") from error
+            raise UnusableInput(f"No video can be signed with the key pair in {folder} ({first_line(error)}).") from error
 
     def __call__(self, frame: np.ndarray) -> np.ndarray:
         """A frame (height, width, 3) uint8 with the mark in it."""
@@ -109,7 +109,7 @@ class Seal:
             with open(video, "rb") as source, open(signed, "w+b") as target:
                 c2pa.Builder(manifest).sign(self._signer, "video/mp4", source, target)
         except c2pa.C2paError as error:
-            raise UnusableInput(f"The video can't be signed ({_first(error)}).") from error
+            raise UnusableInput(f"The video can't be signed ({first_line(error)}).") from error
         os.replace(signed, video)
 
 
@@ -151,7 +151,7 @@ def _make_pair(folder: Path) -> None:
         usage |= {"digital_signature": not authority, "key_cert_sign": authority, "crl_sign": authority}
         return (
             x509.CertificateBuilder()
-            .subject_name(_name(name))
+            .subject_name(named(name))
             .issuer_name(issuer)
             .public_key(key)
             .serial_number(x509.random_serial_number())
@@ -162,12 +162,12 @@ def _make_pair(folder: Path) -> None:
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
         )
 
-    def _name(name: str) -> x509.Name:
+    def named(name: str) -> x509.Name:
         pairs = ((x509.NameOID.ORGANIZATION_NAME, PROGRAM), (x509.NameOID.COMMON_NAME, name))
         return x509.Name([x509.NameAttribute(kind, value) for kind, value in pairs])
 
     root, own = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
-    issuer = _name("Authority of one workspace")
+    issuer = named("Authority of one workspace")
     authority = issued("Authority of one workspace", root.public_key(), issuer, True).sign(root, hashes.SHA256())
     certificate = (
         issued("One workspace", own.public_key(), issuer, False)
@@ -177,14 +177,19 @@ def _make_pair(folder: Path) -> None:
     )
     pem = serialization.Encoding.PEM
     secret = own.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    folder.mkdir(parents=True, exist_ok=True)
-    # Both at once, under a name of their own first: two videos that are finished together must not mix two pairs.
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".making-") as making:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    # The folder appears with both in it: two videos that are finished together must not mix two pairs.
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".making-") as making:
+        made = Path(making) / folder.name
+        made.mkdir()
         for name, data in ((KEY_FILE, secret), (CERTIFICATE_FILE, certificate.public_bytes(pem) + authority.public_bytes(pem))):
-            with open(os.open(Path(making) / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            with open(os.open(made / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
                 file.write(data)
-        for name in (CERTIFICATE_FILE, KEY_FILE):
-            os.replace(Path(making) / name, folder / name)
+        try:
+            made.rename(folder)
+        except OSError:
+            if not (folder / KEY_FILE).exists():  # else somebody else was first, and theirs is as good
+                raise
 
 
 # --- Reading -------------------------------------------------------------------------------------------------------------------
@@ -230,7 +235,3 @@ def _read_credentials(video: Path) -> tuple[str, str | None, str | None, str | N
 def _holds_manifest(video: Path) -> bool:
     with open(video, "rb") as file:
         return b"c2pa" in file.read(1 << 22)
-
-
-def _first(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

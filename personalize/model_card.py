@@ -10,17 +10,11 @@ from typing import Mapping, Sequence
 
 import torch
 
-from gmtalker.pipeline import GENERIC, INDEX
+from gmtalker.pipeline import FRONT_MATTER, GENERIC, INDEX
 from personalize.datasets import MANIFEST, WHOLE, Row
 from personalize.fitting import FitState
 
-TITLE = """---
-license: other
-license_name: research-demo
-library_name: diffusers
-tags: [talking-head, emotion, speech]
----
-# GMTalker Studio, generic stages
+TITLE = f"""{FRONT_MATTER}# GMTalker Studio, generic stages
 
 The parts that all avatars share, trained by this project with its own code; after the method of
 [GMTalker](https://arxiv.org/abs/2312.07669), without any weight or number of its authors.

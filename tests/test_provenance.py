@@ -57,6 +57,12 @@ def test_a_video_names_its_avatar_and_is_valid_to_c2pas_own_reader(video):
     assert "AI-generated" in found.sentence() and card["name"] in found.sentence()
 
 
+def test_the_bundled_preview_says_whose_it_is(home):
+    avatar = load_avatar()
+    found = verify(avatar.folder / "preview.mp4")
+    assert (found.credentials, found.marked, found.avatar_id) == ("valid", True, avatar_id(avatar.card))
+
+
 def test_one_changed_byte_is_found(video):
     data = bytearray(video.read_bytes())
     data[len(data) // 2] ^= 1
