@@ -6,7 +6,7 @@ import re
 
 import numpy as np
 
-from gmtalker.tracks import EMOTIONS, FPS
+from gmtalker.clock import EMOTIONS, FPS
 
 BLEND_SECONDS = 0.4  # from one emotion to the next
 TAG = re.compile(r"\[([^\[\]]*)\]")

@@ -1,17 +1,15 @@
-"""Avatars and generic stages, from the Hub and to it. A stranger's is data, looked at before it is fetched and after."""
+"""Folders of files from the Hugging Face Hub and to it; what goes wrong becomes one sentence."""
 
 from __future__ import annotations
 
 import errno
-import json
 import os
-import shutil
+import re
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from fnmatch import fnmatch
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import httpx2
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
@@ -28,177 +26,19 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import disable_progress_bars, get_session, tqdm
 
-from gmtalker.avatar import (
-    LARGEST_AVATAR,
-    LARGEST_FILE,
-    MEGABYTE,
-    MOST_FILES,
-    ON_THE_HUB,
-    avatars_folder,
-    check_place,
-    clean_name,
-    data_files,
-    find_avatar,
-    list_avatars,
-    load_avatar,
-    pulled_from,
-    read_card,
-    save_card,
-    slug,
-    write_avatar,
-)
-from gmtalker.errors import UnusableAvatar, UnusableInput, first_line
+from gmtalker.errors import UnusableInput, first_line
+from gmtalker.files import MEGABYTE
 
+REPO_ID = re.compile(r"[\w.-]+/[\w.-]+")  # owner/name
 ANSWER_SECONDS = 5.0  # for the first answer: without a network, the sentence should not take longer
 SILENCE_SECONDS = 60.0  # after which a line that was open is taken for dead
-LARGEST_STAGES = 4000 * MEGABYTE  # a large HuBERT among them
-CARD, README = "avatar.json", "README.md"
+LARGEST_FETCH = 4000 * MEGABYTE  # a large HuBERT among them
 NO_REPO = "{!r} can't be a repo on the Hub; those are called owner/name."
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 
+
 # A token as the client takes it: itself, None for the one this machine is logged in with, False for none at all.
 Token = str | bool | None
-
-
-# --- Avatars -------------------------------------------------------------------------------------------------------------------
-
-
-def check_consent(card: Mapping) -> None:
-    """Nobody's avatar is shared without their consent. Errors: UnusableAvatar when who, when or words of it are empty."""
-    missing = [key for key in ("who", "when", "words") if not card["consent"][key].strip()]
-    if missing:
-        lacking = " and ".join(missing)
-        raise UnusableAvatar(f"{card['name']} can't be shared: the consent in its {CARD} does not say {lacking}.")
-
-
-def repo_of(avatar: str | Path | None, token: Token = None) -> str:
-    """Where an avatar goes if nothing else is said: where it was before, or a repo of its name of the person whose token it is.
-
-    Errors: UnusableInput when nobody is logged in.
-    """
-    card = read_card(find_avatar(avatar, fetch=False))
-    if repo := card.get("hub", {}).get("repo"):
-        return str(repo)
-    api = client_of(token)
-    with as_sentence(api, card["name"]):
-        return f"{api.whoami()['name']}/{slug(card['name'])}"
-
-
-def push_avatar(avatar: str | Path | None, repo: str, readme: str, private: bool = True, token: Token = None) -> str:
-    """Push an avatar into a model repo, which is made when it is missing: one commit, or nothing. Returns its address.
-
-    readme: the model card. An avatar of the workspace keeps the repo in mind, so that `repo` names it from then on.
-    Errors: UnusableAvatar when it is broken or nobody consented; UnusableInput when the Hub does not take it.
-    """
-    folder = find_avatar(avatar, fetch=False)
-    card = load_avatar(folder).card
-    check_consent(card)
-    card.pop("hub", None)
-    files: dict[str, Path | bytes] = {**data_files(folder), CARD: _as_json(card), README: readme.encode()}
-    revision = push_files(files, repo, CARD, private, token)
-    api = client_of(token)
-    if folder.parent.resolve() == avatars_folder().resolve():
-        with as_sentence(api, repo):
-            save_card(folder, card | {"hub": {"repo": repo, "revision": revision}})
-    return address_of(repo)
-
-
-def pull_avatar(repo: str, name: str | None = None, revision: str | None = None, token: Token = None) -> Path:
-    """Fetch an avatar from a model repo into the workspace, whole or not at all. Returns its folder.
-
-    name: what it is called here; else as when it was pulled before, else as its card says if that is free, else as its repo.
-    revision: a branch, a tag or a commit. Only what came from the same repo is ever replaced.
-    Errors: UnusableInput when the Hub does not give it; UnusableAvatar when it is no avatar, holds what no avatar has, is too
-    large, or the name is taken; ValueError for a name that is none.
-    """
-    _check_repo(repo)
-    if name is None and (before := pulled_from(repo)):
-        name = before.name
-    replace = name is not None and _came_from(repo, clean_name(name))
-    if name is not None and not replace and clean_name(name) in _taken():
-        raise UnusableAvatar(f"There is already an avatar called {name}; choose another name.")
-    api = client_of(token)
-    with as_sentence(api, repo):
-        commit, declared = _declared(api, repo, revision)
-    files = _checked(repo, declared)
-    with as_sentence(api, repo), tempfile.TemporaryDirectory(prefix=".pulling-", dir=avatars_folder()) as place:
-        if shutil.disk_usage(place).free < sum(files.values()):
-            raise OSError(errno.ENOSPC, "as much as it declares does not fit")
-        fetched = Path(place) / repo.rpartition("/")[2]  # what is wrong with it is said of this name
-        _fetch(api, repo, commit, files, local_dir=fetched)
-        shutil.rmtree(fetched / ".cache", ignore_errors=True)  # the client's own notes
-        _check_sizes(fetched, files)
-        card = load_avatar(fetched).card | {"hub": {"repo": repo, "revision": commit}}
-        card["name"] = clean_name(name or (repo if card["name"] in _taken() else card["name"]))
-        with write_avatar(card["name"], replace) as folder:
-            for path in fetched.iterdir():
-                path.rename(folder / path.name)
-            save_card(folder, card)
-    return avatars_folder() / slug(card["name"])
-
-
-def update_avatar(name: str, token: Token = None) -> bool:
-    """Fetch an avatar of the workspace again if its repo holds another version by now. Returns whether it did.
-
-    Errors: UnusableAvatar when it has no repo; else as pull_avatar, and then the avatar stays as it is.
-    """
-    card = read_card(find_avatar(name, fetch=False))
-    repo = card.get("hub", {}).get("repo")
-    if not _came_from(repo, card["name"]):
-        raise UnusableAvatar(f"{card['name']} has no repo on the Hub; only avatars pulled from there or shared can be updated.")
-    api = client_of(token)
-    with as_sentence(api, repo):
-        if _declared(api, repo, None)[0] == card["hub"].get("revision"):
-            return False
-    pull_avatar(repo, card["name"], token=token)
-    return True
-
-
-def _came_from(repo: str | None, name: str) -> bool:
-    """Whether the workspace's avatar `name` belongs to a repo."""
-    own = [entry.card.get("hub", {}).get("repo") for entry in list_avatars() if not entry.bundled and entry.name == name]
-    return repo is not None and repo in own
-
-
-def _taken() -> set[str]:
-    return {entry.name for entry in list_avatars()}
-
-
-def _as_json(card: Mapping) -> bytes:
-    return (json.dumps(card, ensure_ascii=False, indent=2) + "\n").encode()
-
-
-def _checked(repo: str, declared: Mapping[str, int]) -> dict[str, int]:
-    """The files of an avatar's repo that are worth fetching, by what the index says of them. Errors: UnusableAvatar."""
-    wanted = {}
-    for name, size in declared.items():
-        place = PurePosixPath(name)
-        if place.name.startswith(".") and ".." not in place.parts:
-            continue  # .gitattributes
-        try:
-            check_place(name)
-        except ValueError as error:
-            raise UnusableAvatar(f"{repo} is no avatar of ours ({error}); nothing was fetched.") from error
-        if size > LARGEST_FILE.get(place.suffix.lower(), LARGEST_AVATAR):
-            raise UnusableAvatar(f"{repo} is too large ({name} has {size / MEGABYTE:.0f} MB); nothing was fetched.")
-        if place.suffix.lower() in LARGEST_FILE:
-            wanted[name] = size
-    if CARD not in wanted:
-        raise UnusableAvatar(f"{repo} is not an avatar: it has no {CARD}.")
-    if len(wanted) > MOST_FILES or sum(wanted.values()) > LARGEST_AVATAR:
-        raise UnusableAvatar(f"{repo} is too large for an avatar; nothing was fetched.")
-    return wanted
-
-
-def _check_sizes(folder: Path, declared: Mapping[str, int]) -> None:
-    """Errors: UnusableAvatar when a fetched file is missing or another one than the index spoke of."""
-    for name, size in declared.items():
-        path = folder / name
-        if not path.is_file() or path.stat().st_size != size:
-            raise UnusableAvatar(f"{folder.name} is not what its index says ({name} is missing or of another size).")
-
-
-# --- Folders of files ----------------------------------------------------------------------------------------------------------
 
 
 def push_files(files: Mapping[str, Path | bytes], repo: str, mark: str, private: bool = True, token: Token = None) -> str:
@@ -207,7 +47,7 @@ def push_files(files: Mapping[str, Path | bytes], repo: str, mark: str, private:
     mark: the file by which a repo of this sort is known; one that holds other things is left alone.
     Errors: UnusableInput when the Hub does not take them; a repo that was made for them is gone again then.
     """
-    _check_repo(repo)
+    check_repo(repo)
     api = client_of(token)
     with as_sentence(api, repo):
         try:
@@ -237,7 +77,7 @@ def push_files(files: Mapping[str, Path | bytes], repo: str, mark: str, private:
         return commit
 
 
-def fetch_stages(
+def fetch_files(
     repo: str,
     patterns: Sequence[str],
     revision: str | None = None,
@@ -253,22 +93,22 @@ def fetch_stages(
     with as_sentence(api, repo):
         if not local_files_only:
             try:
-                _, declared = _declared(api, repo, revision)
+                _, declared = declared_files(api, repo, revision)
             except (httpx2.TransportError, OfflineModeIsEnabled) as error:
                 unreachable = error
         wanted = {name: size for name, size in declared.items() if any(fnmatch(name, pattern) for pattern in patterns)}
-        if sum(wanted.values()) > LARGEST_STAGES:
-            raise UnusableInput(f"{repo} is too large for generic stages; nothing was fetched.")
+        if sum(wanted.values()) > LARGEST_FETCH:
+            raise UnusableInput(f"{repo} is too large; nothing was fetched.")
         where = {"cache_dir": cache_dir, "local_files_only": local_files_only or unreachable is not None}
         try:
-            return _fetch(api, repo, revision, wanted, patterns, **where)
+            return fetch(api, repo, revision, wanted, patterns, **where)
         except LocalEntryNotFoundError:
             if unreachable is None:
                 raise
             raise unreachable from None
 
 
-def _fetch(
+def fetch(
     api: HfApi, repo: str, revision: str | None, sizes: Mapping[str, int], patterns: Sequence[str] | None = None, **where
 ) -> Path:
     """Download the files with these sizes, or of these patterns, and not a byte more than their sizes add up to."""
@@ -296,15 +136,15 @@ def _fetch(
     return Path(fetched)
 
 
-def _declared(api: HfApi, repo: str, revision: str | None) -> tuple[str, dict[str, int]]:
+def declared_files(api: HfApi, repo: str, revision: str | None) -> tuple[str, dict[str, int]]:
     """The commit that a revision of a model repo is, and the sizes of its files, as the index has them."""
     info = api.model_info(repo, revision=revision, timeout=ANSWER_SECONDS, files_metadata=True)
     sizes = {file.rfilename: max(file.size or 0, file.lfs.size if file.lfs else 0, 0) for file in info.siblings or ()}
     return str(info.sha), sizes
 
 
-def _check_repo(repo: str) -> None:
-    if not ON_THE_HUB.fullmatch(repo):  # the client would take a name without an owner
+def check_repo(repo: str) -> None:
+    if not REPO_ID.fullmatch(repo):  # the client would take a name without an owner
         raise UnusableInput(NO_REPO.format(repo))
 
 
@@ -317,9 +157,6 @@ def client_of(token: Token) -> HfApi:
     """The client. HF_ENDPOINT is read here, so that it may change after the library was imported."""
     get_session().timeout = httpx2.Timeout(SILENCE_SECONDS, connect=ANSWER_SECONDS)  # most of its calls would wait for ever
     return HfApi(endpoint=os.environ.get("HF_ENDPOINT", "").rstrip("/") or None, token=token, library_name="gmtalker-studio")
-
-
-# --- What went wrong, in a sentence --------------------------------------------------------------------------------------------
 
 
 @contextmanager

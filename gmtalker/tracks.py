@@ -12,10 +12,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from gmtalker.clock import EMOTIONS, FPS
 from gmtalker.errors import UnusableInput
-
-FPS = 25
-EMOTIONS = ("neutral", "angry", "contempt", "disgusted", "fear", "happy", "sad", "surprised")
 
 
 def _check(name: str, value: Tensor, *shape: int | None) -> None:
@@ -23,6 +21,39 @@ def _check(name: str, value: Tensor, *shape: int | None) -> None:
         raise ValueError(f"{name} must have shape {shape}, not {tuple(value.shape)}")
     if value.is_floating_point() and not torch.isfinite(value).all():
         raise ValueError(f"{name} holds a number that is not finite")
+
+
+@dataclass(frozen=True)
+class EmotionKey:
+    """A moment of a timeline at which an emotion is reached.
+
+    time: seconds from the start of the speech.
+    emotion: weights by name, as EmotionWeights.from_mapping takes them.
+    """
+
+    time: float
+    emotion: Mapping[str, float]
+
+    @classmethod
+    def read_all(cls, keys: object) -> tuple["EmotionKey", ...]:
+        """The keys of a timeline as people write it: [{"time": seconds, "emotion": {name: weight}}, ...], or keys already.
+
+        Errors: ValueError for a key without time or emotion, or for an empty timeline.
+        """
+        if not isinstance(keys, (list, tuple)) or not keys:
+            raise ValueError('A timeline is a list like [{"time": 0.0, "emotion": {"happy": 0.8}}]')
+        return tuple(key if isinstance(key, cls) else cls._read(key) for key in keys)
+
+    @classmethod
+    def _read(cls, key: object) -> "EmotionKey":
+        time, emotion = (key.get("time"), key.get("emotion")) if isinstance(key, Mapping) else (None, None)
+        if not isinstance(time, (int, float)) or not isinstance(emotion, Mapping):
+            raise ValueError('Every key of a timeline needs "time" (a number of seconds) and "emotion" (weights)')
+        return cls(time, dict(emotion))
+
+    def to_json(self) -> dict:
+        """{"time": seconds, "emotion": {name: weight}}."""
+        return {"time": self.time, "emotion": dict(self.emotion)}
 
 
 @dataclass(frozen=True)
@@ -48,23 +79,16 @@ class EmotionWeights:
         return cls(torch.tensor([_mixture(emotion or {}, intensity)]))
 
     @classmethod
-    def from_timeline(cls, keys: Sequence[Mapping], frames: int, intensity: float = 1.0) -> "EmotionWeights":
-        """Keys [{"time": seconds, "emotion": {name: weight}}, ...] to one omega a frame, blended linearly between keys.
+    def from_timeline(cls, keys: Sequence[EmotionKey], frames: int, intensity: float = 1.0) -> "EmotionWeights":
+        """Keys of a timeline to one omega a frame, blended linearly between keys.
 
-        Errors: ValueError for a key without time or emotion, or for an empty timeline.
+        keys: in any order, one at least.
+        intensity: 0 neutral to 1 as asked.
+        Errors: ValueError for an unknown emotion or a weight that is negative or not a number.
         """
-        if not isinstance(keys, (list, tuple)) or not keys:
-            raise ValueError('A timeline is a list like [{"time": 0.0, "emotion": {"happy": 0.8}}]')
-        for key in keys:
-            if (
-                not isinstance(key, Mapping)
-                or not isinstance(key.get("time"), (int, float))
-                or not isinstance(key.get("emotion"), Mapping)
-            ):
-                raise ValueError('Every key of a timeline needs "time" (a number of seconds) and "emotion" (weights)')
-        keys = sorted(keys, key=lambda key: key["time"])
-        times = torch.tensor([float(key["time"]) for key in keys], dtype=torch.float64)
-        values = torch.tensor([_mixture(key["emotion"], intensity) for key in keys])
+        keys = sorted(keys, key=lambda key: key.time)
+        times = torch.tensor([float(key.time) for key in keys], dtype=torch.float64)
+        values = torch.tensor([_mixture(key.emotion, intensity) for key in keys])
         clock = torch.arange(frames, dtype=torch.float64) / FPS
         right = torch.searchsorted(times, clock, right=True).clamp(1, max(len(keys) - 1, 1))
         left = right - 1
@@ -203,3 +227,12 @@ def count_blinks(closed: np.ndarray) -> int:
         count += not shut and value > 0.5
         shut = value > 0.5 or (shut and value > 0.3)  # a trembling lid is one blink
     return int(count)
+
+
+def interpolated(track: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """track (T,c) at fractional times (n,) -> (n,c) float32; behind the end its last row."""
+    times = np.clip(times, 0, len(track) - 1)
+    left = np.minimum(times.astype(int), max(len(track) - 2, 0))
+    right = np.minimum(left + 1, len(track) - 1)
+    share = (times - left)[:, None]
+    return (track[left] * (1 - share) + track[right] * share).astype(np.float32)

@@ -13,16 +13,17 @@ import cv2
 import numpy as np
 import torch
 
-from gmtalker.audio import read_sound_or_none, silent_frames
-from gmtalker.face_model import FaceModel
-from gmtalker.models.mel import SAMPLE_RATE, SAMPLES_PER_FRAME
-from gmtalker.pipeline import GENERIC, GMTalkerPipeline
-from gmtalker.tracks import EMOTIONS, FPS, FaceTrack, count_blinks
-from gmtalker.video import VideoInfo, read_frames, read_info
-from personalize.evaluation import lip_opening
-from personalize.jobs import HELD_OUT_SHARE, LONGEST_HELD_OUT
-from personalize.style_training import SpokenFootage, sound_lag
-from personalize.tracking import choose_crop, detect_landmarks, face_mesh, fill_and_smooth, in_crop, measure_person
+from gmtalker.assets import GENERIC
+from gmtalker.clock import EMOTIONS, FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
+from gmtalker.face.lips import lip_opening
+from gmtalker.face.model import FaceModel
+from gmtalker.face.tracking import choose_crop, detect_landmarks, face_mesh, fill_and_smooth, in_crop, measure_person
+from gmtalker.media.audio import read_sound_or_none, silent_frames
+from gmtalker.media.video import VideoInfo, read_frames, read_info
+from gmtalker.pipeline import GMTalkerPipeline
+from gmtalker.tracks import FaceTrack, count_blinks
+from personalize.request import HELD_OUT_SECONDS_MAX, HELD_OUT_SHARE
+from personalize.sound_sync import SpokenFootage, sound_lag
 
 SAMPLES_A_SECOND, MOST_SAMPLES = 2.0, 60
 SHORTEST, SHORT = 3.0, 20.0  # seconds
@@ -230,7 +231,7 @@ def _sound(heard: bool) -> ReportLine:
 def _used(info: VideoInfo, samples: list[_Sample]) -> ReportLine:
     """How much is trained on: where a face is found, without the last part, which tells how good the avatar is."""
     found = info.seconds * sum(bool(sample.heights) for sample in samples) / len(samples)
-    held_out = min(HELD_OUT_SHARE * info.seconds, LONGEST_HELD_OUT)
+    held_out = min(HELD_OUT_SHARE * info.seconds, HELD_OUT_SECONDS_MAX)
     value = f"{max(found - held_out, 0):.0f} seconds to learn from, {held_out:.0f} to measure with"
     return ReportLine("used", "pass", value)
 

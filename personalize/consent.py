@@ -13,7 +13,7 @@ CONSENT_WORDS = (
 
 @dataclass(frozen=True)
 class Consent:
-    """Who agreed to what, and when.
+    """AvatarLike agreed to what, and when.
 
     who: the person's name; when: ISO 8601 with time zone; words: the sentence that was agreed to.
     Errors: ValueError when one of them is missing or `when` is not a time.

@@ -5,10 +5,10 @@ Each takes the training rows of a set, goes on where it stopped when called agai
 safetensors) and its section of `output`/README.md.
 """
 
-from personalize.expression_pretraining import pretrain_expression
-from personalize.face_learning import pretrain_face
-from personalize.head_pretraining import pretrain_head
-from personalize.motion_pretraining import pretrain_motion
-from personalize.speech_pretraining import adopt_hubert, pretrain_speech
+from gmtalker.pretrain.expression import pretrain_expression
+from gmtalker.pretrain.face import pretrain_face
+from gmtalker.pretrain.head import pretrain_head
+from gmtalker.pretrain.motion import pretrain_motion
+from gmtalker.pretrain.speech import adopt_hubert, pretrain_speech
 
 __all__ = ["adopt_hubert", "pretrain_expression", "pretrain_face", "pretrain_head", "pretrain_motion", "pretrain_speech"]

@@ -10,14 +10,16 @@ from pathlib import Path
 import gradio as gr
 from PIL import Image, UnidentifiedImageError
 
-from gmtalker.avatar import AvatarEntry, data_files, export_avatar, import_avatar, list_avatars, slug
-from gmtalker.hub import pull_avatar
+from gmtalker.avatars.avatar import data_files
+from gmtalker.avatars.on_hub import pull_avatar
+from gmtalker.avatars.storage import AvatarEntry, export_avatar, import_avatar, list_avatars
+from gmtalker.avatars.workspace import slug
 from personalize import jobs
-from personalize.avatar_card import card_text
-from personalize.sharing import share_avatar
-from studio.look import or_sentence, table
-from studio.people import of_reader
-from studio.words import say, word
+from personalize.card import card_text
+from personalize.share import share_avatar
+from studio.accounts import of_reader
+from studio.components import or_sentence, table
+from studio.translations import say, word
 
 UNITS = {"psnr": " dB", "landmark_distance": " px", "sharpness": " of the real frames'", "flicker": " × the real clip's"}
 

@@ -12,18 +12,20 @@ import gradio as gr
 import numpy as np
 from PIL import Image
 
-from gmtalker.audio import sound_seconds
-from gmtalker.avatar import find_avatar
-from gmtalker.pipeline import LARGEST_INTENSITY, GMTalkerPipeline, SpeakRequest
-from gmtalker.tracks import EMOTIONS, over_full
-from personalize.space import Limits
+from gmtalker.avatars.storage import find_avatar
+from gmtalker.clock import EMOTIONS
+from gmtalker.media.audio import sound_seconds
+from gmtalker.pipeline import GMTalkerPipeline
+from gmtalker.request import LARGEST_INTENSITY, SpeakRequest
+from gmtalker.tracks import over_full
+from studio.accounts import of_reader
 from studio.avatars import names, picture_of, portraits
-from studio.live import LiveVideos
-from studio.look import note, or_sentence, refusal
-from studio.people import of_reader
-from studio.performing import TAKES, Stops, performed, three_takes
+from studio.components import note, or_sentence, refusal
+from studio.generation import TAKES, Stops, generate_video, three_takes
+from studio.live_video import LiveVideos
+from studio.spacefile import Limits
 from studio.timeline import MIXED, timeline_controls
-from studio.words import say, word
+from studio.translations import say, word
 from studio.zero_gpu import speaker
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "assets" / "speech"
@@ -186,7 +188,7 @@ def create_tab(pipeline: GMTalkerPipeline, live: LiveVideos, limits: Limits) -> 
         _check_length(request, wish, limits)
         session = request.session_hash or ""
         try:
-            for said, playing, made in performed(make, wish, stops.of(session), live, request):
+            for said, playing, made in generate_video(make, wish, stops.of(session), live, request):
                 yield said, playing, gr.skip() if made is None else made
         finally:
             stops.end(session)

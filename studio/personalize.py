@@ -11,18 +11,18 @@ import gradio as gr
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from gmtalker.clock import EMOTIONS
 from gmtalker.errors import UnusableInput
 from gmtalker.pipeline import GMTalkerPipeline
-from gmtalker.tracks import EMOTIONS
 from personalize import jobs
 from personalize.check import Report, check_clip
 from personalize.consent import Consent
-from personalize.pictures import TRAINING_CURVE, TRAINING_STRIP
-from personalize.space import Limits
+from personalize.progress import TRAINING_CURVE, TRAINING_STRIP
+from studio.accounts import of_reader
 from studio.avatars import portraits
-from studio.look import Status, folded, note, or_sentence, progress_bar, refusal, table
-from studio.people import of_reader
-from studio.words import WORDS, language_of, say, word
+from studio.components import Status, folded, note, or_sentence, progress_bar, refusal, table
+from studio.spacefile import Limits
+from studio.translations import WORDS, language_of, say, word
 
 NOT_MIRRORED = gr.WebcamOptions(mirror=False)  # an avatar must not part its hair on the other side
 
@@ -165,6 +165,7 @@ def personalize_tab(pipeline: GMTalkerPipeline, limits: Limits) -> PersonalizeTa
     card = [report, overlay_about, overlay]
     gr.on([clips.change], listed, clips, [checked, train, *card, shows, shows_info], queue=False, **private)
     filmed.stop_recording(lambda files, film: [*(files or []), film], [clips, filmed], clips, **hidden)
+
     def looked_at(request: gr.Request, files: list[str] | None, agreed: bool, who: str):
         return _check(pipeline, request, files, agreed, who)
 

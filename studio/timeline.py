@@ -9,14 +9,14 @@ from pathlib import Path
 import gradio as gr
 import numpy as np
 
-from gmtalker.audio import read_speech, silent_frames, sound_seconds
+from gmtalker.clock import EMOTIONS, FPS, frames_for
 from gmtalker.emotion_script import timeline_of_script
 from gmtalker.errors import UnusableInput
-from gmtalker.models.mel import frames_for
-from gmtalker.tracks import EMOTIONS, FPS, EmotionWeights
-from personalize.pictures import COLOURS, blank
-from studio.look import or_sentence, refusal
-from studio.words import say, word
+from gmtalker.measure.plots import COLOURS, blank
+from gmtalker.media.audio import read_speech, silent_frames, sound_seconds
+from gmtalker.tracks import EmotionWeights
+from studio.components import or_sentence, refusal
+from studio.translations import say, word
 
 MIXED = EMOTIONS[1:]  # what the table holds; neutral is what they leave over
 UNREADABLE = [{"time": None, "emotion": {}}]  # keys that no request takes: what stands in the table can't be used

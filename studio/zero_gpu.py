@@ -11,9 +11,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from queue import SimpleQueue
 
-from gmtalker.audio import sound_seconds
-from gmtalker.avatar import owned_by, owner
-from gmtalker.pipeline import GMTalkerPipeline, Progress, SpeakRequest, Stopped
+from gmtalker.avatars.workspace import owned_by, owner
+from gmtalker.media.audio import sound_seconds
+from gmtalker.pipeline import GMTalkerPipeline
+from gmtalker.progress import Progress, Stopped
+from gmtalker.request import SpeakRequest
 
 START_SECONDS = 15  # the process, and the networks on their way to the GPU
 SECONDS_OF_LOAN = 0.5  # for a second of speech: 0.2 to 0.3 on an H200 (docs/results/gpu.md), and the video encoder's

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from gmtalker.models.mel import SAMPLE_RATE
+from gmtalker.clock import SAMPLE_RATE
 
 ROOT = Path(__file__).resolve().parent.parent
 FEATURES = 16  # speech features a frame of the tiny stages
@@ -38,9 +38,9 @@ def perturbed(model: torch.nn.Module, seed: int = 0, size: float = 0.05) -> torc
 def tiny_generic(tmp_path_factory) -> Path:
     """A folder of generic stages, as GMTalkerPipeline.from_pretrained takes it."""
     from gmtalker.models.expression_generator import ExpressionGenerator
-    from gmtalker.models.loading import save_half
     from gmtalker.models.motion_generator import MotionGenerator
     from gmtalker.models.speech_encoder import SpeechEncoder
+    from gmtalker.models.weights import save_half
 
     folder = tmp_path_factory.mktemp("generic")
     shutil.copytree(ROOT / "assets" / "generic" / "face_model", folder / "face_model")
@@ -63,7 +63,7 @@ def avatar_folder(tmp_path_factory) -> Path:
     """A complete avatar folder, to be copied by tests that change it."""
     from gmtalker.models.emotion_mapping import EmotionMapping
     from gmtalker.models.head_generator import HeadGenerator
-    from gmtalker.models.loading import save_half
+    from gmtalker.models.weights import save_half
 
     folder = tmp_path_factory.mktemp("avatar") / "tiny"
     folder.mkdir()
@@ -79,7 +79,8 @@ def avatar_folder(tmp_path_factory) -> Path:
 
 def tiny_face():
     """The mean face over a picture of noise."""
-    from gmtalker.face_model import FaceModel, PersonFace
+    from gmtalker.face.model import FaceModel
+    from gmtalker.face.person import PersonFace
 
     shape = FaceModel.load(ROOT / "assets" / "generic" / "face_model").mean_shape.astype(np.float32)
     mean = np.array([0, 0, 0, 0, 0, np.log(0.6), 0, 0, 0, 0], np.float32)

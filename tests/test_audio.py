@@ -7,11 +7,12 @@ import pytest
 import torch
 from media import babble, beep, ffmpeg, numbered, onset, real_clip, write_clip, write_wav
 
-from gmtalker.audio import read_sound_or_none, read_speech, stream_sound
+from gmtalker.clock import SAMPLE_RATE, frames_for
 from gmtalker.errors import UnusableSpeech, UnusableVideo
-from gmtalker.models.mel import SAMPLE_RATE, frames_for, log_mel, mel_filters, speech_to_mel
+from gmtalker.media.audio import read_sound_or_none, read_speech, stream_sound
+from gmtalker.models.mel import log_mel, mel_filters, speech_to_mel
 
-ODD_NAMES = ["two words", "-dash", "it's \"so\"", "речь 말 声音", "a:b", "100%d", "http:x", "$(touch made); x", "a\\b"]
+ODD_NAMES = ["two words", "-dash", 'it\'s "so"', "речь 말 声音", "a:b", "100%d", "http:x", "$(touch made); x", "a\\b"]
 
 
 @pytest.mark.parametrize("suffix", ["wav", "mp3", "m4a", "flac", "ogg", "webm", "mov"])

@@ -13,17 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from gmtalker.avatar import (
-    clean_name,
-    delete_avatar,
-    export_avatar,
-    find_avatar,
-    import_avatar,
-    list_avatars,
-    load_avatar,
-    slug,
-    write_avatar,
-)
+from gmtalker.avatars.ready import load_avatar
+from gmtalker.avatars.storage import delete_avatar, export_avatar, find_avatar, import_avatar, list_avatars, write_avatar
+from gmtalker.avatars.workspace import clean_name, slug
 from gmtalker.errors import UnusableAvatar, UnusableInput
 
 NAMES = st.text(min_size=1, max_size=60).filter(lambda text: text.strip() and " ".join(text.split()).isprintable())

@@ -11,14 +11,15 @@ from media import ffmpeg, real_clip
 
 import gmtalker.pipeline
 from gmtalker.__main__ import WrongUsage, main, parse_emotion
-from gmtalker.video import VideoWriter, read_info
+from gmtalker.media.video import read_info
+from gmtalker.media.video_writer import VideoWriter
 
 
 @pytest.fixture
 def place(tmp_path, tiny_generic, tiny_avatar, monkeypatch):
     """A folder of an awkward name, with the tiny generic stages as the bundled ones."""
     monkeypatch.setattr(gmtalker.pipeline, "GENERIC", tiny_generic)
-    folder = tmp_path / "it's \"a\" föld er"
+    folder = tmp_path / 'it\'s "a" föld er'
     folder.mkdir()
     return folder
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from gmtalker.assets import GENERIC
 from gmtalker.errors import UnusableInput
-from gmtalker.face_model import FaceModel
-from gmtalker.pipeline import GENERIC
-from personalize.corpus import load_corpus, load_points
-from personalize.datasets import training_rows
+from gmtalker.face.model import FaceModel
+from gmtalker.pretrain.corpus import load_corpus, load_points
+from gmtalker.pretrain.datasets import training_rows
 from tests.media import real_clip
 
 HEAD = "file,kind,split,person,seconds,train_seconds,width,height,speech,emotion,level,sync,licence,source\n"

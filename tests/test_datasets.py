@@ -9,7 +9,7 @@ import pytest
 
 from gmtalker.__main__ import DATASETS, main
 from gmtalker.errors import UnusableInput
-from personalize.datasets import LAYOUTS, MANIFEST, READERS, clips_to_measure, read_rows, training_rows
+from gmtalker.pretrain.datasets import LAYOUTS, MANIFEST, READERS, clips_to_measure, read_rows, training_rows
 from tests.media import real_clip
 
 

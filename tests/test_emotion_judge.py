@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-import personalize.emotion_judge as emotion_judge
+import gmtalker.measure.emotion_classifier as emotion_judge
 from gmtalker.errors import UnusableInput
-from gmtalker.video import read_frames
-from personalize.emotion_judge import JUDGED, EmotionJudge, emotion_accuracy
+from gmtalker.measure.emotion_classifier import JUDGED, EmotionClassifier, emotion_accuracy
+from gmtalker.media.video import read_frames
 from tests.media import real_clip, write_wav
 
 
@@ -24,9 +24,9 @@ class Brightness(torch.nn.Module):
 
 
 @pytest.fixture
-def judge(tmp_path) -> EmotionJudge:
+def judge(tmp_path) -> EmotionClassifier:
     torch.jit.script(Brightness()).save(str(tmp_path / "judge.pt"))
-    return EmotionJudge(tmp_path / "judge.pt")
+    return EmotionClassifier(tmp_path / "judge.pt")
 
 
 def test_a_real_face_is_seen_and_named(judge):
@@ -54,4 +54,4 @@ def test_accuracy_counts_what_was_asked_for(judge, tmp_path, monkeypatch):
 def test_something_else_is_no_judge(tmp_path):
     (tmp_path / "x.pt").write_bytes(b"no network")
     with pytest.raises(UnusableInput, match="no emotion classifier|not an emotion classifier"):
-        EmotionJudge(tmp_path / "x.pt")
+        EmotionClassifier(tmp_path / "x.pt")

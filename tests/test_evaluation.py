@@ -6,7 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from personalize.evaluation import flicker, landmark_distance, lip_opening, sharpness, shifted_correlation
+from gmtalker.face.lips import lip_opening, shifted_correlation
+from gmtalker.measure.avatar import flicker, landmark_distance, sharpness
 
 
 def test_correlation_finds_a_late_copy():

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from gmtalker.clock import EMOTIONS
 from gmtalker.models.expression_generator import ExpressionBatch, ExpressionGenerator
-from gmtalker.tracks import EMOTIONS
 
 TINY = dict(
     coefficients=4, features=6, speakers=2, width=32, heads=2, encoder_layers=1, decoder_layers=2, z_size=6, w_size=3,
@@ -264,7 +264,7 @@ def test_a_crooked_way_between_moods_costs_and_a_straight_one_does_not():
 
     def crooked() -> torch.Tensor:
         torch.manual_seed(2)
-        return model._crookedness(batch, batch.emotion, batch.speaker)["straightness"]
+        return model._interpolation_loss(batch, batch.emotion, batch.speaker)["straightness"]
 
     cost = crooked()
     assert cost > 0

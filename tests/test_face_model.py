@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from gmtalker.assets import GENERIC
 from gmtalker.errors import UnusableAvatar
-from gmtalker.face_model import FaceModel, PersonFace, align, rotation_angles, rotation_matrix, steadied
-from gmtalker.pipeline import GENERIC
+from gmtalker.face.geometry import align, rotation_angles, rotation_matrix, steadied
+from gmtalker.face.model import FaceModel
+from gmtalker.face.person import PersonFace
 from gmtalker.tracks import FaceTrack
 
 
@@ -22,7 +24,7 @@ def make_face(model: FaceModel, size: int = 64) -> PersonFace:
     points = model.project(model.mean_shape, motion, 1.0)
     picture = np.tile(np.linspace(40, 220, size, dtype=np.uint8)[None, :, None], (size, 1, 3))
     canonical = model.mean_shape[None]
-    from gmtalker.face_model import lid_distance
+    from gmtalker.face.geometry import lid_distance
 
     eye_open = lid_distance(canonical)[0]
     return PersonFace(

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from personalize.fitting import FitOptions, fit
+from gmtalker.training.loop import TrainOptions, fit
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def made():
 
 
 def options(steps, **others):
-    return FitOptions("line", steps=steps, learning_rate=0.05, warm_up=5, average=0.9, device="cpu", **others)
+    return TrainOptions("line", steps=steps, learning_rate=0.05, warm_up=5, average=0.9, device="cpu", **others)
 
 
 def test_it_learns_and_reports(tmp_path):
@@ -73,7 +73,7 @@ def test_a_finished_training_is_not_repeated(tmp_path):
 
 
 def test_time_is_kept(tmp_path):
-    state = fit(made(), batches, tmp_path, FitOptions("line", minutes=0.005, device="cpu"))
+    state = fit(made(), batches, tmp_path, TrainOptions("line", minutes=0.005, device="cpu"))
     assert 0.3 <= state.seconds < 1.0
 
 

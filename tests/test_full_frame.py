@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from gmtalker.errors import UnusableAvatar
-from gmtalker.full_frame import FEATHER, MOST_FRAMES, IdleLoop, paste, write_idle_loop
-from gmtalker.video import VideoWriter
+from gmtalker.media.full_frame import FEATHER, MOST_FRAMES, IdleLoop, paste, write_idle_loop
+from gmtalker.media.video_writer import VideoWriter
 
 
 def test_a_flat_wall_shows_no_seam():

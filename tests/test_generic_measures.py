@@ -11,14 +11,15 @@ import torch
 from conftest import FEATURES, perturbed
 from media import real_clip
 
-import personalize.generic_measures as measures
+import gmtalker.measure.generic as measures
 from gmtalker.__main__ import main
-from gmtalker.audio import silent_frames
-from gmtalker.avatar import load_avatar
+from gmtalker.avatars.ready import load_avatar
+from gmtalker.clock import EMOTIONS
+from gmtalker.media.audio import silent_frames
 from gmtalker.models.expression_generator import ExpressionGenerator
-from gmtalker.models.loading import save_half
-from gmtalker.tracks import EMOTIONS, count_blinks
-from personalize.datasets import Row
+from gmtalker.models.weights import save_half
+from gmtalker.pretrain.datasets import Row
+from gmtalker.tracks import count_blinks
 
 
 @pytest.fixture
@@ -65,12 +66,12 @@ def test_lips_of_the_generator_itself_agree_wholly(tiny_pipeline):
     sound[16_000:] = 0
     features = tiny_pipeline.encode(sound)
     silent = silent_frames(sound, len(features))
-    made = measures._said_with(tiny_pipeline, tiny_pipeline.expression_generator, features, torch.eye(8)[:1], silent)[0]
+    made = measures._expression_for(tiny_pipeline, tiny_pipeline.expression_generator, features, torch.eye(8)[:1], silent)[0]
     lips = tiny_pipeline.face_model.lip_opening(made.numpy())
     row = Row(Path("a.mp4"), "a.mp4", "speech", "p", 0.0, True, None, "ok", test=True)
     late = np.roll(lips, -1)  # the real lips move one frame sooner: what is made is late
     rest = made.numpy(), np.zeros((50, 10)), sound
-    same, delayed = (measures.lip_measures(tiny_pipeline, [measures.Stranger(row, real, *rest)]) for real in (lips, late))
+    same, delayed = (measures.lip_measures(tiny_pipeline, [measures.UnseenSpeaker(row, real, *rest)]) for real in (lips, late))
     assert same["lip_correlation"] == pytest.approx(1.0) and same["lip_best_offset_frames"] == 0
     assert delayed["lip_best_offset_frames"] == 1 and delayed["lip_best_offset_ms"] == 40
     assert same["lip_motion_in_silence"] < 0.1
@@ -86,8 +87,8 @@ def test_adapting_learns_the_first_part_and_is_measured_on_the_rest(tiny_pipelin
     coefficients = np.zeros((200, model.coefficients), np.float32)
     coefficients[:, opening.argmax()] = 3 * level
     row = Row(Path("a.mp4"), "a.mp4", "speech", "p", 0.0, True, None, "ok", test=True)
-    stranger = measures.Stranger(row, model.lip_opening(coefficients), coefficients, np.zeros((200, 10)), sound)
-    found = measures.adapted_lip_measures(tiny_pipeline, [stranger], minutes=0.15)
+    unseen_speaker = measures.UnseenSpeaker(row, model.lip_opening(coefficients), coefficients, np.zeros((200, 10)), sound)
+    found = measures.adapted_lip_measures(tiny_pipeline, [unseen_speaker], minutes=0.15)
     assert found["lip_correlation"] > max(found["lip_correlation_before"] + 0.04, 0.5)
 
 
@@ -112,10 +113,10 @@ def test_motion_of_several_seeds_beside_real_heads(tiny_pipeline, monkeypatch):
     real[:, 0] = np.radians(10) * np.sin(np.arange(50))
     row = Row(Path("a.mp4"), "a.mp4", "speech", "p", 0.0, True, None, "ok", test=True)
     silence, still = np.zeros(16_000, np.float32), np.zeros((50, 3))
-    strangers = [measures.Stranger(row, np.zeros(50), still, sign * real, silence) for sign in (1, -1)]
+    unseen_speakers = [measures.UnseenSpeaker(row, np.zeros(50), still, sign * real, silence) for sign in (1, -1)]
     takes = measures._takes(tiny_pipeline, features)
     assert len(takes) == 3 and not np.allclose(takes[0], takes[1])
-    found = measures.motion_measures(takes, strangers, tiny_pipeline.motion_generator.scale, silence)
+    found = measures.motion_measures(takes, unseen_speakers, tiny_pipeline.motion_generator.scale, silence)
     assert found["real"]["rotation_std_degrees"][0] == pytest.approx(10 / np.sqrt(2), rel=0.05)
     assert found["made"]["distance_between_takes"] > 0 and found["real"]["distance_between_takes"] > 0
     largest = np.degrees(np.abs(np.diff(real[:, 0])).max())

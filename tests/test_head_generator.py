@@ -7,25 +7,16 @@ import pytest
 import torch
 from skimage.metrics import structural_similarity
 
-from gmtalker.face_model import FaceModel
+from gmtalker.assets import GENERIC
+from gmtalker.face.model import FaceModel
+from gmtalker.face.renderer import Renderer
 from gmtalker.models.discriminator import Discriminator
 from gmtalker.models.emotion_mapping import EmotionMapping
 from gmtalker.models.head_generator import WIDTHS, HeadGenerator, ModulatedConvolution, haar, inverse_haar
-from gmtalker.pipeline import GENERIC
-from gmtalker.renderer import Renderer
 from gmtalker.tracks import ExpressionTrack, FaceTrack, MotionTrack
-from personalize.head_training import (
-    FilmedPerson,
-    HeadBatches,
-    HeadTraining,
-    PixelWeights,
-    drawn_frames,
-    mean_psnr,
-    mirrored,
-    structure_loss,
-    texture_loss,
-    train_head,
-)
+from gmtalker.training.head import HeadTraining, drawn_frames, mean_psnr, train_head
+from gmtalker.training.head_data import HeadBatches, PersonFrames, mirrored
+from gmtalker.training.head_losses import PixelWeights, structure_loss, texture_loss
 from tests.test_face_model import make_face
 
 SIZE = 64
@@ -40,7 +31,7 @@ def tiny(seed: int = 0):
     )
 
 
-def tiny_person(frames: int = 6) -> tuple[FaceModel, FilmedPerson]:
+def tiny_person(frames: int = 6) -> tuple[FaceModel, PersonFrames]:
     """A person whose real frames are the rendering with other colours: something to learn."""
     model = FaceModel.load(GENERIC / "face_model")
     renderer = Renderer(model, make_face(model, SIZE), SIZE)
@@ -51,7 +42,7 @@ def tiny_person(frames: int = 6) -> tuple[FaceModel, FilmedPerson]:
     pictures = np.stack([renderer.render(c, m) for c, m in zip(coefficients, motion)])
     real = pictures[..., :3] // 2 + pictures[..., 3:6] // 4
     tracked = ExpressionTrack(torch.tensor(coefficients)), MotionTrack.unstacked(torch.tensor(motion)), torch.ones(frames) > 0
-    return model, FilmedPerson(renderer, real, FaceTrack(*tracked), np.eye(8)[np.zeros(frames, int)])
+    return model, PersonFrames(renderer, real, FaceTrack(*tracked), np.eye(8)[np.zeros(frames, int)])
 
 
 def test_haar_is_orthonormal_and_inverts():
@@ -111,6 +102,7 @@ def test_training_learns_and_resumes(tmp_path):
         return HeadTraining(generator, mapping, discriminator, weights, learning_rate=3e-3, average=0.9, device="cpu")
 
     training = make()
+
     def quality(networks) -> float:
         return mean_psnr(drawn_frames(*networks, person), person.frames)
 

@@ -15,22 +15,14 @@ from hub_server import DROP_DOWNLOADS, DROP_UPLOADS
 from safetensors.torch import load_file
 
 import gmtalker.hub
-from gmtalker.avatar import (
-    data_files,
-    export_avatar,
-    find_avatar,
-    import_avatar,
-    list_avatars,
-    load_avatar,
-    read_card,
-    rename_avatar,
-    save_card,
-)
+from gmtalker.avatars.avatar import data_files, read_card, save_card
+from gmtalker.avatars.on_hub import pull_avatar, push_avatar, update_avatar
+from gmtalker.avatars.ready import load_avatar
+from gmtalker.avatars.storage import export_avatar, find_avatar, import_avatar, list_avatars, rename_avatar
 from gmtalker.errors import UnusableAvatar, UnusableInput
-from gmtalker.hub import pull_avatar, push_avatar, update_avatar
 from gmtalker.pipeline import GMTalkerPipeline
 from personalize.__main__ import main
-from personalize.sharing import share_avatar
+from personalize.share import share_avatar
 
 ANN, BOB = "hf_ann", "hf_bob"
 REPO = "ann/tiny"
@@ -158,7 +150,7 @@ def test_an_archive_may_not_claim_a_repo(shared, tiny_avatar, elsewhere, tmp_pat
     assert "hub" not in read_card(folder) and find_avatar(REPO) != folder
 
 
-# --- Who may see it, and who agreed ---------------------------------------------------------------------------------------------
+# --- AvatarLike may see it, and who agreed ---------------------------------------------------------------------------------------------
 
 
 def test_nobody_sees_it_unless_asked_for(hub, tiny_avatar):

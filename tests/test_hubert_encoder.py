@@ -14,13 +14,14 @@ from safetensors.torch import load_file, save_file
 from transformers import HubertConfig, HubertModel
 
 from gmtalker.__main__ import main
+from gmtalker.assets import GENERIC
 from gmtalker.errors import UnusableAvatar, UnusableInput
 from gmtalker.models import hubert_encoder
 from gmtalker.models.hubert_encoder import HubertEncoder
-from gmtalker.models.loading import load_speech_encoder, save_speech_encoder
 from gmtalker.models.speech_encoder import SpeechEncoder
-from gmtalker.pipeline import GENERIC, GMTalkerPipeline
-from personalize.material import augment_waveform
+from gmtalker.models.weights import load_speech_encoder, save_speech_encoder
+from gmtalker.pipeline import GMTalkerPipeline
+from gmtalker.pretrain.samples import augment_waveform
 
 WIDTH = 16
 

@@ -6,9 +6,10 @@ import cv2
 import numpy as np
 import pytest
 
-from gmtalker.face_model import LIPS, FaceModel
-from gmtalker.pipeline import GENERIC
-from personalize.informative import choose_frames, sharpest
+from gmtalker.assets import GENERIC
+from gmtalker.face.landmarks import LIPS
+from gmtalker.face.model import FaceModel
+from personalize.frame_selection import choose_frames, sharpest
 
 
 @pytest.fixture(scope="module")

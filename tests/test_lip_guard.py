@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from gmtalker.face_model import LIPS, FaceModel
-from gmtalker.lip_guard import CLOSED, CLOSING, OPEN, LipGuard, resting
-from gmtalker.pipeline import GENERIC
+from gmtalker.assets import GENERIC
+from gmtalker.face.landmarks import LIPS
+from gmtalker.face.lip_guard import CLOSED, CLOSING, OPEN, LipGuard, resting
+from gmtalker.face.model import FaceModel
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from gmtalker.errors import UnusableAvatar
-from gmtalker.models.loading import CONFIG_FILE, WEIGHTS_FILE, load_strict, save_half
 from gmtalker.models.speech_encoder import SpeechEncoder
+from gmtalker.models.weights import CONFIG_FILE, WEIGHTS_FILE, load_strict, save_half
 
 
 def made():

@@ -7,10 +7,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from gmtalker.avatar import Moods, load_avatar
+from gmtalker.avatars.emotion_offsets import EmotionOffsets
+from gmtalker.avatars.ready import load_avatar
+from gmtalker.clock import EMOTIONS
 from gmtalker.errors import UnusableAvatar
-from gmtalker.tracks import EMOTIONS, EmotionWeights, ExpressionTrack, FaceTrack, MotionTrack
-from personalize.moods import OWN_SHARE, emotion_shifts, learn_moods
+from gmtalker.tracks import EmotionWeights, ExpressionTrack, FaceTrack, MotionTrack
+from personalize.emotion_offsets import OWN_SHARE, emotion_shifts, learn_emotion_offsets
 
 HAPPY = EMOTIONS.index("happy")
 
@@ -29,7 +31,7 @@ def test_the_own_look_is_what_the_generic_one_lacks(tiny_pipeline):
     track = FaceTrack(ExpressionTrack(coefficients), MotionTrack.unstacked(motion), torch.ones(160, dtype=torch.bool))
     features = torch.randn(40, generator.config.features, generator=torch.Generator().manual_seed(2))
     guard = tiny_pipeline.lip_guard
-    moods = learn_moods(generator, track, labels, features, guard)
+    moods = learn_emotion_offsets(generator, track, labels, features, guard)
     spoken = generator.generate(features, generator.latent(torch.eye(8)[:1].expand(40, -1), 0, 0.0)).mean(0)
     calm = OWN_SHARE * guard.closed(-spoken, torch.tensor(1.0))  # what neutral clips, all zeros, have beside it
     generic = emotion_shifts(generator, generator.no_speech.detach().expand(100, -1))
@@ -38,8 +40,8 @@ def test_the_own_look_is_what_the_generic_one_lacks(tiny_pipeline):
     assert (calm @ guard.measures.T)[:3].abs().max() < 1e-5  # the lips are the speech's
     assert moods.motion[:, 7].tolist() == pytest.approx([-0.1, 0, 0, 0, 0, 0.2, 0, 0], abs=1e-6)
     assert moods.motion[HAPPY].tolist() == pytest.approx([0.1, 0, 0, 0, 0, 0, 0.2, 0.2, 0, 0], abs=1e-6)
-    assert learn_moods(generator, track, np.full(160, -1), features, guard) is None
-    assert learn_moods(generator, track, np.zeros(160, int), features, guard) is None
+    assert learn_emotion_offsets(generator, track, np.full(160, -1), features, guard) is None
+    assert learn_emotion_offsets(generator, track, np.zeros(160, int), features, guard) is None
 
 
 def test_an_avatar_shows_its_own_look_of_what_is_asked_for(tiny_pipeline, home):
@@ -50,7 +52,7 @@ def test_an_avatar_shows_its_own_look_of_what_is_asked_for(tiny_pipeline, home):
         return tiny_pipeline.expression(features, EmotionWeights.from_mapping(emotion), load_avatar("tiny")).coefficients
 
     before = {name: said({name: 1.0} if name else {}) for name in ("", "happy", "sad")}
-    moods = Moods(torch.zeros(8, before[""].shape[1]), torch.zeros(8, 10))
+    moods = EmotionOffsets(torch.zeros(8, before[""].shape[1]), torch.zeros(8, 10))
     moods.expression[HAPPY, -1], moods.motion[HAPPY, 6:8], moods.motion[HAPPY, 1] = 0.5, 0.3, 0.2
     moods.save(folder)
     assert torch.equal(said({}), before[""]) and torch.equal(said({"sad": 1.0}), before["sad"])
@@ -61,10 +63,12 @@ def test_an_avatar_shows_its_own_look_of_what_is_asked_for(tiny_pipeline, home):
     torch.testing.assert_close(tracks[0].blink, tracks[1].blink + 0.3)
     torch.testing.assert_close(tracks[0].rotation, tracks[1].rotation + torch.tensor([0.0, 0.2, 0.0]))
     save_file({"expression": torch.zeros(8, 3), "lids": torch.linspace(0, 0.7, 8)}, str(folder / "moods.safetensors"))
-    assert Moods.load(folder).motion[HAPPY].tolist() == pytest.approx([0, 0, 0, 0, 0, 0, 0.5, 0.5, 0, 0])  # of an older version
+    assert EmotionOffsets.load(folder).motion[HAPPY].tolist() == pytest.approx(
+        [0, 0, 0, 0, 0, 0, 0.5, 0.5, 0, 0]
+    )  # of an older version
     save_file({"expression": torch.zeros(3, 3), "motion": torch.zeros(8, 10)}, str(folder / "moods.safetensors"))
     with pytest.raises(UnusableAvatar, match="broken"):
         load_avatar("tiny")
-    Moods(torch.zeros(8, 3), torch.zeros(8, 10)).save(folder)
+    EmotionOffsets(torch.zeros(8, 3), torch.zeros(8, 10)).save(folder)
     with pytest.raises(UnusableAvatar, match="another face model"):
         said({})

@@ -25,7 +25,8 @@ import pytest
 import soundfile
 from media import REAL, ffmpeg, real_clip
 
-from gmtalker.avatar import export_avatar, import_avatar, owned_by, workspace
+from gmtalker.avatars.storage import export_avatar, import_avatar
+from gmtalker.avatars.workspace import owned_by, workspace
 from personalize import jobs
 from personalize.consent import Consent
 
@@ -148,7 +149,7 @@ def speech(home: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def clip(home: Path) -> Path:
-    """20 seconds of a real person: GRID's speaker s1 where pictures are kept (CC BY 4.0), a stranger otherwise."""
+    """20 seconds of a real person: GRID's speaker s1 where pictures are kept (CC BY 4.0), an unseen speaker otherwise."""
     path = home / "me, 20 seconds.mp4"
     if "SCREENSHOTS" in os.environ:
         real_clip("grid_s1/bbaf2n.mp4")

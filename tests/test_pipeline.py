@@ -12,19 +12,21 @@ import torch
 from conftest import SIZE, write_speech
 
 from gmtalker.__main__ import _parser, parse_emotion
-from gmtalker.audio import read_speech
-from gmtalker.avatar import load_avatar
+from gmtalker.avatars.ready import load_avatar
+from gmtalker.avatars.speaking_style import save_speaking_style
+from gmtalker.clock import EMOTIONS, frames_for
 from gmtalker.errors import UnusableAvatar, UnusableInput, UnusableSpeech
-from gmtalker.face_model import PersonFace
-from gmtalker.models.mel import frames_for
-from gmtalker.pipeline import GMTalkerPipeline, Performance, Progress, SpeakRequest, Stopped, retarget
-from gmtalker.speaking_style import save_speaking_style
-from gmtalker.tracks import EMOTIONS, EmotionWeights, ExpressionTrack, FaceTrack, MotionTrack
+from gmtalker.face.person import PersonFace
+from gmtalker.media.audio import read_speech
+from gmtalker.pipeline import GMTalkerPipeline, Performance, retarget
+from gmtalker.progress import Progress, Stopped
+from gmtalker.request import SpeakRequest
+from gmtalker.tracks import EmotionWeights, ExpressionTrack, FaceTrack, MotionTrack
 
 
 @pytest.fixture
 def speech(tmp_path):
-    return write_speech(tmp_path / "spéech's \"1\".wav", seconds=1.03)
+    return write_speech(tmp_path / 'spéech\'s "1".wav', seconds=1.03)
 
 
 def frames_of(performance: Performance) -> np.ndarray:

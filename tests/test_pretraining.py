@@ -9,29 +9,30 @@ import pytest
 import torch
 
 from gmtalker.errors import UnusableInput
-from gmtalker.lip_guard import CLOSING
+from gmtalker.face.lip_guard import CLOSING
 from gmtalker.models.expression_generator import ExpressionGenerator
-from gmtalker.models.loading import load_strict
 from gmtalker.models.motion_generator import MotionGenerator
 from gmtalker.models.speech_encoder import IGNORED, SpeechEncoder
-from gmtalker.tracks import count_blinks
-from personalize import expression_pretraining, material, pretraining
-from personalize.datasets import Row, training_rows
-from personalize.expression_pretraining import _taught
-from personalize.material import (
-    HEARINGS,
+from gmtalker.models.weights import load_strict
+from gmtalker.pretrain import expression as expression_pretraining
+from gmtalker.pretrain import samples as material
+from gmtalker.pretrain.datasets import Row, training_rows
+from gmtalker.pretrain.expression import _taught
+from gmtalker.pretrain.motion import blinks_of
+from gmtalker.pretrain.samples import (
+    VIEWS,
     Sampler,
-    hear,
+    encode_speech_views,
     hold_out,
     hold_out_people,
-    interpolated,
     random_times,
     unknown,
     write_offsets,
 )
-from personalize.motion_pretraining import blinks_of
-from personalize.speech_labels import GRID_WORDS, PHONES, phone_classes, sentence_phones, word_classes
-from personalize.speech_pretraining import Recording, _in_time, shared_offsets, sound_offset
+from gmtalker.pretrain.speech import Recording, _in_time, shared_offsets, sound_offset
+from gmtalker.pretrain.speech_labels import GRID_WORDS, PHONES, phone_classes, sentence_phones, word_classes
+from gmtalker.tracks import count_blinks, interpolated
+from personalize import pretraining
 
 
 @dataclass(frozen=True)
@@ -209,9 +210,9 @@ def test_stages_hear_a_moved_sound(tmp_path):
     clip = made_up(0, None, True)
     torch.manual_seed(0)
     encoder = SpeechEncoder(width=16, features=8, fine_dilations=(1,), coarse_dilations=(1,)).eval()
-    (plain,) = hear([clip], encoder, tmp_path, 0)
+    (plain,) = encode_speech_views([clip], encoder, tmp_path, 0)
     write_offsets(tmp_path, {clip.file: 2})
-    (moved,) = hear([clip], encoder, tmp_path, 0)
+    (moved,) = encode_speech_views([clip], encoder, tmp_path, 0)
     assert torch.equal(moved.features[0, 2:], plain.features[0, :-2]) and not torch.equal(moved.features, plain.features)
 
 
@@ -222,11 +223,11 @@ def test_silence_is_met_and_its_lips_are_closed(tmp_path):
     before = clip.mel.copy()
     torch.manual_seed(0)
     encoder = SpeechEncoder(width=16, features=8, fine_dilations=(1,), coarse_dilations=(1,)).eval()
-    (item,) = hear([clip], encoder, tmp_path, 0)
+    (item,) = encode_speech_views([clip], encoder, tmp_path, 0)
     assert np.array_equal(clip.mel, before)
     assert np.array_equal(item.silent[0], clip.silent) and item.silent[1].sum() >= 12 + 5
     taught = _taught(item, MadeUpGuard())
-    assert taught.shape == (HEARINGS, 100, 5) and torch.all(taught[..., 1:] == 1)
+    assert taught.shape == (VIEWS, 100, 5) and torch.all(taught[..., 1:] == 1)
     for silent, lips in zip(item.silent, taught[..., 0]):
         assert torch.all(lips[silent] == 0)
         away = np.convolve(silent, np.ones(2 * CLOSING + 1), "same") == 0
@@ -254,9 +255,9 @@ def test_blinks_are_what_is_quick_and_whole():
 
 
 def test_people_who_are_held_out_are_held_out_whole():
-    """Nobody is half a stranger, and somebody with much material is none."""
+    """Nobody is half an unseen speaker, and somebody with much material is none."""
     items = [(f"person {index % 90}", index) for index in range(270)] + [("known", index) for index in range(50)]
     kept, held = hold_out_people(items, lambda item: item[0])
-    strangers = {name for name, _ in held}
-    assert len(kept) + len(held) == 320 and not strangers & {name for name, _ in kept} and "known" not in strangers
-    assert 1 <= len(strangers) <= 20
+    unseen_speakers = {name for name, _ in held}
+    assert len(kept) + len(held) == 320 and not unseen_speakers & {name for name, _ in kept} and "known" not in unseen_speakers
+    assert 1 <= len(unseen_speakers) <= 20

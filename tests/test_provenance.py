@@ -12,11 +12,13 @@ from conftest import write_speech
 from media import ffmpeg
 
 from gmtalker.__main__ import main
-from gmtalker.avatar import load_avatar, rename_avatar
+from gmtalker.avatars.ready import load_avatar
+from gmtalker.avatars.storage import rename_avatar
 from gmtalker.errors import UnusableInput, UnusableVideo
-from gmtalker.pipeline import GMTalkerPipeline, SpeakRequest
-from gmtalker.provenance import Seal, avatar_id, verify
-from gmtalker.video import read_frames
+from gmtalker.media.video import read_frames
+from gmtalker.pipeline import GMTalkerPipeline
+from gmtalker.provenance.credentials import Seal, avatar_id, verify
+from gmtalker.request import SpeakRequest
 
 
 @pytest.fixture

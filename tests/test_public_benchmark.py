@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-import personalize.public_benchmark as benchmark
+import personalize.benchmark as benchmark
 from gmtalker.__main__ import main
 from gmtalker.errors import UnusableInput
-from gmtalker.video import read_info
-from personalize.datasets import WHOLE, Row
+from gmtalker.media.video import read_info
+from gmtalker.pretrain.datasets import WHOLE, Row
 from tests.media import real_clip
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gmtalker.face_model import FaceModel
-from gmtalker.pipeline import GENERIC
-from gmtalker.renderer import CHANNELS, Renderer
+from gmtalker.assets import GENERIC
+from gmtalker.face.model import FaceModel
+from gmtalker.face.renderer import CHANNELS, Renderer
 from tests.test_face_model import make_face
 
 

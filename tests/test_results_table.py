@@ -1,6 +1,6 @@
 """The table beside a JSON file shows every number, and the yardsticks with what sets them apart."""
 
-from personalize.results_table import write_table
+from gmtalker.measure.table import write_table
 
 
 def test_every_number_stands_in_the_table(tmp_path):

@@ -29,18 +29,19 @@ from hub_server import UNPAID, Hub
 from huggingface_hub import HfApi
 from starlette.middleware import Middleware
 
-import studio.space
+import studio.deployment
 import studio.zero_gpu
-from gmtalker.avatar import owner
+from gmtalker.avatars.workspace import owner
 from gmtalker.errors import UnusableAvatar, UnusableInput
-from gmtalker.pipeline import SpeakRequest, Stopped
-from gmtalker.video import read_frames
-from personalize import space
+from gmtalker.media.video import read_frames
+from gmtalker.request import SpeakRequest, Stopped
 from personalize.__main__ import main
-from personalize.space import Limits, Spacefile, plan, publish, split_readme
-from studio.live import LiveVideos
-from studio.people import FilesApart, SignIn, of_reader, signed_in
-from studio.space import Place
+from studio import spacefile as space
+from studio.accounts import FilesApart, SignIn, of_reader, signed_in
+from studio.deployment import Deployment
+from studio.live_video import LiveVideos
+from studio.publish import plan, publish
+from studio.spacefile import Limits, Spacefile, split_readme
 
 WHOLE = {
     "title": "A title",
@@ -354,10 +355,10 @@ def test_a_space_keeps_what_is_made_where_it_outlives_a_restart(tmp_path: Path, 
 
 def test_limits_demo_and_login_are_those_of_the_spacefile_on_a_space_alone(monkeypatch):
     monkeypatch.delenv("SPACE_ID", raising=False)
-    assert Place.here() == Place(Limits(), False, False, "127.0.0.1")
+    assert Deployment.here() == Deployment(Limits(), False, False, "127.0.0.1")
     monkeypatch.setenv("SPACE_ID", "ann/studio")
     described = Spacefile.read()
-    assert Place.here() == Place(described.limits, described.demo, described.login, "0.0.0.0")
+    assert Deployment.here() == Deployment(described.limits, described.demo, described.login, "0.0.0.0")
 
 
 @pytest.fixture
@@ -373,12 +374,12 @@ def on_a_space(monkeypatch) -> None:
 @pytest.mark.parametrize(
     "place,shown",
     [
-        (Place(), {"create", "train", "shelf", "import"}),
-        (Place(demo=True), {"create", "demo", "duplicate"}),
-        (Place(login=True), {"create", "train", "shelf", "import", "sign-out"}),
+        (Deployment(), {"create", "train", "shelf", "import"}),
+        (Deployment(demo=True), {"create", "demo", "duplicate"}),
+        (Deployment(login=True), {"create", "train", "shelf", "import", "sign-out"}),
     ],
 )
-def test_the_page_offers_what_its_place_allows(tiny_pipeline, on_a_space, place: Place, shown: set[str]):
+def test_the_page_offers_what_its_place_allows(tiny_pipeline, on_a_space, place: Deployment, shown: set[str]):
     import app
 
     parts = app.build(tiny_pipeline, LiveVideos(), place).config["components"]
@@ -408,11 +409,11 @@ def test_only_who_has_signed_in_comes_in_and_works_in_a_workspace_of_their_own(o
         return {"oauth_info": {"userinfo": {"preferred_username": name}, "expires_at": time.time() + seconds}}
 
     call = ("/gradio_api/run/whose", {"data": []})
-    for stranger in (visitor(), visitor(**who("ann", -1))):
-        door = stranger.get("/", headers={"accept-language": "zh"})
+    for unseen_speaker in (visitor(), visitor(**who("ann", -1))):
+        door = unseen_speaker.get("/", headers={"accept-language": "zh"})
         assert 'href="/login/huggingface" target="_blank"' in door.text and "登录" in door.text and "gradio" not in door.text
-        assert stranger.post(call[0], json=call[1]).status_code == 401 == stranger.get("/config").status_code
-        assert stranger.get("/gradio_api/startup-events").status_code == 200
+        assert unseen_speaker.post(call[0], json=call[1]).status_code == 401 == unseen_speaker.get("/config").status_code
+        assert unseen_speaker.get("/gradio_api/startup-events").status_code == 200
     ann = visitor(**who("ann"))
     assert ann.get("/config").status_code == 200 and ann.post(call[0], json=call[1]).json()["data"] == ["ann"]
     assert visitor(**who("bob")).post(call[0], json=call[1]).json()["data"] == ["bob"]

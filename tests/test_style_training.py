@@ -11,23 +11,16 @@ from peft import LoraConfig
 from safetensors.torch import save_file
 from scipy.ndimage import uniform_filter1d
 
+from gmtalker.avatars.speaking_style import save_speaking_style, with_speaking_style
 from gmtalker.errors import UnusableAvatar
-from gmtalker.speaking_style import save_speaking_style, with_speaking_style
-from personalize.material import interpolated
-from personalize.style_training import (
-    STRENGTHS,
-    SpokenFootage,
-    _best_strength,
-    _without_last_part,
-    in_time,
-    learn_accent,
-    sound_lag,
-)
+from gmtalker.tracks import interpolated
+from personalize.sound_sync import SpokenFootage, in_time, sound_lag
+from personalize.speaking_style import STRENGTHS, _best_strength, _without_last_part, learn_accent
 
 
-def footage(frames: int, begins=(0,)) -> SpokenFootage:
+def footage(frames: int, clip_starts=(0,)) -> SpokenFootage:
     emotion = torch.eye(8)[:1].expand(frames, -1)
-    return SpokenFootage(torch.zeros(frames, 3), torch.zeros(frames, 4), np.ones(frames, bool), emotion, list(begins))
+    return SpokenFootage(torch.zeros(frames, 3), torch.zeros(frames, 4), np.ones(frames, bool), emotion, list(clip_starts))
 
 
 def test_the_last_part_is_watched_and_never_learned_from():

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from gmtalker.face_model import FaceModel, PersonFace
-from gmtalker.pipeline import GENERIC
-from gmtalker.renderer import Renderer
+from gmtalker.assets import GENERIC
+from gmtalker.face.context_motion import learn_context_motion, measure_shoulders
+from gmtalker.face.model import FaceModel
+from gmtalker.face.person import PersonFace
+from gmtalker.face.renderer import Renderer
 from gmtalker.tracks import ExpressionTrack, FaceTrack, MotionTrack
-from personalize.surroundings import learn_surroundings, measure_shoulders
 from tests.test_face_model import make_face
 
 SIZE = 256
@@ -61,7 +62,7 @@ def test_surroundings_learn_how_the_picture_moves_with_the_head(model, face):
     motion[:, 0] = np.random.default_rng(1).uniform(-0.12, 0.12, 160)
     frames = [moved(face.reference, 60 * yaw, 0) for yaw in motion[:, 0]]
     usable = np.arange(160) < 150
-    learned, shoulders = learn_surroundings(face, frames, motion, usable)
+    learned, shoulders = learn_context_motion(face, frames, motion, usable)
     assert shoulders[:, 0] * SIZE == pytest.approx(60 * motion[:, 0], abs=0.5)
     for index in (152, 157):
         around = Renderer(model, learned, SIZE).render(np.zeros(model.coefficients), motion[index])
@@ -75,7 +76,7 @@ def test_frames_that_are_not_usable_teach_nothing(face):
     motion = np.tile(face.motion_mean.astype(float), (20, 1))
     motion[:, 1] = np.linspace(-0.1, 0.1, 20)
     frames = [face.reference] * 10 + [moved(face.reference, 9, 9)] * 10
-    learned, _ = learn_surroundings(face, frames, motion, np.arange(20) < 10)
+    learned, _ = learn_context_motion(face, frames, motion, np.arange(20) < 10)
     assert np.abs(learned.surroundings).max() * SIZE < 0.2
 
 
@@ -85,9 +86,9 @@ def test_shoulders_that_were_not_measured_follow_the_head(face):
     learned = replace(face, shoulder_follow=follow)
     motion = face.motion_mean[None].astype(float)
     motion[0, 0] += 0.11  # a standard deviation and the hundredth that keeps a still head from being divided by nothing
-    features = learned.surrounding_features(motion)
-    assert features == pytest.approx(learned.surrounding_features(motion, np.array([[0.03, 0, 0.03, 0]])), abs=1e-6)
-    assert not np.allclose(features, learned.surrounding_features(motion, np.zeros((1, 4))))
+    features = learned.context_features(motion)
+    assert features == pytest.approx(learned.context_features(motion, np.array([[0.03, 0, 0.03, 0]])), abs=1e-6)
+    assert not np.allclose(features, learned.context_features(motion, np.zeros((1, 4))))
 
 
 def test_shoulders_are_kept_with_the_track(tmp_path):

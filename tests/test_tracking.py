@@ -8,11 +8,11 @@ import cv2
 import numpy as np
 import pytest
 
+from gmtalker.assets import GENERIC
 from gmtalker.errors import UnusableVideo
-from gmtalker.face_model import CHIN, FOREHEAD, FaceModel
-from gmtalker.pipeline import GENERIC
-from gmtalker.video import read_frames
-from personalize.tracking import (
+from gmtalker.face.landmarks import CHIN, FOREHEAD
+from gmtalker.face.model import FaceModel
+from gmtalker.face.tracking import (
     CROP_FACES,
     choose_crop,
     cut,
@@ -24,6 +24,7 @@ from personalize.tracking import (
     measure_person,
     track_video,
 )
+from gmtalker.media.video import read_frames
 from tests.media import real_clip
 from tests.test_face_model import make_face
 

@@ -8,15 +8,16 @@ import numpy as np
 import pytest
 import torch
 
-import personalize.head_comparison as head_comparison
-from gmtalker.avatar import list_avatars, load_avatar
+import personalize.benchmark as head_comparison
+from gmtalker.avatars.ready import load_avatar
+from gmtalker.avatars.storage import list_avatars
+from gmtalker.clock import EMOTIONS
 from gmtalker.errors import UnusableInput
+from gmtalker.media.video import read_frames
 from gmtalker.pipeline import GMTalkerPipeline
-from gmtalker.tracks import EMOTIONS
-from gmtalker.video import read_frames
+from personalize.benchmark import compare_heads
 from personalize.consent import Consent
-from personalize.head_comparison import compare_heads
-from personalize.training import train_avatar
+from personalize.train import train_avatar
 from tests.media import babble, real_clip, write_clip
 
 pytestmark = pytest.mark.xdist_group("training")  # one at a time: each trains

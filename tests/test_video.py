@@ -19,12 +19,13 @@ from media import (
     write_wav,
 )
 
-from gmtalker.audio import read_speech
+from gmtalker.clock import frames_for
 from gmtalker.errors import UnusableInput, UnusableVideo
-from gmtalker.models.mel import frames_for
-from gmtalker.video import LARGEST_SIDE, VideoWriter, read_frames, read_info
+from gmtalker.media.audio import read_speech
+from gmtalker.media.video import LARGEST_SIDE, read_frames, read_info
+from gmtalker.media.video_writer import VideoWriter
 
-ODD_NAMES = ["two words", "-dash", "it's \"so\"", "видео 影片", "a:b", "100%d", "$(touch made); x"]
+ODD_NAMES = ["two words", "-dash", 'it\'s "so"', "видео 影片", "a:b", "100%d", "$(touch made); x"]
 NTSC_FILM, NTSC = Fraction(24_000, 1001), Fraction(30_000, 1001)
 
 

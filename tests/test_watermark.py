@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 from media import ffmpeg, real_clip
 
-from gmtalker.video import VideoWriter, read_frames
-from gmtalker.watermark import CODED, PAYLOAD, Watermark, _code, _levels, _tile, find_mark
+from gmtalker.media.video import read_frames
+from gmtalker.media.video_writer import VideoWriter
+from gmtalker.provenance.watermark import CODED, PAYLOAD, Watermark, _code, _levels, _tile, find_mark
 
 ATTACKS = {
     "crf 28": ["-crf", "28"],

@@ -9,8 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from personalize.jobs import OPEN
-from studio.words import LANGUAGES, TRANSLATIONS, WORDS, language_of, say, word
+from personalize.jobs.job import OPEN
+from studio.translations import LANGUAGES, TRANSLATIONS, WORDS, language_of, say, word
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -31,7 +31,7 @@ def test_every_word_that_the_page_uses_is_in_the_table_and_none_is_left_over():
     made = re.compile(r"preset_\w+|\w+_info|job_\w+|listening|expression|drawing|pass|warn|fail|ready|please_fix")
     with pytest.raises(KeyError):
         word("nothing of the kind")
-    from gmtalker.tracks import EMOTIONS
+    from gmtalker.clock import EMOTIONS
 
     training = "".join((ROOT / "personalize" / name).read_text(encoding="utf-8") for name in ("training.py", "__main__.py"))
     stages = set(re.findall(r"""(?:\.stage\(\s*|"stage": )"([a-z ]+)",""", training)) - {"done"}

@@ -34,9 +34,7 @@ class AutoregressiveDecoder(nn.Module):
         super().__init__()
         self.embed = nn.Linear(outputs, width)
         self.start = nn.Parameter(torch.randn(width) * 0.02)
-        self.layers = nn.ModuleList(
-            DecoderLayer(width, heads, features, window, period, reach, dropout) for _ in range(layers)
-        )
+        self.layers = nn.ModuleList(DecoderLayer(width, heads, features, window, period, reach, dropout) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
         self.project = nn.Linear(width, outputs)
 
@@ -59,7 +57,9 @@ class AutoregressiveDecoder(nn.Module):
             x = layer(x, speech, valid)
         return self.project(self.norm(x))
 
-    def rehearse(self, truth: Tensor, condition: Tensor, speech: Tensor, valid: Tensor, noise: float = 0.5) -> Tensor:
+    def scheduled_sampling_pass(
+        self, truth: Tensor, condition: Tensor, speech: Tensor, valid: Tensor, noise: float = 0.5
+    ) -> Tensor:
         """Predictions to train on, made from a past like the one that generation will feed (parallel scheduled sampling).
 
         A decoder that only ever sees the true past learns to copy the frame before, and freezes or lags once it reads its own.
@@ -99,6 +99,4 @@ def _windows(layer: DecoderLayer, speech: Tensor, begin: int) -> list[tuple[Tens
     heard = speech[:, left : end + reach]
     valid = torch.ones(heard.shape[:2], dtype=torch.bool, device=speech.device)
     keys, values, bias = layer.speech.windows(heard, valid)
-    return [
-        (keys[:, t : t + 1], values[:, t : t + 1], bias[:, t : t + 1]) for t in range(begin - left, end - left)
-    ]
+    return [(keys[:, t : t + 1], values[:, t : t + 1], bias[:, t : t + 1]) for t in range(begin - left, end - left)]

@@ -13,9 +13,9 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from gmtalker.clock import EMOTIONS
 from gmtalker.models.attention import EncoderLayer
 from gmtalker.models.autoregressive_decoder import AutoregressiveDecoder
-from gmtalker.tracks import EMOTIONS
 
 STRANGER = -1
 LOSS_WEIGHTS = {
@@ -29,8 +29,9 @@ LOSS_WEIGHTS = {
     "emotion": 0.05,
     "straightness": 4.0,
 }
-WALKERS = 6  # clips of a batch whose way to another emotion is made straight
-DRAWN, BEYOND = 0.9, 0.2  # part of the clips whose z is drawn as generation draws it, and how far they walk beyond either end
+INTERPOLATED_CLIPS = 6  # clips of a batch whose way to another emotion is made straight
+PRIOR_SAMPLED_SHARE = 0.9  # of the clips gets a z as generation samples it
+BEYOND = 0.2  # how far their blend of emotions goes past either end
 FREE_W, FREE_CONDITION, FREE_EMOTION = 1.0, 2.0, 0.5  # nats that cost nothing, or the latents collapse and the clusters merge
 
 
@@ -40,7 +41,7 @@ class ExpressionBatch:
 
     expression: (B,T,n) in standard deviations; speech: (B,T,d); speech_mask: (B,) or (B,T), True where the speech is usable;
     mask: (B,T), True on valid frames, padding at the end; emotion: (B,8) soft label rows with sum 1, read where labelled: (B,);
-    speaker: (B,) rows of the speaker table, -1 a stranger; lip_basis: (n,L*3) from coefficients to lip vertices, or None;
+    speaker: (B,) rows of the speaker table, -1 an unseen speaker; lip_basis: (n,L*3) from coefficients to lip vertices, or None;
     walks: whether training may move a clip to the mood of another one.
     """
 
@@ -114,7 +115,7 @@ class ExpressionGenerator(ModelMixin, ConfigMixin, PeftAdapterMixin):
     """GMEG: a Transformer GMVAE over expression clips, whose mixture components are the emotions.
 
     coefficients: expression numbers a frame (n). features: speech features a frame (d). speakers: rows of the speaker table;
-    anybody else is a stranger with one learned embedding. window and period, in frames, belong to the
+    anybody else is an unseen speaker with one learned embedding. window and period, in frames, belong to the
     decoder's causal mask; reach is how many speech frames it reads on either side. by_label: True puts one learned vector an
     emotion in the place of the mixture, without anything drawn: the baseline that the mixture is measured against.
     """
@@ -150,7 +151,7 @@ class ExpressionGenerator(ModelMixin, ConfigMixin, PeftAdapterMixin):
         else:
             self.labels = nn.Parameter(torch.randn(len(EMOTIONS), z_size))
         self.embed_z = nn.Linear(z_size, width)
-        self.embed_speaker = nn.Embedding(speakers + 1, width)  # row 0 is the stranger
+        self.embed_speaker = nn.Embedding(speakers + 1, width)  # row 0 is the unseen speaker
         nn.init.normal_(self.embed_speaker.weight, std=0.02)
         self.accent: nn.Linear | None = None  # a person's, from their speaking style; generic stages have none
         self.decoder = AutoregressiveDecoder(coefficients, features, width, heads, decoder_layers, window, period, reach, dropout)
@@ -200,12 +201,12 @@ class ExpressionGenerator(ModelMixin, ConfigMixin, PeftAdapterMixin):
     def stream(self, speech: Tensor, z: Tensor, speaker: int | None = None) -> Iterator[Tensor]:
         """Coefficients (n,) frame by frame, from speech (T,d) and z (T,dz); memory does not grow with T.
 
-        speaker: a row of the speaker table, None for a stranger.
+        speaker: a row of the speaker table, None for an unseen speaker.
         """
-        for frame in self.stream_ways(speech, z[None], speaker):
+        for frame in self.stream_conditions(speech, z[None], speaker):
             yield frame[0]
 
-    def stream_ways(self, speech: Tensor, z: Tensor, speaker: int | None = None) -> Iterator[Tensor]:
+    def stream_conditions(self, speech: Tensor, z: Tensor, speaker: int | None = None) -> Iterator[Tensor]:
         """Coefficients (B,n) frame by frame: one speech (T,d) said in B ways at once, z (B,T,dz)."""
         if len(speech) != z.shape[1]:
             raise ValueError(f"speech has {len(speech)} frames and z {z.shape[1]}")
@@ -237,8 +238,9 @@ class ExpressionGenerator(ModelMixin, ConfigMixin, PeftAdapterMixin):
         """L_rec, L_w, L_cond and L_emo of method section 1: "total", and the parts before weighting.
 
         In training mode a tenth of the clips lose their speech, three tenths their speaker, half of the silent labelled clips
-        are dubbed, and nine tenths of all get a z as generation draws it, on the way to another clip's mood, so that silence,
-        strangers, emotion under speech and every mixture of emotions are practised too.
+        are given the speech of another clip, and nine tenths of all get a z as generation draws it, on the way to another clip's
+        emotion, so that silence,
+        unseen speakers, emotion under speech and every mixture of emotions are practised too.
         """
         audible = batch.speech_mask.reshape(len(batch.mask), -1).expand_as(batch.mask)
         speaker = batch.speaker
@@ -249,12 +251,12 @@ class ExpressionGenerator(ModelMixin, ConfigMixin, PeftAdapterMixin):
         z, divergences, emotion = self._inferred(batch, audible)
         spoken = replace(batch, speech_mask=audible)
         if self.training:
-            spoken = _dubbed(spoken)
+            spoken = _with_borrowed_speech(spoken)
         crooked: dict[str, Tensor] = {}
         if self.training and batch.walks and emotion is not None:
-            crooked = self._crookedness(spoken, emotion, speaker)
+            crooked = self._interpolation_loss(spoken, emotion, speaker)
             spoken, z = self._drawn(spoken, z, emotion)
-        predicted = self.decoder.rehearse(
+        predicted = self.decoder.scheduled_sampling_pass(
             spoken.expression,
             self._condition(z[:, None], speaker),
             self._heard(spoken.speech, spoken.speech_mask),
@@ -264,9 +266,7 @@ class ExpressionGenerator(ModelMixin, ConfigMixin, PeftAdapterMixin):
         parts["total"] = sum(LOSS_WEIGHTS[name] * value for name, value in parts.items())
         return parts
 
-    def _inferred(
-        self, batch: ExpressionBatch, audible: Tensor
-    ) -> tuple[Tensor, dict[str, Tensor], Tensor | None]:
+    def _inferred(self, batch: ExpressionBatch, audible: Tensor) -> tuple[Tensor, dict[str, Tensor], Tensor | None]:
         """z (B,dz) of each clip, what it costs to keep it near the mixture, and the emotion (B,8) it shows. audible (B,T)."""
         if self.config.by_label:
             neutral = torch.eye(len(EMOTIONS), device=audible.device)[0]
@@ -290,7 +290,7 @@ class ExpressionGenerator(ModelMixin, ConfigMixin, PeftAdapterMixin):
         }
         return z, divergences, emotion
 
-    def _crookedness(self, batch: ExpressionBatch, emotion: Tensor, speaker: Tensor) -> dict[str, Tensor]:
+    def _interpolation_loss(self, batch: ExpressionBatch, emotion: Tensor, speaker: Tensor) -> dict[str, Tensor]:
         """How far, on the way from a clip's emotion (B,8) to that of a labelled clip, the face is from the straight line between
         its ends: a slider that moves a little moves the face as far wherever it stands.
 
@@ -299,7 +299,7 @@ class ExpressionGenerator(ModelMixin, ConfigMixin, PeftAdapterMixin):
         moods = batch.labelled.nonzero()[:, 0]
         if not len(moods):
             return {}
-        few = slice(0, WALKERS)
+        few = slice(0, INTERPOLATED_CLIPS)
         first, mask = emotion[few], batch.mask[few]
         last = batch.emotion[moods[torch.randint(len(moods), (len(first),), device=first.device)]]
         share = torch.rand(len(first), 1, device=first.device)
@@ -308,9 +308,7 @@ class ExpressionGenerator(ModelMixin, ConfigMixin, PeftAdapterMixin):
         ways = [_mixed(weights, *components, noise) for weights in (first, last, torch.lerp(first, last, share))]
         speech = self._heard(batch.speech[few], batch.speech_mask[few])
         conditions = [self._condition(z[:, None], speaker[few]) for z in ways]
-        made = self.decoder.stream(
-            torch.cat(conditions).expand(-1, speech.shape[1], -1), speech.repeat(len(ways), 1, 1)
-        )
+        made = self.decoder.stream(torch.cat(conditions).expand(-1, speech.shape[1], -1), speech.repeat(len(ways), 1, 1))
         start, end, past = torch.stack(list(made), dim=1).chunk(len(ways))
         middle = self.decoder(past, conditions[2], speech, mask)
         return {"straightness": _mean_square(middle - torch.lerp(start, end, share[:, None]), mask)}
@@ -327,7 +325,7 @@ class ExpressionGenerator(ModelMixin, ConfigMixin, PeftAdapterMixin):
             return batch, z
         other = moods[torch.randint(len(moods), (len(z),), device=z.device)]
         chosen, share = torch.rand(2, len(z), 1, device=z.device)
-        chosen, share = chosen < DRAWN, share * (1 + 2 * BEYOND) - BEYOND
+        chosen, share = chosen < PRIOR_SAMPLED_SHARE, share * (1 + 2 * BEYOND) - BEYOND
         share = torch.where((batch.emotion[other] - emotion).abs().sum(1, keepdim=True) > 0.2, share, 0.0)
         weights = torch.lerp(emotion, batch.emotion[other], share)
         drawn = _mixed(weights, *self.components(torch.randn(len(z), self.config.w_size, device=z.device)), torch.randn_like(z))
@@ -336,7 +334,7 @@ class ExpressionGenerator(ModelMixin, ConfigMixin, PeftAdapterMixin):
         return replace(batch, expression=moved), torch.where(chosen, drawn, z)
 
 
-def _dubbed(batch: ExpressionBatch) -> ExpressionBatch:
+def _with_borrowed_speech(batch: ExpressionBatch) -> ExpressionBatch:
     """Half of the silent labelled clips with the speech and the movement of another clip of the batch around their own mean.
 
     Footage with a label often has no usable sound. Learned from it alone, an emotion would show in silence only: the decoder
@@ -349,10 +347,10 @@ def _dubbed(batch: ExpressionBatch) -> ExpressionBatch:
         return batch
     source = speaking[torch.randint(len(speaking), (len(silent),), device=silent.device)]
     mean = _clip_mean(batch.expression, batch.mask)
-    dubbed = (batch.expression - mean)[source] + mean
+    with_borrowed_speech = (batch.expression - mean)[source] + mean
     return replace(
         batch,
-        expression=torch.where(chosen[:, None, None], dubbed, batch.expression),
+        expression=torch.where(chosen[:, None, None], with_borrowed_speech, batch.expression),
         speech=torch.where(chosen[:, None, None], batch.speech[source], batch.speech),
         speech_mask=torch.where(chosen[:, None], batch.speech_mask[source], batch.speech_mask),
         mask=torch.where(chosen[:, None], batch.mask[source], batch.mask),

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from transformers import HubertModel
 from transformers.utils.logging import disable_progress_bar
 
-from gmtalker.models.mel import SAMPLE_RATE, SAMPLES_PER_FRAME, frames_for
+from gmtalker.clock import SAMPLE_RATE, SAMPLES_PER_FRAME, frames_for
 
 STRIDE, RECEPTIVE_FIELD = 320, 400  # samples a hidden state, and that its convolutions read
 CHUNK, CONTEXT = 20, 2  # seconds heard at a time, and heard around them on either side: attention is quadratic in time

@@ -9,19 +9,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from gmtalker.tracks import FPS
+from gmtalker.clock import SAMPLE_RATE, SAMPLES_PER_FRAME, frames_for
 
-SAMPLE_RATE = 16_000
-SAMPLES_PER_FRAME = SAMPLE_RATE // FPS  # 640
 MELS = 80
 MEL_HOP = 160  # 100 mel frames a second, 4 to a video frame
 MEL_WINDOW, MEL_FFT, MEL_FLOOR = 400, 512, 1e-6
 MEL_PER_FRAME = SAMPLES_PER_FRAME // MEL_HOP
-
-
-def frames_for(samples: int) -> int:
-    """Frames of 25 fps that a speech of so many 16 kHz samples has: the one rule of length."""
-    return -(-samples // SAMPLES_PER_FRAME)
 
 
 def log_mel(waveform: Tensor) -> Tensor:

@@ -12,9 +12,10 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from gmtalker.clock import FPS
 from gmtalker.models.attention import EncoderLayer
 from gmtalker.models.autoregressive_decoder import AutoregressiveDecoder
-from gmtalker.tracks import FPS, count_blinks
+from gmtalker.tracks import count_blinks
 
 CHANNELS = 10  # rotation 3, translation 3, blink 2, gaze 2: MotionTrack.stacked()
 BLINK = slice(6, 8)
@@ -275,7 +276,7 @@ class MotionGenerator(ModelMixin, ConfigMixin):
         log_prior = -0.5 * (simple.square() + math.log(2 * math.pi)).sum(-1) + log_determinant
         divergence = ((log_posterior - log_prior) * valid).sum() / valid.sum().clamp(min=1)
 
-        error = self.decoder.rehearse(motion, self._conditions(z * valid[..., None]), speech, mask) - motion
+        error = self.decoder.scheduled_sampling_pass(motion, self._conditions(z * valid[..., None]), speech, mask) - motion
         pairs = mask[:, 1:] & mask[:, :-1]
         parts = {
             "reconstruction": (error.square().mean(-1) * mask).sum() / mask.sum().clamp(min=1),

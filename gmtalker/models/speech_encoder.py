@@ -10,7 +10,8 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gmtalker.models.mel import MEL_PER_FRAME, MELS, frames_for, speech_to_mel
+from gmtalker.clock import frames_for
+from gmtalker.models.mel import MEL_PER_FRAME, MELS, speech_to_mel
 
 IGNORED = -1  # a target that is not known
 CHUNK, REACH = 1500, 16  # frames encoded at a time, and heard around them: more than the convolutions read

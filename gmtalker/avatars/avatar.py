@@ -1,0 +1,140 @@
+"""An avatar: a folder of data that is checked before it is loaded."""
+
+from __future__ import annotations
+
+import json
+import re
+import stat
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from safetensors import SafetensorError
+
+from gmtalker.avatars.emotion_offsets import OFFSETS_FILE, EmotionOffsets
+from gmtalker.avatars.workspace import clean_name
+from gmtalker.errors import UnusableAvatar, first_line
+from gmtalker.face.person import PersonFace
+from gmtalker.files import MEGABYTE
+from gmtalker.models.emotion_mapping import EmotionMapping
+from gmtalker.models.head_generator import HeadGenerator
+from gmtalker.models.weights import load_strict
+
+LARGEST_FILE = {".json": MEGABYTE, ".md": MEGABYTE, ".safetensors": 400 * MEGABYTE, ".mp4": 100 * MEGABYTE, ".jpg": 20 * MEGABYTE}
+LARGEST_AVATAR = 1000 * MEGABYTE
+MOST_FILES = 64
+
+
+# Formats whose readers run code from the file: an avatar that holds one was not made by this project.
+CODE_SUFFIXES = frozenset(".bin .pt .pth .pkl .pickle .ckpt .joblib .npy .npz .h5 .py .pyc .so .dll .exe .sh .bat".split())
+
+
+REQUIRED = ("avatar.json", "face.safetensors", "head_generator/config.json", "emotion_mapping/config.json")
+
+
+@dataclass(frozen=True, eq=False)
+class Avatar:
+    """A person, ready to be drawn.
+
+    card: avatar.json; face: what the person looks like; head_generator, emotion_mapping: the person's networks in eval mode;
+    speaking_style: folder of the LoRA and the accent of the expression generator, None when the person's clips held no sound;
+    moods: their own look of the emotions, None when no clip had a label.
+    """
+
+    name: str
+    folder: Path
+    card: dict
+    face: PersonFace
+    head_generator: HeadGenerator
+    emotion_mapping: EmotionMapping
+    speaking_style: Path | None
+    moods: EmotionOffsets | None = None
+
+
+def read_avatar(folder: Path) -> Avatar:
+    """Check an avatar's folder and load it.
+
+    Errors: UnusableAvatar when it is missing, holds code, is too large, or misses a weight.
+    """
+    card = read_card(folder)
+    check_files(folder)
+    name = card["name"]
+    try:
+        face = PersonFace.load(folder / "face.safetensors")
+        head_generator = load_strict(HeadGenerator, folder / "head_generator")
+        emotion_mapping = load_strict(EmotionMapping, folder / "emotion_mapping")
+        moods = EmotionOffsets.load(folder) if (folder / OFFSETS_FILE).exists() else None
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        raise UnusableAvatar(f"The avatar {name!r} is broken ({first_line(error)}); make or import it again.") from error
+    style = folder / "speaking_style"
+    return Avatar(name, folder, card, face, head_generator, emotion_mapping, style if style.is_dir() else None, moods)
+
+
+def read_card(folder: Path) -> dict:
+    """avatar.json of a folder, checked: name, and objects for consent (who, when, words), source, training, measures, versions
+    and hub (repo and revision, of an avatar that was pulled from there or pushed to it).
+
+    Errors: UnusableAvatar.
+    """
+    path = folder / "avatar.json"
+    try:
+        if path.stat().st_size > LARGEST_FILE[".json"]:
+            raise ValueError("avatar.json is too large")
+        card = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(card, dict) or not isinstance(card.get("name"), str):
+            raise ValueError("avatar.json has no name")
+        card["name"] = clean_name(card["name"])
+        consent = card.get("consent")
+        if not isinstance(consent, dict) or not all(isinstance(consent.get(key), str) for key in ("who", "when", "words")):
+            raise ValueError("avatar.json does not say who agreed, when, and in which words")
+        for key in ("source", "training", "measures", "versions", "hub"):
+            if not isinstance(card.get(key, {}), dict):
+                raise ValueError(f"{key} in avatar.json is not an object")
+    except FileNotFoundError as error:
+        raise UnusableAvatar(f"{folder.name} is not an avatar: it has no avatar.json.") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise UnusableAvatar(f"{folder.name} is not a usable avatar ({first_line(error)}).") from error
+    return card
+
+
+def save_card(folder: Path, card: dict) -> None:
+    """Write avatar.json of a folder, whole or not at all."""
+    writing = folder / ".writing-avatar.json"
+    try:
+        writing.write_text(json.dumps(card, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+        writing.replace(folder / "avatar.json")
+    finally:
+        writing.unlink(missing_ok=True)
+
+
+def data_files(folder: Path) -> dict[str, Path]:
+    """The files an avatar is handed on with, by their place in it: all but hidden ones (.DS_Store, .gitattributes)."""
+    found = (path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.startswith("."))
+    return {path.relative_to(folder).as_posix(): path for path in found}
+
+
+def check_place(name: str) -> None:
+    """Whether a file of a stranger may lie at a place in an avatar. Errors: ValueError for one that leaves it or can run code."""
+    place = PurePosixPath(name)
+    safe = re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_./-]*", name) and ".." not in place.parts and len(place.parts) <= 3
+    if not safe or place.suffix.lower() in CODE_SUFFIXES:
+        raise ValueError(f"it holds {name!r}")
+
+
+def check_files(folder: Path) -> None:
+    """Errors: UnusableAvatar for a missing file, a file that may hold code, a link, or too much of anything."""
+    total = 0
+    for count, path in enumerate(folder.rglob("*"), start=1):
+        state = path.lstat()
+        shown = path.relative_to(folder).as_posix()
+        if count > MOST_FILES:
+            raise UnusableAvatar(f"The avatar in {folder.name} holds more than {MOST_FILES} files.")
+        if not stat.S_ISDIR(state.st_mode) and not stat.S_ISREG(state.st_mode):
+            raise UnusableAvatar(f"The avatar in {folder.name} holds a link ({shown}); avatars hold plain files only.")
+        if path.suffix.lower() in CODE_SUFFIXES:
+            raise UnusableAvatar(f"The avatar in {folder.name} holds {shown}, a kind of file that can run code.")
+        total += state.st_size if stat.S_ISREG(state.st_mode) else 0
+        if state.st_size > LARGEST_FILE.get(path.suffix.lower(), LARGEST_AVATAR) or total > LARGEST_AVATAR:
+            raise UnusableAvatar(f"The avatar in {folder.name} is too large ({shown}).")
+    for name in REQUIRED:
+        if not (folder / name).is_file():
+            raise UnusableAvatar(f"The avatar in {folder.name} is incomplete: {name} is missing.")

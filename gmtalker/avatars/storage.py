@@ -1,0 +1,225 @@
+"""The avatars of the workspace: listed, found, written whole or not at all, renamed, deleted, packed into one file."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+import unicodedata
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from gmtalker.assets import BUNDLED
+from gmtalker.avatars.avatar import (
+    LARGEST_AVATAR,
+    MOST_FILES,
+    check_files,
+    check_place,
+    data_files,
+    read_avatar,
+    read_card,
+    save_card,
+)
+from gmtalker.avatars.workspace import avatars_folder, clean_name, slug, workspace
+from gmtalker.errors import UnusableAvatar, first_line
+from gmtalker.files import MEGABYTE
+
+HALF_DONE = (".writing-", ".deleting-", ".importing-", ".pulling-")
+ABANDONED = 7 * 24 * 3600  # seconds: longer than any training
+
+
+@dataclass(frozen=True)
+class AvatarEntry:
+    """An avatar in a list: what its card says, with nothing loaded."""
+
+    name: str
+    folder: Path
+    bundled: bool
+    card: dict
+
+
+def list_avatars() -> list[AvatarEntry]:
+    """Bundled avatars first, then the workspace's, each by name. A folder whose card can't be read is left out."""
+    entries = []
+    for root, bundled in ((BUNDLED, True), (workspace() / "avatars", False)):
+        found = []
+        for folder in root.iterdir() if root.is_dir() else ():
+            if folder.name.startswith(".") or not folder.is_dir():
+                continue  # hidden: an avatar that is just being written or deleted
+            try:
+                card = read_card(folder)
+            except UnusableAvatar:
+                continue
+            found.append(AvatarEntry(card["name"], folder, bundled, card))
+        entries += sorted(found, key=lambda entry: entry.name)
+    return entries
+
+
+def find_avatar(name_or_folder: str | Path | None) -> Path:
+    """The folder of an avatar, found without the network.
+
+    name_or_folder: as for lookup_avatar.
+    Errors: UnusableAvatar when there is none.
+    """
+    if found := lookup_avatar(name_or_folder):
+        return found
+    if name_or_folder is None:
+        raise UnusableAvatar("No avatar is bundled here; name one with --avatar.")
+    names = ", ".join(entry.name for entry in list_avatars()) or "none"
+    raise UnusableAvatar(f"There is no avatar {str(name_or_folder)!r}; there are: {names}.")
+
+
+def lookup_avatar(name_or_folder: str | Path | None) -> Path | None:
+    """The folder of an avatar, None when it is not on this machine.
+
+    name_or_folder: a name in the workspace, a bundled name, a folder, or the repo on the Hub ("owner/name") that an avatar of the
+        workspace came from; None is the bundled avatar.
+    """
+    entries = list_avatars()
+    if name_or_folder is None:
+        return entries[0].folder if entries and entries[0].bundled else None
+    wanted = str(name_or_folder)
+    if isinstance(name_or_folder, str):
+        own_first = sorted(entries, key=lambda entry: entry.bundled)
+        known = {entry.folder.name: entry.folder for entry in reversed(own_first)}
+        known |= {entry.name: entry.folder for entry in reversed(own_first)}  # a name counts before another avatar's folder
+        if same := known.get(" ".join(unicodedata.normalize("NFC", wanted).split())):
+            return same
+        if pulled := pulled_from(wanted):
+            return pulled.folder
+    folder = Path(name_or_folder).expanduser()
+    return folder if folder.is_dir() else None
+
+
+def pulled_from(repo: str) -> AvatarEntry | None:
+    """The workspace's avatar that came from a repo on the Hub, or went there; found without asking the Hub."""
+    return next((entry for entry in list_avatars() if not entry.bundled and entry.card.get("hub", {}).get("repo") == repo), None)
+
+
+@contextmanager
+def write_avatar(name: str, replace: bool = False) -> Iterator[Path]:
+    """A new folder to fill; it becomes the avatar `name` of the workspace when the block ends without an error.
+
+    Errors: ValueError for a bad name; UnusableAvatar when the name is taken (unless replace) or a file is missing at the end.
+    """
+    name = clean_name(name)
+    destination = avatars_folder() / slug(name)
+    if destination.exists() and not replace:
+        raise UnusableAvatar(f"There is an avatar {name!r} already; choose another name or delete it first.")
+    _sweep(destination.parent)
+    writing = Path(tempfile.mkdtemp(prefix=".writing-", dir=destination.parent))
+    try:
+        yield writing
+        if read_card(writing)["name"] != name:
+            raise ValueError(f"avatar.json was written with a name that is not {name!r}")
+        check_files(writing)
+        writing.chmod(0o755)
+        if replace and destination.exists():
+            _discard(destination)
+        writing.rename(destination)
+    finally:
+        shutil.rmtree(writing, ignore_errors=True)
+
+
+def _sweep(avatars: Path) -> None:
+    """Away with what processes that were killed left half-written, long ago."""
+    for folder in avatars.iterdir():
+        if folder.name.startswith(HALF_DONE) and folder.stat().st_mtime < time.time() - ABANDONED:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def delete_avatar(name: str) -> None:
+    """Delete an avatar of the workspace. Errors: UnusableAvatar when there is none, or when it is a bundled one."""
+    folder = find_avatar(name)
+    if folder.parent.resolve() != avatars_folder().resolve():
+        raise UnusableAvatar(f"{name!r} is not in the workspace; only avatars made or imported here can be deleted.")
+    _discard(folder)
+
+
+def rename_avatar(name: str, new_name: str) -> Path:
+    """Give an avatar of the workspace another name. Returns its folder.
+
+    Errors: ValueError for a name that is none; UnusableAvatar when there is no such avatar, it is bundled, or the name is taken.
+    """
+    folder, new_name = find_avatar(name), clean_name(new_name)
+    if folder.parent.resolve() != avatars_folder().resolve():
+        raise UnusableAvatar(f"{name!r} is not in the workspace; only avatars made or imported here can be renamed.")
+    goal = avatars_folder() / slug(new_name)
+    if (goal.exists() and goal != folder) or new_name in _bundled_names():
+        raise UnusableAvatar(f"There is already an avatar called {new_name}; choose another name.")
+    save_card(folder, read_card(folder) | {"name": new_name})
+    folder.rename(goal)
+    return goal
+
+
+def _bundled_names() -> set[str]:
+    return {entry.name for entry in list_avatars() if entry.bundled}
+
+
+def _discard(folder: Path) -> None:
+    hidden = Path(tempfile.mkdtemp(prefix=".deleting-", dir=folder.parent))
+    folder.rename(hidden / folder.name)  # gone from every list at once, even when deleting takes long or fails
+    shutil.rmtree(hidden, ignore_errors=True)
+
+
+def export_avatar(name_or_folder: str | Path | None, output: Path) -> Path:
+    """Pack an avatar into one zip file. Errors: UnusableAvatar."""
+    folder = find_avatar(name_or_folder)
+    read_card(folder)
+    check_files(folder)
+    output = Path(output)
+    if not output.parent.is_dir():
+        raise UnusableAvatar(f"The folder {output.parent} does not exist.")
+    writing = output.with_name(f".writing-{output.name}")
+    try:
+        with zipfile.ZipFile(writing, "w", zipfile.ZIP_STORED) as archive:  # weights and videos don't shrink
+            for name, path in data_files(folder).items():
+                archive.write(path, name)
+        writing.replace(output)
+    finally:
+        writing.unlink(missing_ok=True)
+    return output
+
+
+def import_avatar(archive_path: Path, name: str | None = None) -> Path:
+    """Unpack a file made by export_avatar into the workspace, as `name` or as the name it brings. Returns its folder.
+
+    Errors: UnusableAvatar when the file is no avatar, tries to leave its folder, is too large, or the name is taken.
+    """
+    archive_path = Path(archive_path)
+    with tempfile.TemporaryDirectory(prefix=".importing-", dir=avatars_folder()) as unpacked:
+        unpacked = Path(unpacked)
+        try:
+            with zipfile.ZipFile(archive_path) as archive:
+                _unpack(archive, unpacked)
+        except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError, ValueError) as error:
+            raise UnusableAvatar(f"{archive_path.name} is not an exported avatar ({first_line(error)}).") from error
+        card = read_avatar(unpacked).card
+        card.pop("hub", None)  # whoever packed it may claim any repo
+        card["name"] = clean_name(name or card["name"])
+        if name is None and card["name"] in _bundled_names():  # both are to be found, under different names
+            card["name"] = clean_name(f"{card['name']} 2")
+        with write_avatar(card["name"]) as folder:
+            shutil.copytree(unpacked, folder, dirs_exist_ok=True)
+            save_card(folder, card)
+        return avatars_folder() / slug(card["name"])
+
+
+def _unpack(archive: zipfile.ZipFile, folder: Path) -> None:
+    entries = [entry for entry in archive.infolist() if not entry.is_dir()]
+    if len(entries) > MOST_FILES or sum(entry.file_size for entry in entries) > LARGEST_AVATAR:
+        raise ValueError("it is too large")
+    for entry in entries:
+        check_place(entry.filename)
+        path = folder / entry.filename
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with archive.open(entry) as source, open(path, "xb") as target:
+            left = entry.file_size  # what it declared; a bomb declares less than it holds
+            while chunk := source.read(MEGABYTE):
+                left -= len(chunk)
+                if left < 0:
+                    raise ValueError("it is larger than it says")
+                target.write(chunk)

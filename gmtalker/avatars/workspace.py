@@ -1,0 +1,74 @@
+"""Where everything made on this machine is kept, whose it is, and how names become folders."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+
+LONGEST_NAME = 80
+
+
+def home() -> Path:
+    """The folder of everything that is made on this machine: $GMTALKER_HOME, or ~/.gmtalker."""
+    return Path(os.environ.get("GMTALKER_HOME") or Path.home() / ".gmtalker")
+
+
+_OWNER: ContextVar[str | None] = ContextVar("owner", default=None)
+
+
+def owner() -> str:
+    """Whose workspace this is: the one set by owned_by, or $GMTALKER_OWNER; empty where one person has it all."""
+    return _OWNER.get() if _OWNER.get() is not None else os.environ.get("GMTALKER_OWNER", "")
+
+
+@contextmanager
+def owned_by(name: str) -> Iterator[None]:
+    """Inside, the workspace is that of one of several people; nothing of the others is found in it."""
+    token = _OWNER.set(name)
+    try:
+        yield
+    finally:
+        _OWNER.reset(token)
+
+
+def workspace(name: str | None = None) -> Path:
+    """The folder of everything a person makes: home() itself, or where several use it, that of owner() or of `name`."""
+    name = owner() if name is None else name
+    return home() / "people" / slug(name) if name else home()
+
+
+def avatars_folder() -> Path:
+    """Where the workspace keeps avatars; made when it is missing."""
+    folder = workspace() / "avatars"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def clean_name(name: str) -> str:
+    """A name as it is kept: composed letters, single spaces. Errors: ValueError when empty, too long or not printable."""
+    name = " ".join(unicodedata.normalize("NFC", name).split())
+    if not name or len(name) > LONGEST_NAME or not name.isprintable():
+        raise ValueError(f"An avatar's name has 1 to {LONGEST_NAME} printable characters")
+    return name
+
+
+def slug(name: str) -> str:
+    """The folder of a name: safe on every file system, readable, and never the same for two different names.
+
+    A short name of small latin letters, digits and single hyphens is its own folder; any other gets a digest of itself added.
+    """
+    name = clean_name(name)
+    letters = unicodedata.normalize("NFKD", name).lower().encode("ascii", "ignore").decode()
+    readable = re.sub(r"[^a-z0-9]+", "-", letters).strip("-")[:40].strip("-")
+    ends_like_a_digest = re.search(r"-[0-9a-f]{10}$", readable)
+    device_name = re.fullmatch(r"con|prn|aux|nul|com\d|lpt\d", readable)  # folders that Windows can't make
+    if readable == name and not ends_like_a_digest and not device_name:
+        return name
+    digest = hashlib.sha256(name.encode()).hexdigest()[:10]
+    return f"{readable or 'avatar'}-{digest}"

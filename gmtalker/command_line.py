@@ -1,0 +1,224 @@
+"""What every command line of the project shares: exit codes, errors as sentences, the progress bar, checks of outputs."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from gmtalker.clock import EMOTIONS
+from gmtalker.errors import UnusableInput
+from gmtalker.files import whole_file
+from gmtalker.progress import Progress
+
+DONE, UNUSABLE, WRONG_USAGE = 0, 1, 2
+DATASETS = ("mead", "cremad", "lsp", "hdtf", "voxceleb2")
+
+
+class WrongUsage(Exception):
+    """The command line asks for something that does not exist; the message names what does."""
+
+
+def run(parser: argparse.ArgumentParser, arguments: list[str] | None, stopped: str = "Stopped.") -> int:
+    """Run the command that the arguments name: the function that its sub-parser has as `run`.
+
+    arguments: without the program's name; None is those of this process.
+    stopped: what Ctrl-C says.
+    Returns: what the command returns, 0 when that is nothing; 1 when the input can't be used, 2 for wrong usage. Then one
+        sentence says why, on stderr, and with --json as {"status": "failed", "error": sentence} on stdout, too.
+    """
+    options = parser.parse_args(arguments)
+    try:
+        return options.run(options) or DONE
+    except UnusableInput as error:
+        return fail(options, str(error), UNUSABLE)
+    except WrongUsage as error:
+        return fail(options, str(error), WRONG_USAGE)
+    except KeyboardInterrupt:
+        return fail(options, stopped, UNUSABLE)
+    except Exception as error:  # noqa: BLE001 - the last line of defence: a person gets a sentence, a job's log gets the rest
+        if os.environ.get("GMTALKER_DEBUG") or getattr(options, "job", None):
+            traceback.print_exc()
+        what = f"{type(error).__name__}: {error}".rstrip(".")
+        return fail(options, f"Something went wrong inside this program ({what}); GMTALKER_DEBUG=1 shows where.", UNUSABLE)
+
+
+def fail(options: argparse.Namespace, sentence: str, code: int) -> int:
+    """Say why a command fails. Returns the exit code."""
+    if for_machines(options):
+        print_json({"status": "failed", "error": sentence})
+    print(" ".join(sentence.split()), file=sys.stderr)
+    return code
+
+
+def for_machines(options: argparse.Namespace) -> bool:
+    """Whether --json asks for JSON on stdout; where it names a file, it does not."""
+    return getattr(options, "json", None) in (True, "-")
+
+
+def done(options: argparse.Namespace, sentence: str, **result: object) -> None:
+    """Say what came of a command: a sentence for people, or the result as JSON."""
+    if for_machines(options):
+        print_json({"status": "done", "done": True} | result)
+    else:
+        print(sentence)
+
+
+def print_json(values: Mapping) -> None:
+    """One JSON object on a line of its own."""
+    print(json.dumps(values, ensure_ascii=False), flush=True)
+
+
+@contextmanager
+def bad_values_are_wrong_usage() -> Iterator[None]:
+    """Inside, a ValueError becomes WrongUsage with the same sentence."""
+    try:
+        yield
+    except ValueError as error:
+        raise WrongUsage(f"{str(error).rstrip('.')}.") from error
+
+
+# --- Options that several commands have ----------------------------------------------------------------------------------------
+
+
+def add_avatar(command: argparse.ArgumentParser) -> None:
+    """--avatar A."""
+    command.add_argument("--avatar", metavar="A", help="a name in the workspace, a folder or a Hub id (default: the bundled one)")
+
+
+def add_device(command: argparse.ArgumentParser) -> None:
+    """--device D."""
+    command.add_argument("--device", metavar="D", help="cpu, cuda or mps (default: cuda where there is one)")
+
+
+def add_json(command: argparse.ArgumentParser) -> None:
+    """--json, for progress and result on stdout."""
+    command.add_argument("--json", action="store_true", help="progress and result as JSON lines on stdout")
+
+
+def load_pipeline(options: argparse.Namespace):
+    """The pipeline on --device, of --generic where a command has it. Errors: WrongUsage, UnusableInput."""
+    from gmtalker.device import choose_device
+    from gmtalker.pipeline import GMTalkerPipeline  # late: wrong usage should not wait for the networks' libraries
+
+    with bad_values_are_wrong_usage():
+        device = choose_device(options.device)
+    return GMTalkerPipeline.from_pretrained(getattr(options, "generic", None), device=device)
+
+
+def labelled_clip(text: str, option: str) -> tuple[Path, str]:
+    """ "clip.mp4=happy" -> the clip and its emotion. Errors: WrongUsage."""
+    clip, equals, emotion = text.rpartition("=")
+    if not equals or emotion not in EMOTIONS:
+        raise WrongUsage(f"{option} takes CLIP=EMOTION with one of {', '.join(EMOTIONS)}, not {text!r}.")
+    return Path(clip), emotion
+
+
+def names_in(listed: str) -> tuple[str, ...]:
+    """ "a,b" -> ("a", "b")."""
+    return tuple(filter(None, listed.split(",")))
+
+
+# --- Outputs -------------------------------------------------------------------------------------------------------------------
+
+
+def check_output(path: Path, suffix: str) -> None:
+    """Before the work: can its result be written there? Errors: WrongUsage for another suffix, UnusableInput for a bad place."""
+    if path.suffix.lower() != suffix:
+        raise WrongUsage(f"The output {path.name} must be named with {suffix}.")
+    if path.is_dir():
+        raise UnusableInput(f"{path} is a folder; give a file to write.")
+    if not path.absolute().parent.is_dir():
+        raise UnusableInput(f"The folder {path.parent} does not exist; make it first.")
+
+
+def write_json(figures: Mapping, path: Path) -> None:
+    """Write figures as JSON, and print them. A number that is not finite becomes null."""
+    text = json.dumps(finite(figures), ensure_ascii=False, indent=2, allow_nan=False) + "\n"
+    with whole_file(path) as unfinished:
+        unfinished.write_text(text, encoding="utf-8")
+    print(text, end="")
+
+
+def finite(value: object) -> object:
+    """A measure that could not be taken is null: JSON has no "not a number"."""
+    if isinstance(value, Mapping):
+        return {key: finite(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+# --- Progress ------------------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def progress_bar(options: argparse.Namespace) -> Iterator[Callable[[Progress], None]]:
+    """THE way to show progress: JSON lines with --json, a bar on a terminal, else a line a stage. Yields what takes it."""
+    if for_machines(options):
+        yield _JsonLines()
+    elif sys.stderr.isatty():
+        bar = _Bar()
+        try:
+            yield bar
+        finally:
+            bar.close()
+    else:
+        yield _StageLines()
+
+
+class _JsonLines:
+    """A line for every stage, every whole percent and every message."""
+
+    def __init__(self) -> None:
+        self.last: tuple | None = None
+
+    def __call__(self, progress: Progress) -> None:
+        percent = progress.stage_percent if progress.percent is None else progress.percent
+        now = (progress.stage, int(percent))  # a line a frame would be more text than anybody reads
+        if now == self.last and not progress.message:
+            return
+        self.last = now
+        print_json(progress.to_json())
+
+
+class _StageLines:
+    """For log files."""
+
+    def __init__(self) -> None:
+        self.stage = ""
+
+    def __call__(self, progress: Progress) -> None:
+        if progress.message:
+            print(progress.message, file=sys.stderr, flush=True)
+        if progress.stage and progress.stage != self.stage:
+            self.stage = progress.stage
+            whole = "" if progress.percent is None else f" ({progress.percent:.0f} %)"
+            print(f"{progress.stage}{whole}", file=sys.stderr, flush=True)
+
+
+class _Bar:
+    """For people at a terminal."""
+
+    def __init__(self) -> None:
+        from tqdm import tqdm
+
+        self.bar = tqdm(total=100, bar_format="{desc}: {percentage:3.0f}% |{bar}| {elapsed}{postfix}", leave=False)
+
+    def __call__(self, progress: Progress) -> None:
+        if progress.message:
+            self.bar.write(progress.message, file=sys.stderr)
+        if progress.stage:
+            self.bar.set_description_str(progress.stage.capitalize(), refresh=False)
+        self.bar.n = min(100.0, progress.stage_percent if progress.percent is None else progress.percent)
+        self.bar.set_postfix_str(progress.details(), refresh=False)
+        self.bar.refresh()
+
+    def close(self) -> None:
+        self.bar.close()

@@ -1,0 +1,129 @@
+"""Draw the posed face as the picture that the head generator reads: CPU only, one thread, no OpenGL, a few milliseconds.
+
+Channels, uint8: 0-2 the person's own look (reference picture, its surroundings carried along, face drawn by its triangles),
+3-5 canonical coordinates, 6 eyes (iris 255, rest of the eye 128), 7 inside of the mouth.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from numba import njit
+
+from gmtalker.face.landmarks import EYES, INNER_LIP_RING, LEFT_EYE_RING, RIGHT_EYE_RING
+from gmtalker.face.model import FaceModel
+from gmtalker.face.person import PersonFace
+
+CHANNELS = 8
+FACE, EYE, MOUTH = 0, 1, 2
+
+
+@njit(cache=True, nogil=True)
+def _rasterise(triangles, kinds, points, sources, colours, source_map, picture, depth):
+    """Fill every triangle: z-buffered, barycentric. points (n, 3) px, sources (n, 2) px, colours (n, 3), picture (h, w, 5)."""
+    height, width = depth.shape
+    for index in range(len(triangles)):
+        a, b, c = triangles[index]
+        ax, ay, bx, by, cx, cy = points[a, 0], points[a, 1], points[b, 0], points[b, 1], points[c, 0], points[c, 1]
+        area = (bx - ax) * (cy - ay) - (by - ay) * (cx - ax)
+        if abs(area) < 1e-6:
+            continue
+        left = max(int(np.ceil(min(ax, bx, cx))), 0)
+        right = min(int(np.floor(max(ax, bx, cx))), width - 1)
+        top = max(int(np.ceil(min(ay, by, cy))), 0)
+        bottom = min(int(np.floor(max(ay, by, cy))), height - 1)
+        kind = kinds[index]
+        for y in range(top, bottom + 1):
+            for x in range(left, right + 1):
+                wa = ((bx - x) * (cy - y) - (by - y) * (cx - x)) / area
+                wb = ((cx - x) * (ay - y) - (cy - y) * (ax - x)) / area
+                wc = 1.0 - wa - wb
+                if wa < -1e-4 or wb < -1e-4 or wc < -1e-4:
+                    continue
+                z = wa * points[a, 2] + wb * points[b, 2] + wc * points[c, 2]
+                if z >= depth[y, x]:
+                    continue
+                depth[y, x] = z
+                source_map[y, x, 0] = wa * sources[a, 0] + wb * sources[b, 0] + wc * sources[c, 0]
+                source_map[y, x, 1] = wa * sources[a, 1] + wb * sources[b, 1] + wc * sources[c, 1]
+                for channel in range(3):
+                    picture[y, x, channel] = wa * colours[a, channel] + wb * colours[b, channel] + wc * colours[c, channel]
+                picture[y, x, 3] = 128 if kind == 1 else 0
+                picture[y, x, 4] = 255 if kind == 2 else 0
+
+
+@njit(cache=True, nogil=True)
+def _irises(picture, discs):
+    """Paint the iris where an eye is open: discs (eyes, 3) middle x, y and radius in px."""
+    height, width = picture.shape[:2]
+    for x0, y0, radius in discs:
+        for y in range(max(int(y0 - radius), 0), min(int(y0 + radius) + 2, height)):
+            for x in range(max(int(x0 - radius), 0), min(int(x0 + radius) + 2, width)):
+                if picture[y, x, 3] == 128 and (x - x0) ** 2 + (y - y0) ** 2 <= radius**2:
+                    picture[y, x, 3] = 255
+
+
+def canonical_colours(model: FaceModel, points: np.ndarray) -> np.ndarray:
+    """Canonical points (..., 3) as the colours that channels 3 to 5 show: 40 to 255 across the mean face, 0 is "no face here"."""
+    low, high = model.mean_shape.min(0), model.mean_shape.max(0)
+    return (points - low) / (high - low) * 215 + 40
+
+
+class Renderer:
+    """Draws one person's face at `size` pixels. `render` holds no state, so several threads may share one renderer."""
+
+    def __init__(self, face_model: FaceModel, face: PersonFace, size: int = 256):
+        self.model, self.face, self.size = face_model, face, size
+        reference = face.reference
+        if len(reference) != size:
+            reference = cv2.resize(
+                reference, (size, size), interpolation=cv2.INTER_AREA if len(reference) > size else cv2.INTER_CUBIC
+            )
+        self.reference = np.ascontiguousarray(reference)
+        # A lid or lip ring has no triangles inside: fans around a middle point close it.
+        fans, kinds, self.rings = [], [], (LEFT_EYE_RING, RIGHT_EYE_RING, INNER_LIP_RING)
+        for number, ring in enumerate(self.rings):
+            middle = 478 + number
+            fans += [(ring[i], ring[(i + 1) % len(ring)], middle) for i in range(len(ring))]
+            kinds += [MOUTH if ring is INNER_LIP_RING else EYE] * len(ring)
+        self.triangles = np.concatenate([face_model.triangles, np.array(fans, np.int32)])
+        self.kinds = np.array([FACE] * len(face_model.triangles) + kinds, np.uint8)
+        self.sources = self._closed(face.reference_points.astype(np.float64) * size)[:, :2].copy() - 0.5
+        self.colours = canonical_colours(face_model, self._closed(face_model.mean_shape))
+        self.still = np.stack(np.meshgrid(np.arange(size), np.arange(size)), axis=-1).astype(np.float32)
+
+    def _closed(self, points: np.ndarray) -> np.ndarray:
+        """Points (478, 3) with the middle of each ring appended: (481, 3)."""
+        return np.concatenate([points, [points[list(ring)].mean(0) for ring in self.rings]])
+
+    def points(self, coefficients: np.ndarray, motion: np.ndarray) -> np.ndarray:
+        """(478, 3) where the face's points are in the picture, in pixels; coefficients (n,), motion (10,)."""
+        return self.model.project(self.model.shape(self.face, coefficients, motion[6:8], motion[8:10]), motion, self.size)
+
+    def render(self, coefficients: np.ndarray, motion: np.ndarray, shoulders: np.ndarray | None = None) -> np.ndarray:
+        """(size, size, 8) uint8 for one frame: coefficients (n,), motion (10,) as MotionTrack.stacked(), shoulders (4,).
+
+        Without shoulders, they follow the head.
+        """
+        size = self.size
+        motion = np.asarray(motion, np.float64)
+        points = self._closed(self.points(np.asarray(coefficients, np.float64), motion)) - 0.5
+        source_map = self._carried(motion, shoulders)
+        picture = np.zeros((size, size, 5), np.uint8)
+        depth = np.full((size, size), np.inf, np.float32)
+        _rasterise(self.triangles, self.kinds, points, self.sources, self.colours, source_map, picture, depth)
+        discs = np.array([[*points[eye["iris"], :2], self._iris_radius(points, eye)] for eye in EYES])
+        _irises(picture, discs)
+        look = cv2.remap(self.reference, source_map, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        look[picture[..., 4] > 0] = (40, 18, 18)  # the reference keeps its lips closed: nothing to show inside
+        return np.concatenate([look, picture], axis=-1)
+
+    @staticmethod
+    def _iris_radius(points: np.ndarray, eye: dict) -> float:
+        return float(np.linalg.norm(points[list(eye["ring"]), :2] - points[eye["iris"], :2], axis=-1).mean())
+
+    def _carried(self, motion: np.ndarray, shoulders: np.ndarray | None) -> np.ndarray:
+        """(size, size, 2) where in the reference each pixel around the face comes from: hair, shoulders, background."""
+        features = self.face.context_features(motion[None], None if shoulders is None else np.asarray(shoulders)[None])
+        moved = np.tensordot(features[0].astype(np.float32), self.face.surroundings, 1) * self.size
+        return self.still + cv2.resize(moved, (self.size, self.size), interpolation=cv2.INTER_LINEAR)

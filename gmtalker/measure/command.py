@@ -1,0 +1,157 @@
+"""evaluate, emotions and bench: the sub-parsers of python -m gmtalker that measure."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from pathlib import Path
+
+from gmtalker.command_line import (
+    DATASETS,
+    WrongUsage,
+    add_avatar,
+    add_device,
+    check_output,
+    finite,
+    labelled_clip,
+    load_pipeline,
+    names_in,
+    progress_bar,
+    write_json,
+)
+
+MOVED = "{} is `python -m personalize benchmark {}` now: it trains avatars in order to measure them."
+
+
+def add_commands(commands: argparse._SubParsersAction) -> None:
+    """Add the three commands."""
+    _add_evaluate(commands.add_parser("evaluate", help="measure an avatar on held-out videos of its person"))
+    _add_emotions(
+        commands.add_parser("emotions", help="measure the generic stages: emotions, head motion, lips of unseen speakers")
+    )
+    _add_bench(commands.add_parser("bench", help="speed and memory on this machine, stage by stage"))
+
+
+def _add_evaluate(evaluate: argparse.ArgumentParser) -> None:
+    add_avatar(evaluate)
+    evaluate.add_argument("--video", type=Path, nargs="+", metavar="F")
+    evaluate.add_argument("--dataset", choices=DATASETS, help="instead of --video: the test clips of a public set...")
+    evaluate.add_argument("--root", type=Path, metavar="DIR", help="...as it lies on disk")
+    evaluate.add_argument("--person", metavar="P", help="whose clips of the set (default: the avatar's name)")
+    evaluate.add_argument("--everybody", action="store_true", help=argparse.SUPPRESS)
+    evaluate.add_argument("--start", type=float, default=0.0, metavar="S", help="from second S of each video (default 0)")
+    evaluate.add_argument("--json", type=Path, required=True, metavar="F", help="where the measures are written")
+    evaluate.add_argument("--judge", type=Path, metavar="F.pt", help="a TorchScript classifier: is the emotion asked for seen?")
+    evaluate.add_argument("--labelled", action="append", default=[], metavar="F=happy", help="a real clip for --judge, too")
+    evaluate.add_argument("--identity", type=Path, metavar="F.onnx", help="insightface's network: is it still the same person?")
+    evaluate.add_argument("--pictures", type=Path, metavar="DIR", help="a folder for the traces of the lips")
+    add_device(evaluate)
+    evaluate.set_defaults(run=_evaluate)
+
+
+def _add_emotions(emotions: argparse.ArgumentParser) -> None:
+    emotions.add_argument("--json", type=Path, required=True, metavar="F", help="where the measures are written")
+    emotions.add_argument("--generic", metavar="DIR", help="the generic stages (default: the bundled ones)")
+    emotions.add_argument("--baseline", type=Path, metavar="DIR", help="also measure `pretrain expression --baseline`'s result")
+    emotions.add_argument("--data", type=Path, metavar="DIR", help="also compare with the test clips of a MANIFEST.csv")
+    emotions.add_argument("--leave-out", default="", metavar="P,Q", help="people of --data that are not compared with")
+    emotions.add_argument("--adapt", type=float, help=argparse.SUPPRESS)
+    emotions.add_argument("--speech", type=Path, nargs="+", default=(), metavar="F", help="also say these sound files")
+    emotions.add_argument("--pictures", type=Path, metavar="DIR", help="a folder for pictures of the mixture and the motion")
+    add_device(emotions)
+    emotions.set_defaults(run=_emotions)
+
+
+def _add_bench(bench: argparse.ArgumentParser) -> None:
+    add_avatar(bench)
+    bench.add_argument("--json", type=Path, required=True, metavar="F", help="where the figures are written")
+    bench.add_argument("--long", type=float, nargs="*", default=(), metavar="M", help="and M minutes of speech: memory and drift")
+    bench.add_argument("--heads", type=Path, nargs="+", help=argparse.SUPPRESS)
+    bench.add_argument(
+        "--marks", type=Path, nargs="+", metavar="CLIP", help="instead: does the mark survive, and no CLIP hold one?"
+    )
+    add_device(bench)
+    bench.set_defaults(run=_bench)
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    check_output(options.json, ".json")
+    if options.everybody:
+        raise WrongUsage(MOVED.format("evaluate --everybody", "set"))
+    if not options.start >= 0:
+        raise WrongUsage("--start must be 0 or more seconds.")
+    if bool(options.video) == bool(options.dataset) or bool(options.dataset) != bool(options.root):
+        raise WrongUsage("Say what to measure on: --video F..., or --dataset mead --root DIR.")
+    if options.labelled and not options.judge:
+        raise WrongUsage("--labelled clips are for --judge F.pt to name.")
+    labelled = dict(labelled_clip(text, "--labelled") for text in options.labelled)
+
+    from gmtalker.assets import SPEECH
+    from gmtalker.avatars.ready import load_avatar
+    from gmtalker.measure.avatar import HeldOut, evaluate_avatar
+    from gmtalker.measure.emotion_classifier import EmotionClassifier, emotion_accuracy
+    from gmtalker.measure.identity import recogniser_at_hand
+    from gmtalker.progress import Progress
+
+    avatar = load_avatar(options.avatar)
+    held_out = HeldOut(tuple(options.video or ()), options.start)
+    if options.dataset:
+        from gmtalker.pretrain.datasets import clips_to_measure
+
+        rows, start = clips_to_measure(options.root, options.dataset, options.person or avatar.name)
+        sounds = {row.path: row.heard_in for row in rows}
+        held_out = HeldOut(tuple(row.path for row in rows), max(start, options.start), sounds)
+    # Before the long part: a wrong file should not cost it.
+    classifier = None if options.judge is None else EmotionClassifier(options.judge)
+    recogniser = recogniser_at_hand(options.identity)
+    pipeline = load_pipeline(options)
+    with progress_bar(options) as on_progress:
+        measures = evaluate_avatar(avatar, held_out, pipeline, on_progress, options.pictures, recogniser)
+        if classifier is not None:
+            on_progress(Progress("classifying emotions"))
+            measures |= emotion_accuracy(classifier, pipeline, avatar, SPEECH, labelled)
+    write_measures(measures, options.json)
+
+
+def _emotions(options: argparse.Namespace) -> None:
+    check_output(options.json, ".json")
+    if options.adapt is not None:
+        raise WrongUsage(MOVED.format("emotions --adapt", "adapt"))
+    from gmtalker.measure.generic import GenericMeasures, measure_generic
+    from gmtalker.models.expression_generator import ExpressionGenerator
+    from gmtalker.models.weights import load_strict
+
+    pipeline = load_pipeline(options)
+    baseline = None if options.baseline is None else load_strict(ExpressionGenerator, options.baseline).to(pipeline.device)
+    wanted = GenericMeasures(
+        baseline, options.data, names_in(options.leave_out), pictures=options.pictures, speeches=tuple(options.speech)
+    )
+    with progress_bar(options) as on_progress:
+        measures = measure_generic(pipeline, wanted, on_progress)
+    write_measures(measures, options.json)
+
+
+def _bench(options: argparse.Namespace) -> None:
+    check_output(options.json, ".json")
+    if options.heads:
+        raise WrongUsage(MOVED.format("bench --heads", "heads"))
+    if not all(0 < minutes < math.inf for minutes in options.long):
+        raise WrongUsage("--long takes minutes.")
+    from gmtalker.measure.speed import measure_speed
+    from gmtalker.measure.watermark import measure_mark
+
+    pipeline = load_pipeline(options)
+    with progress_bar(options) as on_progress:
+        if options.marks:
+            figures = measure_mark(pipeline, options.marks, on_progress)
+        else:
+            figures = measure_speed(pipeline, options.avatar, long=options.long)
+    write_json(figures, options.json)
+
+
+def write_measures(measures: dict, path: Path) -> None:
+    """Write measures as JSON, and as a Markdown table of the same name beside it."""
+    from gmtalker.measure.table import write_table
+
+    write_json(measures, path)
+    write_table(finite(measures), path)

@@ -1,0 +1,171 @@
+"""Video in and out: PyAV reads whatever people upload, ffmpeg writes H.264 + AAC while the frames are still being made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Iterator
+
+import av
+import numpy as np
+from av.container import InputContainer
+
+from gmtalker.clock import FPS
+from gmtalker.errors import UnusableVideo
+from gmtalker.media.audio import FORMATS_WITH_GUESSED_LENGTH, open_media, picture_stream
+
+LARGEST_SIDE = 8192  # pixels; past 8K a file is a mistake or an attack on the memory
+LARGEST_HOLE = 60.0  # seconds; a longer jump in a file's clock is a broken clock, not a held picture
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What a video file says of itself, seen upright and with square pixels."""
+
+    width: int
+    height: int
+    seconds: float
+    fps: float
+    has_sound: bool
+
+
+def read_info(path: Path) -> VideoInfo:
+    """Size in pixels, length in seconds and pictures a second of a video; decodes one picture.
+
+    Errors: UnusableVideo when the file is not a video.
+    """
+    with open_media(path, UnusableVideo) as container:
+        stream = _moving_pictures(container, path)
+        first = next(_decoded(container, stream), None)
+        if first is None:
+            raise UnusableVideo(f"{Path(path).name} holds no picture that can be read. Please save or upload it again.")
+        width, height = _upright(np.empty(_square_size(first, stream)[::-1]), _matrix(first)).shape[1::-1]
+        has_sound = any(sound.codec_context is not None for sound in container.streams.audio)
+        return VideoInfo(width, height, _declared_seconds(container, stream) or _scanned_seconds(path), _rate(stream), has_sound)
+
+
+def read_frames(path: Path, fps: float = FPS) -> Iterator[np.ndarray]:
+    """Frames (height, width, 3) uint8 RGB, upright, square pixels, resampled to `fps` by their timestamps.
+
+    Frame k is what a player shows at k / fps seconds after the first picture. Only frames that are given out are converted.
+    Errors: UnusableVideo when the file is not a video, is damaged, or ends before its container says it does; a file that is
+    cut short gives its frames first and raises at its end.
+    """
+    name = Path(path).name
+    with open_media(path, UnusableVideo) as container:
+        stream = _moving_pictures(container, path)
+        usual = 1 / _rate(stream)  # seconds from picture to picture
+        slack = 0.25 * min(usual, 1 / fps)  # clocks written in milliseconds jitter: a tick may come a little early
+        clock, last_time, index, previous, converted = 0.0, None, 0, None, None
+        size = matrix = None
+        for frame in _decoded(container, stream):
+            if previous is None:
+                size, matrix = _square_size(frame, stream), _matrix(frame)  # later pictures may differ: all get the first's size
+            else:
+                step = frame.time - last_time if frame.time is not None and last_time is not None else usual
+                clock += max(step, 0.0) if -1 < step < LARGEST_HOLE else usual
+                while index / fps < clock - slack:
+                    converted = _picture(previous, size, matrix) if converted is None else converted
+                    yield converted
+                    index += 1
+            previous, converted, last_time = frame, None, frame.time
+        if previous is None:
+            raise UnusableVideo(f"{name} holds no picture that can be read. Please save or upload it again.")
+        shown = float(previous.duration * previous.time_base) if previous.duration else usual
+        end = clock + (shown if 0 < shown < LARGEST_HOLE else usual)
+        while index == 0 or index / fps < end - slack:
+            converted = _picture(previous, size, matrix) if converted is None else converted
+            yield converted
+            index += 1
+        declared = _declared_seconds(container, stream)
+    if end < 0.95 * declared - 0.5 and _scanned_seconds(path) < 0.95 * declared - 0.5:
+        raise UnusableVideo(f"{name} breaks off after {end:.1f} of {declared:.1f} seconds. Please save or upload it again.")
+
+
+def _moving_pictures(container: InputContainer, path: Path) -> av.VideoStream:
+    stream, name = picture_stream(container), Path(path).name
+    if stream is None:
+        raise UnusableVideo(f"{name} holds no pictures. Please give a video, not a sound file.")
+    if max(stream.width, stream.height) > LARGEST_SIDE:
+        raise UnusableVideo(
+            f"{name} is {stream.width} x {stream.height} pixels. Please scale it down to {LARGEST_SIDE} on a side or less."
+        )
+    stream.codec_context.options = {"max_pixels": str(LARGEST_SIDE**2)}  # a stream may change its size on the way
+    stream.thread_type = "AUTO"
+    return stream
+
+
+def _decoded(container: InputContainer, stream: av.VideoStream) -> Iterator[av.VideoFrame]:
+    """Pictures in order of time. A few that can't be decoded are left out, as players do; more than a tenth is an error."""
+    good, bad, name = 0, 0, Path(container.name.removeprefix("file:")).name
+    try:
+        for packet in container.demux(stream):
+            try:
+                frames = packet.decode()
+            except av.error.InvalidDataError:
+                bad += 1
+                continue
+            for frame in frames:
+                good, bad = good + (not frame.is_corrupt), bad + bool(frame.is_corrupt)
+                yield frame
+    except av.FFmpegError as error:
+        raise UnusableVideo(f"{name} is damaged. Please save or upload it again.") from error
+    if bad > 0.1 * (good + bad):
+        raise UnusableVideo(f"{name} is damaged: {bad} of {good + bad} pictures are broken. Please save or upload it again.")
+
+
+def _rate(stream: av.VideoStream) -> float:
+    """Pictures a second, as far as the file says: the average, or FPS when it says nothing possible."""
+    rate = float(stream.average_rate or stream.guessed_rate or FPS)
+    return rate if 0.1 <= rate <= 1000 else float(FPS)
+
+
+def _declared_seconds(container: InputContainer, stream: av.VideoStream) -> float:
+    """Seconds of picture the container promises; 0 when it does not say (a browser's recording) or only guesses."""
+    if container.format.name in FORMATS_WITH_GUESSED_LENGTH:
+        return 0.0
+    if stream.duration:
+        return float(stream.duration * stream.time_base)
+    hours, _, rest = stream.metadata.get("DURATION", "").partition(":")  # how Matroska tells a single stream's length
+    minutes, _, seconds = rest.partition(":")
+    try:
+        return 3600 * float(hours) + 60 * float(minutes) + float(seconds)
+    except ValueError:
+        return (container.duration or 0) / av.time_base
+
+
+def _scanned_seconds(path: Path) -> float:
+    """Seconds from the first to the end of the last packet of any stream, without decoding."""
+    first, last = float("inf"), 0.0
+    with open_media(path, UnusableVideo) as container:
+        for packet in container.demux():
+            moment = packet.pts if packet.pts is not None else packet.dts
+            if moment is not None and packet.size:
+                first = min(first, float(moment * packet.time_base))
+                last = max(last, float((moment + (packet.duration or 0)) * packet.time_base))
+    return max(last - first, 0.0)
+
+
+def _square_size(frame: av.VideoFrame, stream: av.VideoStream) -> tuple[int, int]:
+    """(width, height) before turning upright, the width stretched so that pixels are square."""
+    aspect = float(stream.sample_aspect_ratio or 1)
+    aspect = aspect if 0.25 <= aspect <= 4 else 1.0  # no camera's pixels: a wrong header
+    return max(1, round(frame.width * aspect)), frame.height
+
+
+def _matrix(frame: av.VideoFrame) -> np.ndarray:
+    """(2, 2) display matrix: how a phone says which way up, and whether mirrored, it was held."""
+    data = frame.side_data.get("DISPLAYMATRIX")
+    return np.eye(2) if data is None else np.frombuffer(bytes(data), np.int32).reshape(3, 3)[:2, :2]
+
+
+def _upright(picture: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    # The matrix sends (x, y) to (a x + c y, b x + d y); cameras write quarter turns and mirrorings, nothing between.
+    (a, b), (c, d) = matrix
+    if abs(b) > abs(a):
+        picture, a, d = picture.swapaxes(0, 1), c, b
+    return picture[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
+
+
+def _picture(frame: av.VideoFrame, size: tuple[int, int], matrix: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(_upright(frame.to_ndarray(format="rgb24", width=size[0], height=size[1]), matrix))

@@ -1,0 +1,235 @@
+"""Every video says that it was made: a signed C2PA manifest beside the pictures, an invisible mark in them; and reading both."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from gmtalker.avatars.storage import list_avatars
+from gmtalker.avatars.workspace import workspace
+from gmtalker.errors import UnusableInput, UnusableVideo, first_line
+from gmtalker.media.video import read_frames
+from gmtalker.provenance.watermark import PAYLOAD, Watermark, find_mark
+
+PROGRAM, VERSION = "GMTalker Studio", "0.1.0"
+GENERATED = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
+AVATAR_ASSERTION = "org.gmtalker.avatar"
+KEY_FILE, CERTIFICATE_FILE = "key.pem", "certificate.pem"
+VALID_DAYS = 3650
+LABEL = "AI-generated"
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a video says of its origin.
+
+    credentials: "valid" (signed, and not a byte was changed since), "broken" (changed since it was signed), "none"; program and
+    signer: what the manifest names; avatar_id: 10 hexadecimal digits, of the manifest or of the mark; marked: whether the
+    pictures hold the mark; avatar: the name of that avatar, where it is in the workspace.
+    """
+
+    credentials: str
+    program: str | None
+    signer: str | None
+    marked: bool
+    avatar_id: str | None
+    avatar: str | None
+
+    def sentence(self) -> str:
+        """What it means, for the person who asked."""
+        who = f"with the avatar {self.avatar or self.avatar_id}" if self.avatar_id else ""
+        made = f"AI-generated: made by {PROGRAM} {who}".rstrip()
+        if self.credentials == "valid":
+            ours = made if self.program and self.program.startswith(PROGRAM) else f"Its content credentials name {self.program}"
+            return f"{ours}; it was not changed since it was signed ({self.signer})."
+        if self.credentials == "broken":
+            return f"{made if self.marked else 'It carries content credentials'}; it was changed after it was signed."
+        if self.marked:
+            return f"{made}; its content credentials were stripped, as another program that saves a video does."
+        return f"Nothing says that {PROGRAM} made this video."
+
+    def to_json(self) -> dict:
+        """The fields, and the sentence."""
+        return self.__dict__ | {"sentence": self.sentence()}
+
+
+def avatar_id(card: dict) -> str:
+    """10 hexadecimal digits that stay an avatar's own when it is renamed, shared or pulled: of its consent and its making."""
+    told = json.dumps([card["consent"], card.get("versions", {})], sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(told.encode()).hexdigest()[: 2 * PAYLOAD]
+
+
+class Seal:
+    """What is put into one video of an avatar: the mark (and a visible label, if asked for) in its frames, the signature at last.
+
+    card: the avatar's. The key and the certificate are the workspace's, in provenance/key.pem and certificate.pem; they are made
+    when they are missing, and may be replaced by one's own (ES256, a chain of certificates, both PEM).
+    Errors: UnusableInput when they can't be used.
+    """
+
+    def __init__(self, card: dict, label: bool = False) -> None:
+        import c2pa  # late: a big library, and nothing else needs it
+
+        self.card, self.label, self._mark = card, label, Watermark(bytes.fromhex(avatar_id(card)))
+        folder = workspace() / "provenance"
+        certificate, key = _signing_pair(folder)
+        try:
+            self._signer = c2pa.Signer.from_info(c2pa.C2paSignerInfo(c2pa.C2paSigningAlg.ES256, certificate, key, None))
+        except c2pa.C2paError as error:
+            raise UnusableInput(f"No video can be signed with the key pair in {folder} ({first_line(error)}).") from error
+
+    def __call__(self, frame: np.ndarray) -> np.ndarray:
+        """A frame (height, width, 3) uint8 with the mark in it."""
+        return self._mark(_labelled(frame) if self.label else frame)
+
+    def sign(self, video: Path) -> None:
+        """Put a signed C2PA manifest into an mp4 file, as the last thing done to it: whatever saves it again strips it."""
+        import c2pa
+
+        created = {"action": "c2pa.created", "digitalSourceType": GENERATED}
+        avatar = {"id": avatar_id(self.card), "name": self.card["name"]}
+        manifest = {
+            "claim_generator_info": [{"name": PROGRAM, "version": VERSION}],
+            "title": video.name,
+            "format": "video/mp4",
+            "assertions": [
+                {"label": "c2pa.actions.v2", "data": {"actions": [created]}},
+                {"label": AVATAR_ASSERTION, "data": avatar},
+            ],
+        }
+        signed = video.with_name(f"signed-{video.name}")
+        try:
+            with open(video, "rb") as source, open(signed, "w+b") as target:
+                c2pa.Builder(manifest).sign(self._signer, "video/mp4", source, target)
+        except c2pa.C2paError as error:
+            raise UnusableInput(f"The video can't be signed ({first_line(error)}).") from error
+        os.replace(signed, video)
+
+
+def _labelled(frame: np.ndarray) -> np.ndarray:
+    """A copy of a frame (height, width, 3) uint8 that says in its corner that it is AI-generated."""
+    frame = np.ascontiguousarray(frame).copy()
+    scale = min(frame.shape[:2]) / 480
+    place = (round(12 * scale), frame.shape[0] - round(14 * scale))
+    for colour, thickness in (((0, 0, 0), 4), ((255, 255, 255), 1.5)):
+        width = max(1, round(thickness * scale))
+        cv2.putText(frame, LABEL, place, cv2.FONT_HERSHEY_SIMPLEX, 0.9 * scale, colour, width, cv2.LINE_AA)
+    return frame
+
+
+def _signing_pair(folder: Path) -> tuple[bytes, bytes]:
+    """Certificates and private key (PEM) of the folder; made when both are missing. Errors: UnusableInput when one is."""
+    certificate, key = folder / CERTIFICATE_FILE, folder / KEY_FILE
+    if not certificate.exists() and not key.exists():
+        _make_pair(folder)
+    try:
+        return certificate.read_bytes(), key.read_bytes()
+    except OSError as error:
+        raise UnusableInput(f"{folder} needs both {KEY_FILE} and {CERTIFICATE_FILE}, or neither, to sign videos.") from error
+
+
+def _make_pair(folder: Path) -> None:
+    """A certificate for signing, by an authority of its own whose key nobody keeps."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    now = datetime.now(timezone.utc) - timedelta(minutes=5)  # clocks differ
+
+    def issued(name: str, key: ec.EllipticCurvePublicKey, issuer: x509.Name, authority: bool) -> x509.CertificateBuilder:
+        usage = dict.fromkeys(
+            ("content_commitment", "key_encipherment", "data_encipherment", "key_agreement", "encipher_only", "decipher_only"),
+            False,
+        )
+        usage |= {"digital_signature": not authority, "key_cert_sign": authority, "crl_sign": authority}
+        return (
+            x509.CertificateBuilder()
+            .subject_name(named(name))
+            .issuer_name(issuer)
+            .public_key(key)
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now)
+            .not_valid_after(now + timedelta(days=VALID_DAYS))
+            .add_extension(x509.BasicConstraints(ca=authority, path_length=0 if authority else None), critical=True)
+            .add_extension(x509.KeyUsage(**usage), critical=True)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
+        )
+
+    def named(name: str) -> x509.Name:
+        pairs = ((x509.NameOID.ORGANIZATION_NAME, PROGRAM), (x509.NameOID.COMMON_NAME, name))
+        return x509.Name([x509.NameAttribute(kind, value) for kind, value in pairs])
+
+    root, own = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
+    issuer = named("Authority of one workspace")
+    authority = issued("Authority of one workspace", root.public_key(), issuer, True).sign(root, hashes.SHA256())
+    certificate = (
+        issued("One workspace", own.public_key(), issuer, False)
+        .add_extension(x509.ExtendedKeyUsage([x509.ExtendedKeyUsageOID.EMAIL_PROTECTION]), critical=False)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(root.public_key()), critical=False)
+        .sign(root, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    secret = own.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    # The folder appears with both in it: two videos that are finished together must not mix two pairs.
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".making-") as making:
+        made = Path(making) / folder.name
+        made.mkdir()
+        for name, data in ((KEY_FILE, secret), (CERTIFICATE_FILE, certificate.public_bytes(pem) + authority.public_bytes(pem))):
+            with open(os.open(made / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+                file.write(data)
+        try:
+            made.rename(folder)
+        except OSError:
+            if not (folder / KEY_FILE).exists():  # else somebody else was first, and theirs is as good
+                raise
+
+
+def verify(video: Path) -> Findings:
+    """What a video says of its origin: its content credentials, and the mark in its pictures. Errors: UnusableVideo."""
+    credentials, program, signer, identity = _read_credentials(video)
+    try:
+        mark = find_mark(read_frames(video))
+    except UnusableVideo:
+        if credentials == "none":
+            raise
+        mark = None  # a changed byte may have hit the pictures; the credentials still tell
+    identity = mark.hex() if mark else identity
+    known = {avatar_id(entry.card): entry.name for entry in list_avatars()}
+    return Findings(credentials, program, signer, mark is not None, identity, known.get(identity))
+
+
+def _read_credentials(video: Path) -> tuple[str, str | None, str | None, str | None]:
+    """What the manifest says: "valid", "broken" or "none", program, signer, avatar id."""
+    import c2pa
+
+    try:
+        with open(video, "rb") as file:
+            reader = c2pa.Reader.try_create("video/mp4", file)
+            if reader is None:
+                return "none", None, None, None
+            state, manifest = reader.get_validation_state(), reader.get_active_manifest() or {}
+    except FileNotFoundError as error:
+        raise UnusableVideo(f"{video.name} does not exist.") from error
+    except OSError as error:
+        raise UnusableVideo(f"{video.name} can't be read ({error.strerror}).") from error
+    except c2pa.C2paError:
+        return "broken" if _holds_manifest(video) else "none", None, None, None
+    generator = (manifest.get("claim_generator_info") or [{}])[0]
+    program = f"{generator.get('name', 'an unnamed program')} {generator.get('version', '')}".strip()
+    told = next((x["data"] for x in manifest.get("assertions", ()) if x.get("label") == AVATAR_ASSERTION), {})
+    valid = str(state).lower() in ("valid", "trusted")
+    return "valid" if valid else "broken", program, manifest.get("signature_info", {}).get("issuer"), told.get("id")
+
+
+def _holds_manifest(video: Path) -> bool:
+    with open(video, "rb") as file:
+        return b"c2pa" in file.read(1 << 22)

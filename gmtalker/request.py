@@ -1,0 +1,149 @@
+"""What somebody asks an avatar to say, and how: the one carrier from page, command line and Python to the pipeline."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+import numpy as np
+
+from gmtalker.avatars.avatar import Avatar
+from gmtalker.avatars.ready import AvatarLike, ReadyAvatar
+from gmtalker.errors import UnusableInput
+from gmtalker.files import whole_file
+from gmtalker.tracks import EmotionKey, EmotionWeights, over_full
+
+LARGEST_AMOUNT = 3.0  # times a person's own movement
+LARGEST_INTENSITY = 2.0
+KIND = "speak"  # of request that a JSON file holds
+
+
+@dataclass(frozen=True)
+class SpeakRequest:
+    """What someone asks an avatar to say, and how.
+
+    speech: a sound or video file, or (samples,) float at 16 kHz.
+    avatar: name, folder or repo on the Hub, or a loaded one; None is the bundled one.
+    emotion: weights by name, 0 to 1; what is missing from 1 is neutral. Or:
+    timeline: keys, as EmotionKey or {"time": seconds, "emotion": {name: weight}}, between which emotions are blended.
+    intensity: 0 neutral, 1 as asked, up to 2 exaggerated.
+    seed: another take of the same speech.
+    head, blink, gaze: how much of that movement; 1 is the person's own, 3 the most.
+    full_frame: in the person's own footage, at its size, instead of head and shoulders alone.
+    label: say in the picture that it is AI-generated.
+    Errors: ValueError naming the valid choices.
+    """
+
+    speech: Path | str | np.ndarray
+    avatar: AvatarLike = None
+    emotion: Mapping[str, float] = field(default_factory=dict)
+    timeline: Sequence[EmotionKey] | Sequence[Mapping] | None = None
+    intensity: float = 1.0
+    seed: int = 0
+    head: float = 1.0
+    blink: float = 1.0
+    gaze: float = 1.0
+    full_frame: bool = False
+    label: bool = False
+
+    def __post_init__(self) -> None:
+        if self.emotion and self.timeline:
+            raise ValueError("Give an emotion or a timeline, not both")
+        if self.timeline is not None:
+            object.__setattr__(self, "timeline", EmotionKey.read_all(self.timeline) if self.timeline else None)
+        self.weights(1)
+        if not self.intensity <= LARGEST_INTENSITY:
+            raise ValueError(f"intensity must be between 0 and {LARGEST_INTENSITY:g}, not {self.intensity}")
+        if not isinstance(self.seed, int) or not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed must be a whole number >= 0, not {self.seed!r}")
+        for name in ("head", "blink", "gaze"):
+            amount = getattr(self, name)
+            if not isinstance(amount, (int, float)) or not math.isfinite(amount) or not 0 <= amount <= LARGEST_AMOUNT:
+                raise ValueError(f"{name} must be between 0 and {LARGEST_AMOUNT:g}, not {amount!r}")
+
+    def weights(self, frames: int) -> EmotionWeights:
+        """The emotion weights of a video of so many frames."""
+        if self.timeline:
+            return EmotionWeights.from_timeline(self.timeline, frames, min(self.intensity, 1.0))
+        return EmotionWeights.from_mapping(self.emotion, min(self.intensity, 1.0))
+
+    def is_over_full(self) -> bool:
+        """Whether emotion weights sum to more than 1 somewhere, so that they are scaled (the caller says so to the person)."""
+        return any(over_full(weights) for weights in _emotions_of(self))
+
+    def command(self, output: str = "video.mp4") -> str:
+        """The line that repeats this request from a shell."""
+        words = ["python", "-m", "gmtalker", "speak"]
+        if self.avatar is not None:
+            words.append(f"--avatar={_named(self.avatar)}")  # a name may begin as an option does
+        words += ["--speech", str(self.speech), "--output", output]
+        shown = {name: weight for name, weight in self.emotion.items() if weight}
+        if shown:
+            words += ["--emotion", ",".join(f"{name}={weight:g}" for name, weight in shown.items())]
+        if self.timeline:
+            words += ["--timeline", json.dumps([key.to_json() for key in self.timeline])]
+        for name in ("intensity", "seed", "head", "blink", "gaze"):
+            value = getattr(self, name)
+            if value != SpeakRequest.__dataclass_fields__[name].default:
+                words += [f"--{name}", str(value) if name == "seed" else f"{value:g}"]
+        words += [f"--{name.replace('_', '-')}" for name in ("full_frame", "label") if getattr(self, name)]
+        return shlex.join(words)
+
+    def to_json(self) -> dict:
+        """{"request": "speak", "speech": path, ...}, ready for json.dumps; the speech is null where it was given as samples."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        values["speech"] = None if isinstance(self.speech, np.ndarray) else os.path.abspath(self.speech)
+        values["avatar"] = _named(self.avatar)
+        values["emotion"] = dict(self.emotion)
+        values["timeline"] = [key.to_json() for key in self.timeline] if self.timeline else None
+        return {"request": KIND} | values
+
+    @classmethod
+    def from_json(cls, values: object) -> SpeakRequest:
+        """The request that to_json wrote. Errors: ValueError for anything else."""
+        known = {field.name for field in fields(cls)}
+        if not isinstance(values, Mapping) or values.get("request") != KIND:
+            raise ValueError('It is not a request to speak: {"request": "speak", ...}')
+        given = {name: value for name, value in values.items() if name != "request"}
+        if unknown := set(given) - known:
+            raise ValueError(f"It holds {sorted(unknown)[0]!r}, which no request has")
+        if not isinstance(given.get("speech"), str):
+            raise ValueError("It does not name the file that was spoken")
+        try:
+            return cls(**given)
+        except TypeError as error:
+            raise ValueError(str(error)) from error
+
+    def save(self, path: Path) -> None:
+        """Write the request as JSON, whole or not at all."""
+        with whole_file(path) as unfinished:
+            unfinished.write_text(json.dumps(self.to_json(), ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: Path) -> SpeakRequest:
+        """Errors: UnusableInput when the file is missing or holds no request."""
+        try:
+            return cls.from_json(json.loads(Path(path).read_text(encoding="utf-8-sig")))
+        except (OSError, ValueError, RecursionError) as error:
+            reason = "it can't be read" if isinstance(error, OSError) else str(error).rstrip(".")
+            raise UnusableInput(f"{Path(path).name} is not a saved request ({reason}).") from error
+
+
+def request_file(video: Path) -> Path:
+    """Where the request of a video is saved: video.request.json beside video.mp4."""
+    return Path(video).with_suffix(".request.json")
+
+
+def _emotions_of(request: SpeakRequest) -> Iterable[Mapping[str, float]]:
+    return [key.emotion for key in request.timeline] if request.timeline else [request.emotion]
+
+
+def _named(avatar: AvatarLike) -> str | None:
+    if isinstance(avatar, ReadyAvatar):
+        return avatar.avatar.name
+    return avatar.name if isinstance(avatar, Avatar) else None if avatar is None else str(avatar)

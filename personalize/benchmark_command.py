@@ -1,0 +1,82 @@
+"""benchmark: the sub-parser of python -m personalize that trains avatars in order to measure."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from pathlib import Path
+
+from gmtalker.command_line import (
+    DATASETS,
+    WrongUsage,
+    add_device,
+    check_output,
+    load_pipeline,
+    names_in,
+    progress_bar,
+    write_json,
+)
+
+
+def add_commands(commands: argparse._SubParsersAction) -> None:
+    """Add the command and what it can measure."""
+    benchmark = commands.add_parser("benchmark", help="train avatars in order to measure: heads, set, adapt")
+    kinds = benchmark.add_subparsers(required=True, metavar="what")
+    heads = kinds.add_parser("heads", help="one person's head twice: from our start, and the reference's widths from nothing")
+    heads.add_argument("clips", nargs="+", type=Path, metavar="CLIP")
+    whole = kinds.add_parser("set", help="an avatar of every test person of a public set, trained and measured")
+    whole.add_argument("--dataset", choices=DATASETS, required=True, help="the public set...")
+    whole.add_argument("--root", type=Path, required=True, metavar="DIR", help="...as it lies on disk")
+    whole.add_argument("--i-have-consent", action="store_true", help="that its people agreed to be made into avatars")
+    whole.add_argument("--identity", type=Path, metavar="F.onnx", help="insightface's network: is it still the same person?")
+    adapt = kinds.add_parser("adapt", help="the speaking style adapted to a part of each long test clip, measured on the rest")
+    adapt.add_argument("--data", type=Path, required=True, metavar="DIR", help="a folder whose clips a MANIFEST.csv describes")
+    adapt.add_argument("--leave-out", default="", metavar="P,Q", help="people of --data that are not measured")
+    for kind, command, minutes in ((heads, _heads, 10.0), (whole, _set, 10.0), (adapt, _adapt, 1.0)):
+        kind.add_argument("--minutes", type=float, default=minutes, metavar="M", help=f"of training for each ({minutes:g})")
+        kind.add_argument("--json", type=Path, required=True, metavar="F", help="where the figures are written")
+        add_device(kind)
+        kind.set_defaults(run=command)
+
+
+def _check(options: argparse.Namespace) -> None:
+    check_output(options.json, ".json")
+    if not 0 < options.minutes < math.inf:
+        raise WrongUsage("--minutes must be more than 0.")
+
+
+def _heads(options: argparse.Namespace) -> None:
+    _check(options)
+    from personalize.benchmark import compare_heads
+
+    picture = options.json.with_suffix(".png")
+    with progress_bar(options) as on_progress:
+        figures = compare_heads(options.clips, options.minutes, load_pipeline(options), on_progress, picture)
+    write_json(figures, options.json)
+
+
+def _set(options: argparse.Namespace) -> None:
+    _check(options)
+    if not options.i_have_consent:
+        raise WrongUsage("Consent is required; add --i-have-consent if the set's people agreed to be made into avatars.")
+    from gmtalker.measure.command import write_measures
+    from gmtalker.measure.identity import recogniser_at_hand
+    from personalize.benchmark import measure_public_set
+
+    recogniser = recogniser_at_hand(options.identity)
+    with progress_bar(options) as on_progress:
+        measures = measure_public_set(
+            options.root, options.dataset, options.minutes, load_pipeline(options), on_progress, recogniser
+        )
+    write_measures(measures, options.json)
+
+
+def _adapt(options: argparse.Namespace) -> None:
+    _check(options)
+    from personalize.benchmark import measure_adaptation
+
+    with progress_bar(options) as on_progress:
+        figures = measure_adaptation(
+            options.data, options.minutes, load_pipeline(options), names_in(options.leave_out), on_progress
+        )
+    write_json(figures, options.json)

@@ -1,0 +1,259 @@
+"""From clips to footage: tracked, cropped, chosen, measured, heard."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.numpy import load_file, save_file
+from torch import Tensor
+
+from gmtalker.clock import EMOTIONS, FPS
+from gmtalker.errors import UnusableVideo
+from gmtalker.face.context_motion import learn_context_motion, steady_shoulders
+from gmtalker.face.lip_guard import LipGuard, at_rest_in_silence
+from gmtalker.face.model import FaceModel
+from gmtalker.face.person import PersonFace
+from gmtalker.face.tracking import TrackedVideo, choose_crop, cut, in_crop, measure_person, track_points
+from gmtalker.files import whole_file
+from gmtalker.media.audio import read_sound_or_none, silent_frames
+from gmtalker.media.video import read_frames
+from gmtalker.pipeline import GMTalkerPipeline
+from gmtalker.progress import Progress
+from gmtalker.tracks import EmotionWeights, FaceTrack
+from personalize.frame_selection import SPARE, choose_frames, sharpest
+from personalize.progress import WRAP_UP, TrainingProgress
+from personalize.request import HELD_OUT_SECONDS_MAX, HELD_OUT_SHARE, TRAINING_FRAMES_MAX, TrainRequest
+from personalize.sound_sync import SpokenFootage
+
+
+@dataclass(frozen=True)
+class Footage:
+    """All clips of a person on one clock.
+
+    face: the person's face, measured over all clips.
+    track: what the face does, (frames,) of all clips one after another.
+    frames: (n, size, size, 3) uint8 RGB, the cropped frames that the head learns from.
+    kept: (n,) which frames of track those are.
+    features: (frames, d) of the speech, zeros where there is no sound.
+    speaks: (frames,) bool, where there is sound.
+    silent: (frames,) bool, where nothing is said in it.
+    emotion: (frames, 8) weights, as labelled or recognised.
+    labels: (frames,) the number of the emotion that a clip was said to show, -1 where none was.
+    held_out: (frames,) bool, never trained on.
+    clip_starts: first frame of each clip.
+    """
+
+    face: PersonFace
+    track: FaceTrack
+    frames: np.ndarray
+    kept: np.ndarray
+    features: Tensor
+    speaks: np.ndarray
+    silent: np.ndarray
+    emotion: Tensor
+    labels: np.ndarray
+    held_out: np.ndarray
+    clip_starts: list[int]
+
+    @property
+    def seconds(self) -> float:
+        """Of all clips together."""
+        return len(self.track) / FPS
+
+    def spoken(self, guard: LipGuard) -> SpokenFootage:
+        """What the speaking style may be learned from."""
+        usable = self.speaks & self.track.found.numpy() & ~self.held_out
+        coefficients = at_rest_in_silence(self.track.expression.coefficients, self.silent, guard)
+        return SpokenFootage(coefficients, self.features, usable, self.emotion, self.clip_starts)
+
+
+@dataclass(frozen=True)
+class _Tracked:
+    """Step 1 and 2: every clip's points, in its own picture and in the crop.
+
+    points: (frames, 478, 3) in pixels of the crop of `size`.
+    found: (frames,) bool.
+    crops: (3,) left, top and side of each clip's crop.
+    """
+
+    clips: Sequence[Path]
+    videos: list[TrackedVideo]
+    crops: list[np.ndarray]
+    points: np.ndarray
+    found: np.ndarray
+    size: int
+
+    @property
+    def clip_starts(self) -> list[int]:
+        """First frame of each clip."""
+        return np.cumsum([0, *(len(video.points) for video in self.videos)])[:-1].tolist()
+
+    def __len__(self) -> int:
+        return len(self.found)
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """Step 3: frames (n, size, size, 3) uint8, and their numbers `kept` (n,)."""
+
+    frames: list[np.ndarray]
+    kept: np.ndarray
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """Step 4: the face, the track with its shoulders, and the frames (bool) that are never trained on."""
+
+    face: PersonFace
+    track: FaceTrack
+    held_out: np.ndarray
+
+
+@dataclass(frozen=True)
+class _Heard:
+    """Step 5: what is said and felt in each frame, as Footage has it."""
+
+    features: Tensor
+    speaks: np.ndarray
+    silent: np.ndarray
+    emotion: Tensor
+    labels: np.ndarray
+
+
+def gather_footage(request: TrainRequest, pipeline: GMTalkerPipeline, work: Path, progress: TrainingProgress) -> Footage:
+    """Track every clip, crop the head, choose frames, measure the person, listen to the speech.
+
+    work: folder that keeps the points, so that resuming does not track again.
+    Errors: UnusableVideo when a clip can't be read or shows no face, or all are shorter than two seconds together.
+    """
+    later = 60 * request.training_minutes + WRAP_UP
+    progress.stage("finding the face", 0, 6, later)
+    tracked = _track(request, work, progress)
+    progress.stage("cropping the head", 6, 8, later)
+    chosen = _choose(tracked, pipeline.face_model, progress)
+    progress.stage("learning how hair and shoulders move", 8, 10, later)
+    measured = _measure(tracked, chosen, request.emotions, pipeline.face_model, progress)
+    heard = _listen(tracked, measured.track, request.emotions, pipeline)
+    return Footage(
+        face=measured.face,
+        track=measured.track,
+        frames=np.stack(chosen.frames),
+        kept=chosen.kept,
+        held_out=measured.held_out,
+        clip_starts=tracked.clip_starts,
+        **vars(heard),
+    )
+
+
+def _track(request: TrainRequest, work: Path, progress: TrainingProgress) -> _Tracked:
+    videos = []
+    for number, clip in enumerate(request.clips):
+        progress(Progress(done=number, total=len(request.clips)))
+        videos.append(_tracked(clip, work, lambda frame: frame % 50 or progress.alive(step=frame)))
+    if sum(len(video.points) for video in videos) < 2 * FPS:
+        raise UnusableVideo("The clips are shorter than two seconds together. Please upload at least 20 seconds.")
+    points, crops = [], []
+    for video in videos:  # clips of one camera share a crop; its own where the picture has another size
+        same = [other for other in videos if other.source_size == video.source_size]
+        crop = choose_crop(np.concatenate([other.points for other in same]), *video.source_size)
+        crops.append(crop)
+        points.append(in_crop(video.points, crop, request.size))
+    found = np.concatenate([video.found for video in videos])
+    return _Tracked(request.clips, videos, crops, np.concatenate(points), found, request.size)
+
+
+def _choose(tracked: _Tracked, model: FaceModel, progress: TrainingProgress) -> _Chosen:
+    """The frames that the head learns from: all of them, or of long footage as many of each kind as fit in memory."""
+    total, most = len(tracked), TRAINING_FRAMES_MAX * 256**2 // tracked.size**2
+    long = tracked.found.sum() > most
+    keep = set(choose_frames(tracked.points, tracked.found, model, int(SPARE * most) if long else total).tolist())
+    frames, kept = [], []
+    for clip, video, crop, first in zip(tracked.clips, tracked.videos, tracked.crops, tracked.clip_starts):
+        for index, frame in zip(range(len(video.points)), read_frames(clip)):
+            if first + index in keep:
+                frames.append(cut(frame, crop, tracked.size))
+                kept.append(first + index)
+        progress(Progress(done=first + len(video.points), total=total))
+    if long:
+        sharp = sharpest(frames, most)
+        frames, kept = [frames[place] for place in sharp], [kept[place] for place in sharp]
+        progress.alive(
+            f"The head learns from {len(kept)} of {total} frames: as many of each mouth shape, pose and gaze, and sharp ones."
+        )
+    return _Chosen(frames, np.array(kept))
+
+
+def _measure(
+    tracked: _Tracked, chosen: _Chosen, emotions: Mapping[Path, str], model: FaceModel, progress: TrainingProgress
+) -> _Measured:
+    """The person's face and track, and how hair, shoulders and background move with the head."""
+    total, size, kept = len(tracked), tracked.size, chosen.kept
+    clips = zip(tracked.clips, tracked.videos)
+    neutral = np.concatenate([np.full(len(video.points), emotions.get(clip) == "neutral") for clip, video in clips])
+    usable = tracked.found & np.isin(np.arange(total), kept)
+    position = {index: place for place, index in enumerate(kept)}
+    face = measure_person(
+        model,
+        tracked.points,
+        np.array([0.0, 0.0, size]),
+        tracked.videos[0].source_size,
+        lambda index: chosen.frames[position[index]],
+        usable,
+        neutral,
+        size,
+    )
+    face = replace(face, crop=tracked.crops[0].astype(np.float32))
+    track = model.track(tracked.points, face, size, tracked.found)
+    held_out = np.zeros(total, bool)
+    held_out[total - int(min(HELD_OUT_SHARE * total, HELD_OUT_SECONDS_MAX * FPS)) :] = True
+    frames = len(chosen.frames)
+    face, shoulders = learn_context_motion(
+        face,
+        chosen.frames,
+        track.motion.stacked().numpy()[kept],
+        ~held_out[kept],
+        lambda frame: frame % 100 or progress(Progress(done=frame, total=frames)),
+    )
+    between = [np.interp(np.arange(total), kept, column) for column in shoulders.T]
+    steady = steady_shoulders(np.stack(between, axis=1))
+    return _Measured(face, replace(track, shoulders=torch.tensor(steady, dtype=torch.float32)), held_out)
+
+
+def _listen(tracked: _Tracked, track: FaceTrack, emotions: Mapping[Path, str], pipeline: GMTalkerPipeline) -> _Heard:
+    """Speech features, and the emotion: the clip's label, or what the expression generator's encoder recognises."""
+    parts = []
+    for clip, video, first in zip(tracked.clips, tracked.videos, tracked.clip_starts):
+        count, sound, label = len(video.points), read_sound_or_none(clip), emotions.get(clip)
+        heard = None if sound is None else pipeline.encode(sound)[:count]
+        if label is None:
+            emotion = pipeline.recognise(track[first : first + count], heard).weights
+        else:
+            emotion = EmotionWeights.from_mapping({label: 1.0}).at(count)
+        features = torch.zeros(count, pipeline.speech_encoder.features)
+        if heard is not None:
+            features[: len(heard)] = heard.cpu()
+        speaks = np.arange(count) < (0 if heard is None else len(heard))
+        silent = np.zeros(count, bool) if sound is None else silent_frames(sound, count)
+        parts.append((features, speaks, silent, emotion.cpu(), np.full(count, -1 if label is None else EMOTIONS.index(label))))
+    features, speaks, silent, emotion, labels = zip(*parts)
+    return _Heard(torch.cat(features), np.concatenate(speaks), np.concatenate(silent), torch.cat(emotion), np.concatenate(labels))
+
+
+def _tracked(clip: Path, work: Path, progress: Callable[[int], None]) -> TrackedVideo:
+    """The clip's points, kept in the work folder, so that resuming does not track again."""
+    stat = clip.stat()
+    name = hashlib.sha256(clip.name.encode()).hexdigest()[:16]  # not the name itself: it may be long, and of any signs
+    path = work / f"points-{name}-{stat.st_size}-{int(stat.st_mtime)}.safetensors"
+    if path.exists():
+        stored = load_file(str(path))
+        return TrackedVideo(stored["points"], stored["found"].astype(bool), tuple(int(side) for side in stored["size"]))
+    video = track_points(clip, progress)
+    stored = {"points": video.points, "found": video.found.astype(np.uint8), "size": np.array(video.source_size)}
+    with whole_file(path) as unfinished:
+        save_file(stored, str(unfinished))
+    return video

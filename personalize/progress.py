@@ -1,0 +1,72 @@
+"""How far a training is, and pictures of what it can by now."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from gmtalker.files import whole_file
+from gmtalker.progress import OnProgress, Progress
+
+TRAINING_STRIP, TRAINING_CURVE = "strip.jpg", "curve.png"
+FINISH_REQUESTED = "finish.asked"  # a file of this name asks the trainer to make the avatar of what it has by now
+SAMPLE_REQUESTED = "sample.asked"  # a file of this name in the work folder asks the trainer to show what it can by now
+WRAP_UP = 30.0  # seconds that measuring and the pictures take at the end
+STRIP_FRAMES = 5  # in the strip of a training
+
+
+class TrainingProgress:
+    """Turns the progress of a stage into that of the whole training.
+
+    on_progress: takes it, with percent and seconds_left of the whole.
+    """
+
+    def __init__(self, on_progress: OnProgress) -> None:
+        self.on_progress, self.name, self.low, self.high, self.later = on_progress, "", 0.0, 0.0, 0.0
+
+    def stage(self, name: str, low: float, high: float, later: float = 0.0) -> None:
+        """The next stage begins.
+
+        low, high: percent of the whole.
+        later: seconds that the stages after this one will take.
+        """
+        self.name, self.low, self.high, self.later = name, low, high, later
+        self(Progress(name, 0, 100, seconds_left=0))
+
+    def alive(self, message: str = "", **figures: object) -> None:
+        """A sign of life within a part whose length is not known."""
+        self.on_progress(Progress(self.name, message=message, figures=figures, percent=None))
+
+    def __call__(self, progress: Progress) -> None:
+        """Progress of the stage that runs."""
+        percent = None
+        if progress.total:
+            percent = round(self.low + (self.high - self.low) * progress.stage_percent / 100, 1)
+        left = None if progress.seconds_left is None else round(progress.seconds_left + self.later)
+        self.on_progress(Progress(self.name, progress.done, progress.total, percent, left, progress.message, progress.figures))
+
+
+def write_progress(folder: Path, real: np.ndarray, drawn: np.ndarray, curve: Sequence[Mapping[str, float]]) -> None:
+    """Pictures for whoever watches: strip.jpg, real frames above drawn ones, and curve.png, its best point marked.
+
+    real, drawn: (n, h, w, 3) uint8, held-out frames.
+    curve: points with seconds and psnr (dB).
+    """
+    from gmtalker.measure.plots import blank, save_figure
+    from gmtalker.media.video_writer import write_picture
+
+    chosen = np.linspace(0, len(real) - 1, min(len(real), STRIP_FRAMES)).astype(int)
+    strip = np.concatenate([np.concatenate(list(frames[chosen]), axis=1) for frames in (real, drawn)])
+    figure = blank(6, 2.2, layout="tight")
+    axes = figure.subplots()
+    seconds, quality = (np.array([point[name] for point in curve]) for name in ("seconds", "psnr"))
+    axes.plot(seconds / 60, quality, marker=".", color="#0d9488")
+    axes.plot(seconds[quality.argmax()] / 60, quality.max(), marker="*", ms=12, color="#b45309")
+    low, high = quality.min(), max(quality.max(), quality.min() + 1)  # noise is not to look like progress
+    axes.set(xlabel="min", ylabel="dB", ylim=(low - 0.1 * (high - low), high + 0.2 * (high - low)))
+    with whole_file(folder / TRAINING_STRIP) as unfinished:  # somebody may be looking at it
+        write_picture(unfinished, strip)
+    with whole_file(folder / TRAINING_CURVE) as unfinished:
+        save_figure(figure, unfinished)

@@ -1,0 +1,107 @@
+"""What somebody asks to have trained: the one carrier from page, command line, Python and job to the work."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from gmtalker.avatars.workspace import clean_name
+from gmtalker.clock import EMOTIONS, SIZES
+from gmtalker.errors import UnusableInput
+from gmtalker.files import whole_file
+from personalize.consent import Consent
+
+PRESETS = {"draft": 2.0, "standard": 10.0, "high": 30.0}  # minutes of training, after the clips are tracked
+LARGEST_MINUTES = 10_000
+HELD_OUT_SHARE, HELD_OUT_SECONDS_MAX = 0.1, 20.0  # the last part of the footage is never trained on; at most so many seconds
+TRAINING_FRAMES_MAX = 6000  # of 256 pixels kept in memory for training: 1.2 GB; fewer where they are larger
+REQUEST_FILE = "request.json"  # in the work folder of a training
+KIND = "train"  # of request that a JSON file holds
+
+
+@dataclass(frozen=True)
+class TrainRequest:
+    """What an avatar is to be made of, and how.
+
+    name: of the avatar, 1 to 80 printable characters.
+    clips: video files of one person.
+    consent: that person's.
+    preset: how long, one of PRESETS.
+    minutes: of training, in the place of the preset's; tracking and measuring come on top.
+    emotions: clip to the emotion it was filmed in, one of EMOTIONS, for the clips that show one.
+    size: pixels of a side that the avatar is drawn at, one of SIZES.
+    Errors: ValueError naming the valid choices.
+    """
+
+    name: str
+    clips: Sequence[Path]
+    consent: Consent
+    preset: str = "standard"
+    minutes: float | None = None
+    emotions: Mapping[Path, str] = field(default_factory=dict)
+    size: int = SIZES[0]
+
+    def __post_init__(self) -> None:
+        clips = tuple(Path(clip).resolve() for clip in self.clips)
+        emotions = {Path(clip).resolve(): emotion for clip, emotion in (self.emotions or {}).items()}
+        for name, value in (("name", clean_name(self.name)), ("clips", clips), ("emotions", emotions)):
+            object.__setattr__(self, name, value)
+        if not clips:
+            raise ValueError("There is no clip; give one at least")
+        if not isinstance(self.consent, Consent):
+            raise ValueError("Training needs the consent of the person")
+        if self.preset not in PRESETS:
+            raise ValueError(f"There is no preset {self.preset!r}; choose from {', '.join(PRESETS)}")
+        if self.minutes is not None and not 0 < self.minutes < LARGEST_MINUTES:
+            raise ValueError(f"minutes must be a number above 0, not {self.minutes}")
+        if self.size not in SIZES:
+            raise ValueError(f"An avatar is drawn at {', '.join(map(str, SIZES))} pixels, not at {self.size}")
+        if unknown := [clip for clip in emotions if clip not in clips]:
+            raise ValueError(f"An emotion is given for {unknown[0].name}, which is not one of the clips")
+        if wrong := [emotion for emotion in emotions.values() if emotion not in EMOTIONS]:
+            raise ValueError(f"There is no emotion {wrong[0]!r}; choose from {', '.join(EMOTIONS)}")
+
+    @property
+    def training_minutes(self) -> float:
+        """Minutes of training: those asked for, or the preset's."""
+        return PRESETS[self.preset] if self.minutes is None else self.minutes
+
+    def to_json(self) -> dict:
+        """{"request": "train", "name": ..., "clips": [absolute paths], ...}, ready for json.dumps."""
+        return {
+            "request": KIND,
+            "name": self.name,
+            "clips": [str(clip) for clip in self.clips],
+            "consent": asdict(self.consent),
+            "preset": self.preset,
+            "minutes": self.minutes,
+            "emotions": {str(clip): emotion for clip, emotion in self.emotions.items()},
+            "size": self.size,
+        }
+
+    @classmethod
+    def from_json(cls, values: object) -> TrainRequest:
+        """The request that to_json wrote. Errors: ValueError for anything else."""
+        if not isinstance(values, Mapping) or values.get("request") != KIND:
+            raise ValueError('It is not a request to train: {"request": "train", ...}')
+        given = {name: value for name, value in values.items() if name != "request"}
+        try:
+            return cls(**given | {"consent": Consent(**given["consent"])})
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"A part of it is missing or unknown ({error})") from error
+
+    def save(self, path: Path) -> None:
+        """Write the request as JSON, whole or not at all."""
+        with whole_file(path) as unfinished:
+            unfinished.write_text(json.dumps(self.to_json(), ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: Path) -> TrainRequest:
+        """Errors: UnusableInput when the file is missing or holds no request."""
+        try:
+            return cls.from_json(json.loads(Path(path).read_text(encoding="utf-8-sig")))
+        except (OSError, ValueError, RecursionError) as error:
+            reason = "it can't be read" if isinstance(error, OSError) else str(error).rstrip(".")
+            raise UnusableInput(f"{Path(path).name} is not a saved request ({reason}).") from error

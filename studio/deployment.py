@@ -1,0 +1,40 @@
+"""Where the page runs: on somebody's own machine, or as a Space. Imported before gradio and torch, which it prepares."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from studio.spacefile import STORAGE_PATH, Limits, Spacefile
+
+STORAGE = Path(STORAGE_PATH)
+
+
+def prepare() -> None:
+    """Set what gradio and torch read when they are imported, and the workspace."""
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # faces and voices stay on this machine
+    if "SPACE_ID" not in os.environ:
+        return
+    if cores := os.environ.get("CPU_CORES"):  # torch would count those of the whole host, and its threads wait for each other
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, int(float(cores)))))
+    if not os.environ.get("GMTALKER_HOME") and STORAGE.is_dir() and os.access(STORAGE, os.W_OK):
+        os.environ["GMTALKER_HOME"] = str(STORAGE)
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """What the page may do here. demo: nobody trains; login: visitors sign in with Hugging Face; host: who can reach it."""
+
+    limits: Limits = Limits()
+    demo: bool = False
+    login: bool = False
+    host: str = "127.0.0.1"
+
+    @classmethod
+    def here(cls) -> Deployment:
+        """On a Space as its Spacefile says. Errors: UnusableInput for one that can't be used."""
+        if "SPACE_ID" not in os.environ:
+            return cls()
+        described = Spacefile.read()
+        return cls(described.limits, described.is_demo(os.environ["SPACE_ID"]), described.login, "0.0.0.0")
