@@ -20,6 +20,8 @@ studio: setup
 
 lint: setup
 	$(VENV_PYTHON) -m ruff check .
+	$(VENV_PYTHON) -m ruff format --check .
+	$(VENV_PYTHON) -m mypy
 
 test: lint
 	OMP_NUM_THREADS=1 $(VENV_PYTHON) -m pytest -n $(TEST_PROCESSES) --dist loadgroup
@@ -28,4 +30,4 @@ bench: setup
 	$(VENV_PYTHON) -m gmtalker bench --json build/bench.json
 
 clean:
-	rm -rf .venv build .pytest_cache .ruff_cache
+	rm -rf .venv build dist .pytest_cache .ruff_cache .mypy_cache

@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gmtalker.clock import EMOTIONS
 from gmtalker.command_line import (
@@ -16,13 +17,23 @@ from gmtalker.command_line import (
     bad_values_are_wrong_usage,
     check_output,
     done,
+    for_machines,
     load_pipeline,
+    print_json,
     progress_bar,
     run,
 )
 from gmtalker.errors import UnusableInput
 from gmtalker.measure import command as measure
 from gmtalker.pretrain import command as pretrain
+
+if TYPE_CHECKING:
+    from gmtalker.request import SpeakRequest
+    from gmtalker.tracks import EmotionKey
+
+# Options of speak that are fields of a SpeakRequest, and those from which its emotion is read.
+FIELDS = ("avatar", "intensity", "seed", "head", "blink", "gaze", "full_frame", "label")
+EMOTION_OPTIONS = ("emotion", "timeline", "script")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -46,20 +57,24 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_speak(speak: argparse.ArgumentParser) -> None:
     add_avatar(speak)
-    what = speak.add_mutually_exclusive_group(required=True)
-    what.add_argument("--speech", type=Path, metavar="F", help="a sound file, or a video with sound")
-    what.add_argument("--request", type=Path, metavar="F.json", help="make again what a .request.json beside a video says")
+    speech = speak.add_mutually_exclusive_group(required=True)
+    speech.add_argument("--speech", type=Path, metavar="F", help="a sound file, or a video with sound")
+    speech.add_argument("--request", type=Path, metavar="F.json", help="repeat a video: the .request.json saved beside it")
     speak.add_argument("--output", type=Path, required=True, metavar="F.mp4")
-    mood = speak.add_mutually_exclusive_group()
-    mood.add_argument("--emotion", metavar="E", help=f"such as happy=0.7,sad=0.1; emotions: {', '.join(EMOTIONS)}")
-    mood.add_argument("--timeline", metavar="F.json", help='a file, or itself: [{"time": 0.0, "emotion": {"happy": 0.8}}]')
-    mood.add_argument("--script", type=Path, metavar="F.txt", help='what is said, with tags: "[happy 0.8] What a day!"')
-    speak.add_argument("--intensity", type=float, default=1.0, metavar="X", help="0 neutral, 1 as asked (default), 2 exaggerated")
-    speak.add_argument("--seed", type=int, default=0, metavar="N", help="another take of the same speech (default 0)")
+    emotion = speak.add_mutually_exclusive_group()
+    emotion.add_argument("--emotion", metavar="E", help=f"such as happy=0.7,sad=0.1; emotions: {', '.join(EMOTIONS)}")
+    emotion.add_argument("--timeline", metavar="F.json", help='a file, or itself: [{"time": 0.0, "emotion": {"happy": 0.8}}]')
+    emotion.add_argument("--script", type=Path, metavar="F.txt", help='what is said, with tags: "[happy 0.8] What a day!"')
+    # No defaults: those of SpeakRequest count, and what is given beside --request is to be seen.
+    speak.add_argument("--intensity", type=float, metavar="X", help="0 neutral, 1 as given (default), 2 exaggerated")
+    speak.add_argument("--seed", type=int, metavar="N", help="another take of the same speech (default 0)")
     for part in ("head", "blink", "gaze"):
-        speak.add_argument(f"--{part}", type=float, default=1.0, metavar="X", help=f"how much {part} movement (default 1)")
-    speak.add_argument("--full-frame", action="store_true", help="in the person's own footage, at its size")
-    speak.add_argument("--label", action="store_true", help="say in the picture that it is AI-generated")
+        speak.add_argument(f"--{part}", type=float, metavar="X", help=f"how much {part} movement (default 1)")
+    for option, text in (
+        ("--full-frame", "in the person's own footage, at its size"),
+        ("--label", "say in the picture that it is AI-generated"),
+    ):
+        speak.add_argument(option, action="store_true", default=None, help=text)
     speak.add_argument("--tracks", type=Path, metavar="F.safetensors", help="also save what the face does in each frame")
     add_device(speak)
     add_json(speak)
@@ -76,11 +91,11 @@ def _add_reenact(reenact: argparse.ArgumentParser) -> None:
     reenact.set_defaults(run=_reenact)
 
 
-# --- What is asked for ---------------------------------------------------------------------------------------------------------
+# --- The request -------------------------------------------------------------------------------------------------------------
 
 
 def parse_emotion(text: str) -> dict[str, float]:
-    """ "happy=0.7,sad=0.1" -> {"happy": 0.7, "sad": 0.1}. Errors: WrongUsage."""
+    """Weights by name from "happy=0.7,sad=0.1"; a name alone is 1. Errors: WrongUsage."""
     emotion: dict[str, float] = {}
     for part in filter(None, (part.strip() for part in text.split(","))):
         name, equals, weight = part.partition("=")
@@ -98,18 +113,27 @@ def parse_emotion(text: str) -> dict[str, float]:
     return emotion
 
 
-def read_timeline(given: str) -> list:
-    """The keys of a timeline file, or of a timeline that is given as JSON itself. Errors: UnusableInput when it can't be read."""
-    itself = given.lstrip().startswith("[")
+def read_timeline(given: str) -> list[dict]:
+    """The keys of a timeline, not yet checked.
+
+    given: a file, or its JSON itself.
+    Errors: UnusableInput when it can't be read.
+    """
+    is_json = given.lstrip().startswith("[")
     try:
-        return json.loads(given if itself else Path(given).read_text(encoding="utf-8-sig"))
+        return json.loads(given if is_json else Path(given).read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
-        name = "The timeline" if itself else Path(given).name
+        name = "The timeline" if is_json else Path(given).name
         raise UnusableInput(f"{name} is not a timeline: it can't be read as JSON.") from error
 
 
-def read_script(path: Path, speech: Path) -> list:
-    """The keys of a script with emotion tags. Errors: UnusableInput when it or the speech can't be read."""
+def read_script(path: Path, speech: Path) -> list[EmotionKey]:
+    """The keys of a script with emotion tags.
+
+    path: the script, UTF-8.
+    speech: the sound or video file in which it is said.
+    Errors: UnusableInput when one of them can't be read, or when the script has no tags.
+    """
     from gmtalker.clock import frames_for
     from gmtalker.emotion_script import timeline_of_script
     from gmtalker.media.audio import read_speech, silent_frames
@@ -125,40 +149,55 @@ def read_script(path: Path, speech: Path) -> list:
         raise UnusableInput(f"{error}.") from error
 
 
-def _request_of(options: argparse.Namespace):
-    """The SpeakRequest that the options of speak, or the file of --request, describe. Errors: WrongUsage, UnusableInput."""
-    emotion = parse_emotion(options.emotion) if options.emotion is not None else {}
-    timeline = read_timeline(options.timeline) if options.timeline is not None else None
-    check_output(options.output, ".mp4")
-    if options.tracks is not None:
-        check_output(options.tracks, ".safetensors")
+def request_of(options: argparse.Namespace) -> SpeakRequest:
+    """What the options of speak ask for: a request of their own, or the saved one of --request.
+
+    Errors: WrongUsage, UnusableInput.
+    """
+    if options.request is not None:
+        return _saved_request(options)
+    emotion = None if options.emotion is None else parse_emotion(options.emotion)
+    timeline = None if options.timeline is None else read_timeline(options.timeline)
+    _check_outputs(options)
     if options.script is not None:
         timeline = read_script(options.script, options.speech)
 
     from gmtalker.request import SpeakRequest  # late: wrong usage should not wait for the networks' libraries
 
-    if options.request is not None:
-        return SpeakRequest.load(options.request)
-    same = {name: getattr(options, name) for name in ("intensity", "seed", "head", "blink", "gaze", "full_frame", "label")}
+    given = {name: getattr(options, name) for name in FIELDS if getattr(options, name) is not None}
     with bad_values_are_wrong_usage():
-        return SpeakRequest(options.speech, options.avatar, emotion, timeline, **same)
+        return SpeakRequest(options.speech, emotion=emotion, timeline=timeline, **given)
+
+
+def _saved_request(options: argparse.Namespace) -> SpeakRequest:
+    beside = [name for name in (*FIELDS, *EMOTION_OPTIONS) if getattr(options, name) is not None]
+    if beside:
+        raise WrongUsage(f"--request says all of that already; leave out --{beside[0].replace('_', '-')}.")
+    _check_outputs(options)
+
+    from gmtalker.request import SpeakRequest  # late, as above
+
+    return SpeakRequest.load(options.request)
+
+
+def _check_outputs(options: argparse.Namespace) -> None:
+    check_output(options.output, ".mp4")
+    if options.tracks is not None:
+        check_output(options.tracks, ".safetensors")
 
 
 # --- Commands ------------------------------------------------------------------------------------------------------------------
 
 
 def _speak(options: argparse.Namespace) -> None:
-    request = _request_of(options)
+    request = request_of(options)
     if request.is_over_full():
         print("The emotion weights sum to more than 1; they are scaled to 1.", file=sys.stderr)
     pipeline = load_pipeline(options)
     with progress_bar(options) as on_progress:
         pipeline.speak(request, options.output, on_progress, tracks=options.tracks)
-    done(options, str(options.output), output=str(options.output), **_tracks_of(options))
-
-
-def _tracks_of(options: argparse.Namespace) -> dict[str, str]:
-    return {"tracks": str(options.tracks)} if options.tracks else {}
+    tracks = {"tracks": str(options.tracks)} if options.tracks else {}
+    done(options, str(options.output), output=str(options.output), **tracks)
 
 
 def _reenact(options: argparse.Namespace) -> None:
@@ -179,7 +218,10 @@ def _verify(options: argparse.Namespace) -> None:
     from gmtalker.provenance.credentials import verify
 
     findings = verify(options.video)
-    print(json.dumps(findings.to_json(), ensure_ascii=False) if options.json else findings.sentence())
+    if for_machines(options):
+        print_json(findings.to_json())
+    else:
+        print(findings.sentence())
 
 
 if __name__ == "__main__":

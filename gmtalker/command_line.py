@@ -8,17 +8,23 @@ import math
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gmtalker.clock import EMOTIONS
 from gmtalker.errors import UnusableInput
 from gmtalker.files import whole_file
-from gmtalker.progress import Progress
+from gmtalker.progress import OnProgress, Progress
+
+if TYPE_CHECKING:
+    from gmtalker.pipeline import GMTalkerPipeline
 
 DONE, UNUSABLE, WRONG_USAGE = 0, 1, 2
 DATASETS = ("mead", "cremad", "lsp", "hdtf", "voxceleb2")
+# How the stages of the pipeline are called for people; other stages have names that people read already.
+TITLES = {"listening": "reading the speech", "expression": "generating the expression", "drawing": "drawing the frames"}
 
 
 class WrongUsage(Exception):
@@ -29,7 +35,7 @@ def run(parser: argparse.ArgumentParser, arguments: list[str] | None, stopped: s
     """Run the command that the arguments name: the function that its sub-parser has as `run`.
 
     arguments: without the program's name; None is those of this process.
-    stopped: what Ctrl-C says.
+    stopped: what is said after Ctrl-C.
     Returns: what the command returns, 0 when that is nothing; 1 when the input can't be used, 2 for wrong usage. Then one
         sentence says why, on stderr, and with --json as {"status": "failed", "error": sentence} on stdout, too.
     """
@@ -50,7 +56,7 @@ def run(parser: argparse.ArgumentParser, arguments: list[str] | None, stopped: s
 
 
 def fail(options: argparse.Namespace, sentence: str, code: int) -> int:
-    """Say why a command fails. Returns the exit code."""
+    """Say why a command failed, in one line. Returns: code."""
     if for_machines(options):
         print_json({"status": "failed", "error": sentence})
     print(" ".join(sentence.split()), file=sys.stderr)
@@ -58,12 +64,12 @@ def fail(options: argparse.Namespace, sentence: str, code: int) -> int:
 
 
 def for_machines(options: argparse.Namespace) -> bool:
-    """Whether --json asks for JSON on stdout; where it names a file, it does not."""
+    """Whether --json asks for JSON on stdout: not where a command has none, or where it names a file."""
     return getattr(options, "json", None) in (True, "-")
 
 
 def done(options: argparse.Namespace, sentence: str, **result: object) -> None:
-    """Say what came of a command: a sentence for people, or the result as JSON."""
+    """Say what came of a command: the sentence for people, or {"status": "done", "done": true, ...result} with --json."""
     if for_machines(options):
         print_json({"status": "done", "done": True} | result)
     else:
@@ -102,7 +108,7 @@ def add_json(command: argparse.ArgumentParser) -> None:
     command.add_argument("--json", action="store_true", help="progress and result as JSON lines on stdout")
 
 
-def load_pipeline(options: argparse.Namespace):
+def load_pipeline(options: argparse.Namespace) -> GMTalkerPipeline:
     """The pipeline on --device, of --generic where a command has it. Errors: WrongUsage, UnusableInput."""
     from gmtalker.device import choose_device
     from gmtalker.pipeline import GMTalkerPipeline  # late: wrong usage should not wait for the networks' libraries
@@ -159,8 +165,11 @@ def finite(value: object) -> object:
 
 
 @contextmanager
-def progress_bar(options: argparse.Namespace) -> Iterator[Callable[[Progress], None]]:
-    """THE way to show progress: JSON lines with --json, a bar on a terminal, else a line a stage. Yields what takes it."""
+def progress_bar(options: argparse.Namespace) -> Iterator[OnProgress]:
+    """Show the progress of a command: as JSON lines with --json, as a bar on a terminal, else as a line a stage.
+
+    Yields: what takes the reports.
+    """
     if for_machines(options):
         yield _JsonLines()
     elif sys.stderr.isatty():
@@ -174,14 +183,14 @@ def progress_bar(options: argparse.Namespace) -> Iterator[Callable[[Progress], N
 
 
 class _JsonLines:
-    """A line for every stage, every whole percent and every message."""
+    """For machines: a line for every stage, every whole percent and every message."""
 
     def __init__(self) -> None:
-        self.last: tuple | None = None
+        self.last: tuple[str, int | None] | None = None
 
     def __call__(self, progress: Progress) -> None:
-        percent = progress.stage_percent if progress.percent is None else progress.percent
-        now = (progress.stage, int(percent))  # a line a frame would be more text than anybody reads
+        percent = progress.shown_percent
+        now = (progress.stage, None if percent is None else int(percent))  # a line a frame would be more than anybody reads
         if now == self.last and not progress.message:
             return
         self.last = now
@@ -189,7 +198,7 @@ class _JsonLines:
 
 
 class _StageLines:
-    """For log files."""
+    """For log files: a line for every stage and every message."""
 
     def __init__(self) -> None:
         self.stage = ""
@@ -200,11 +209,11 @@ class _StageLines:
         if progress.stage and progress.stage != self.stage:
             self.stage = progress.stage
             whole = "" if progress.percent is None else f" ({progress.percent:.0f} %)"
-            print(f"{progress.stage}{whole}", file=sys.stderr, flush=True)
+            print(f"{TITLES.get(progress.stage, progress.stage)}{whole}", file=sys.stderr, flush=True)
 
 
 class _Bar:
-    """For people at a terminal."""
+    """For people at a terminal: one bar of the whole work, or of each stage where stages are not weighed against each other."""
 
     def __init__(self) -> None:
         from tqdm import tqdm
@@ -215,10 +224,13 @@ class _Bar:
         if progress.message:
             self.bar.write(progress.message, file=sys.stderr)
         if progress.stage:
-            self.bar.set_description_str(progress.stage.capitalize(), refresh=False)
-        self.bar.n = min(100.0, progress.stage_percent if progress.percent is None else progress.percent)
+            title = TITLES.get(progress.stage, progress.stage)
+            self.bar.set_description_str(title[:1].upper() + title[1:], refresh=False)
+        if progress.shown_percent is not None:
+            self.bar.n = min(100.0, progress.shown_percent)
         self.bar.set_postfix_str(progress.details(), refresh=False)
         self.bar.refresh()
 
     def close(self) -> None:
+        """Take the bar off the terminal."""
         self.bar.close()

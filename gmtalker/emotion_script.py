@@ -7,16 +7,22 @@ import re
 import numpy as np
 
 from gmtalker.clock import EMOTIONS, FPS
+from gmtalker.tracks import EmotionKey
 
 BLEND_SECONDS = 0.4  # from one emotion to the next
+PAUSE_FRAMES = 3  # so many silent frames are a pause
 TAG = re.compile(r"\[([^\[\]]*)\]")
 
 
-def timeline_of_script(script: str, silent: np.ndarray) -> list[dict]:
-    """Keys [{"time": seconds, "emotion": {name: weight}}, ...] of a script and the speech in which it is said.
+def timeline_of_script(script: str, silent: np.ndarray) -> list[EmotionKey]:
+    """The keys of a script and of the speech in which it is said.
 
-    silent: (frames,) bool, where nothing is said. When which word is said is not known: the letters are laid evenly over the
-    frames in which somebody speaks, and a tag is met at the end of a pause that is near.
+    When each word is said is not known: the letters are spread evenly over the frames in which somebody speaks, and a tag takes
+    effect at the end of a pause nearby. What is said before the first tag is neutral.
+
+    script: words, and tags of emotions with weights from 0 to 1.
+    silent: (frames,) bool, where nothing is said.
+    Returns: keys in their order.
     Errors: ValueError naming the tag that can't be read, or when there is none.
     """
     tags, letters = [], 0
@@ -33,21 +39,21 @@ def timeline_of_script(script: str, silent: np.ndarray) -> list[dict]:
     spoken = np.flatnonzero(~np.asarray(silent))
     if not len(spoken):
         spoken = np.arange(len(silent))
-    keys: list[dict] = [{"time": 0.0, "emotion": {}}] if tags[0][0] else []  # what is said before the first tag is neutral
+    keys = [EmotionKey(0.0, {})] if tags[0][0] else []
     for before, emotion in tags:
         place = min(int(before / letters * len(spoken)), len(spoken) - 1)
         moment = _after_pause(spoken, place) / FPS if before else 0.0
         if keys:
-            turn = max(moment - BLEND_SECONDS / 2, keys[-1]["time"])
-            keys.append({"time": round(turn, 2), "emotion": keys[-1]["emotion"]})
+            turn = max(moment - BLEND_SECONDS / 2, keys[-1].time)
+            keys.append(EmotionKey(round(turn, 2), keys[-1].emotion))
             moment = max(turn, moment + BLEND_SECONDS / 2)
-        keys.append({"time": round(moment, 2), "emotion": emotion})
+        keys.append(EmotionKey(round(moment, 2), emotion))
     return keys
 
 
 def _after_pause(spoken: np.ndarray, place: int, near: int = FPS) -> int:
     """The frame of spoken[place], or the first one after a pause that is at most `near` spoken frames away."""
-    starts = np.flatnonzero(np.diff(spoken) > 3) + 1
+    starts = np.flatnonzero(np.diff(spoken) > PAUSE_FRAMES) + 1
     close = starts[np.abs(starts - place) <= near]
     return int(spoken[close[np.abs(close - place).argmin()]] if len(close) else spoken[place])
 

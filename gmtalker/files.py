@@ -1,4 +1,4 @@
-"""Writing files whole or not at all."""
+"""Atomic writing of files."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ MEGABYTE = 2**20  # bytes
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """A place beside `path` to write to; it becomes `path` when the block ends without an error, and is gone otherwise.
+    """Write a file whole or not at all: aside, and renamed when the block ends without an error.
 
-    path: the file to write; one that stands there is replaced.
-    Yields: the unfinished file's path, hidden, in the same folder and with the same suffix.
-    Errors: OSError when it can't be written.
+    path: the file to write; an existing one is replaced, or stays as it is after an error.
+    Yields: the path to write to, hidden, in the same folder and with the same suffix.
+    Errors: OSError when the file can't be written.
     """
     path = Path(path)
     unfinished = path.with_name(f".writing-{path.name}")

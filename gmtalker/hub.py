@@ -1,4 +1,4 @@
-"""Folders of files from the Hugging Face Hub and to it; what goes wrong becomes one sentence."""
+"""Folders of files from the Hugging Face Hub and to it; whatever goes wrong becomes one sentence."""
 
 from __future__ import annotations
 
@@ -36,16 +36,17 @@ LARGEST_FETCH = 4000 * MEGABYTE  # a large HuBERT among them
 NO_REPO = "{!r} can't be a repo on the Hub; those are called owner/name."
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 
-
-# A token as the client takes it: itself, None for the one this machine is logged in with, False for none at all.
-Token = str | bool | None
+Token = str | bool | None  # None: the one this machine is logged in with; False: none at all
 
 
 def push_files(files: Mapping[str, Path | bytes], repo: str, mark: str, private: bool = True, token: Token = None) -> str:
-    """Make a model repo hold exactly these files, in one commit; it is made when it is missing. Returns the commit.
+    """Make a model repo hold exactly these files, in one commit; it is made when it is missing.
 
-    mark: the file by which a repo of this sort is known; one that holds other things is left alone.
-    Errors: UnusableInput when the Hub does not take them; a repo that was made for them is gone again then.
+    files: path in the repo -> a file here, or its content.
+    mark: the file by which a repo of this sort is known; a repo without it that holds other things is left alone.
+    private: whether only the owner may see it.
+    Returns: the id of the commit.
+    Errors: UnusableInput when the Hub does not take them; then a repo that was made for them is deleted again.
     """
     check_repo(repo)
     api = client_of(token)
@@ -85,9 +86,14 @@ def fetch_files(
     cache_dir: str | Path | None = None,
     local_files_only: bool = False,
 ) -> Path:
-    """The folder, in the client's cache, of the files of a model repo that match the patterns.
+    """Fetch the files of a model repo that match patterns; without a network, what was fetched before is used.
 
-    Without a network, what was fetched before will do. Errors: UnusableInput when the Hub does not give them.
+    patterns: as for fnmatch, such as "face_model/*.json".
+    revision: a branch, a tag or a commit; None is the newest.
+    cache_dir: where downloads are kept; None is the client's own place.
+    local_files_only: take only what was fetched before.
+    Returns: the folder with the files, in the cache.
+    Errors: UnusableInput when the Hub does not give them, or when they are too large.
     """
     api, unreachable, declared = client_of(token), None, {}
     with as_sentence(api, repo):
@@ -111,11 +117,18 @@ def fetch_files(
 def fetch(
     api: HfApi, repo: str, revision: str | None, sizes: Mapping[str, int], patterns: Sequence[str] | None = None, **where
 ) -> Path:
-    """Download the files with these sizes, or of these patterns, and not a byte more than their sizes add up to."""
+    """Download files of a model repo, and not a byte more than was declared.
+
+    sizes: bytes of each file, by its path in the repo (declared_files).
+    patterns: which files, as for fnmatch; None is those of sizes.
+    where: local_dir, cache_dir, local_files_only, as snapshot_download takes them.
+    Returns: the folder with the files.
+    Errors: UnusableInput when more comes than sizes add up to; what the client raises (as_sentence).
+    """
     most = sum(sizes.values())
 
     class Bar(tqdm):
-        """The client's progress bar, that ends what is larger than was declared before the disk is full of it."""
+        """The client's progress bar; ends a download that is larger than declared before it fills the disk."""
 
         def __init__(self, *arguments, **options) -> None:
             # Bytes on the way may be more than those of the file; the bar of the files counts others.
@@ -137,13 +150,19 @@ def fetch(
 
 
 def declared_files(api: HfApi, repo: str, revision: str | None) -> tuple[str, dict[str, int]]:
-    """The commit that a revision of a model repo is, and the sizes of its files, as the index has them."""
+    """Ask the index of a model repo.
+
+    revision: a branch, a tag or a commit; None is the newest.
+    Returns: the commit, and the bytes of each file by its path in the repo.
+    Errors: what the client raises (as_sentence).
+    """
     info = api.model_info(repo, revision=revision, timeout=ANSWER_SECONDS, files_metadata=True)
     sizes = {file.rfilename: max(file.size or 0, file.lfs.size if file.lfs else 0, 0) for file in info.siblings or ()}
     return str(info.sha), sizes
 
 
 def check_repo(repo: str) -> None:
+    """Check that a repo is called owner/name. Errors: UnusableInput."""
     if not REPO_ID.fullmatch(repo):  # the client would take a name without an owner
         raise UnusableInput(NO_REPO.format(repo))
 
@@ -154,14 +173,18 @@ def address_of(repo: str) -> str:
 
 
 def client_of(token: Token) -> HfApi:
-    """The client. HF_ENDPOINT is read here, so that it may change after the library was imported."""
+    """The client. HF_ENDPOINT is read at each call, so that it may change after the library was imported."""
     get_session().timeout = httpx2.Timeout(SILENCE_SECONDS, connect=ANSWER_SECONDS)  # most of its calls would wait for ever
     return HfApi(endpoint=os.environ.get("HF_ENDPOINT", "").rstrip("/") or None, token=token, library_name="gmtalker-studio")
 
 
 @contextmanager
 def as_sentence(api: HfApi, subject: str) -> Iterator[None]:
-    """Inside, whatever the client raises becomes one sentence about the subject, usually a repo. Errors: UnusableInput."""
+    """Inside, whatever the client raises becomes one sentence.
+
+    subject: what the sentence is about, usually a repo.
+    Errors: UnusableInput.
+    """
     try:
         with nullcontext() if sys.stderr.isatty() else disable_progress_bars():
             yield

@@ -3,85 +3,40 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from gmtalker.avatars.avatar import Avatar
+from gmtalker.avatars.motion import person_motion, retarget
+from gmtalker.avatars.ready import AvatarLike, ReadyAvatars
 from gmtalker.clock import SAMPLES_PER_FRAME
 from gmtalker.device import choose_device, is_half_fast, one_core, usable_cores
 from gmtalker.face.lip_guard import LipGuard
 from gmtalker.files import whole_file
 from gmtalker.media.audio import read_speech, silent_frames
 from gmtalker.media.full_frame import IdleLoop
-from gmtalker.media.video_writer import VideoWriter
-from gmtalker.provenance.credentials import Seal
-from gmtalker.tracks import EmotionWeights, ExpressionTrack, FaceTrack, MotionTrack
-
-if TYPE_CHECKING:
-    pass
-from gmtalker.avatars.ready import AvatarLike, ReadyAvatars
+from gmtalker.performance import Frames, Performance, film
 from gmtalker.progress import OnProgress, Watcher
 from gmtalker.request import SpeakRequest, request_file
 from gmtalker.stages import GenericStages, HubOptions, load_stages, push_stages, save_stages
+from gmtalker.tracks import MOTION_DIM, EmotionWeights, ExpressionTrack, FaceTrack, MotionTrack
 
-BATCH = 8  # frames the head generator draws at a time; fixed, because other batches round differently
+DRAW_BATCH = 8  # frames the head generator draws at a time; fixed, because other batches round differently
 GPU_WORKERS = 2  # one renders while the other keeps the GPU busy
 TEMPERATURE = 1.0
-RECOGNISED = 100  # frames in which an emotion is recognised: about the length of the clips GMEG learns from
-LOWEST_LID = 0.8  # a lid that rests lower is shut
+RECOGNITION_FRAMES = 100  # in which an emotion is recognised: about the length of the clips GMEG learns from
 STILL_FRAMES = 12  # of silence before the still: the expression settles from its start
-
-
-class Performance:
-    """A talking video that is drawn while it is iterated: frames (height, width, 3) uint8 RGB, 25 a second.
-
-    track: what the face does; weights: the emotion; speech: (samples,) 16 kHz, or None; idle: the footage to stand in, if any.
-    Iterating again draws the same frames.
-    """
-
-    def __init__(
-        self,
-        pipeline: GMTalkerPipeline,
-        avatar: Avatar,
-        track: FaceTrack,
-        weights: EmotionWeights,
-        speech: np.ndarray | None,
-        idle: IdleLoop | None = None,
-    ) -> None:
-        self.pipeline, self.avatar, self.track, self.weights, self.speech = pipeline, avatar, track, weights, speech
-        self.idle = idle
-
-    def __len__(self) -> int:
-        return len(self.track)
-
-    def __iter__(self) -> Iterator[np.ndarray]:
-        if self.idle is None:
-            return self.pipeline.draw(self.track, self.avatar, self.weights)
-        return self._in_footage(self.idle)
-
-    def _in_footage(self, idle: IdleLoop) -> Iterator[np.ndarray]:
-        places = idle.places(len(self))
-        track = replace(self.track, shoulders=idle.shoulders[torch.from_numpy(places)])
-        frames = self.pipeline.draw(track, self.avatar, self.weights)
-        try:
-            for place, frame in zip(places, frames):
-                yield idle.around(frame, place)
-        finally:
-            frames.close()
 
 
 class GMTalkerPipeline:
     """The generic stages, loaded once and shared by all avatars; safe to use from several threads."""
 
     def __init__(self, stages: GenericStages, device: str | torch.device | None = None) -> None:
-        """device: None is the best at hand."""
+        """device: "cpu", "cuda" or "mps"; None is the best at hand. Errors: ValueError when it is not there."""
         self.device, self.card = choose_device(device), stages.card
         self.speech_encoder = stages.speech_encoder.eval().to(self.device)
         self.expression_generator = stages.expression_generator.eval().to(self.device)
@@ -106,12 +61,14 @@ class GMTalkerPipeline:
         cache_dir: str | Path | None = None,
         local_files_only: bool = False,
     ) -> GMTalkerPipeline:
-        """Load the stages (load_stages) onto a device.
+        """Load the stages onto a device.
 
-        folder: None is what is bundled, a folder is used as it is, "owner/name" is fetched from the Hub.
+        folder: None is what is bundled, a folder is used as it is, "owner/name" is fetched from the Hub. A stage that a repo on
+            the Hub does not hold is the bundled one, and a warning says so.
         device: "cpu", "cuda" or "mps"; None is the best at hand.
         revision, token, cache_dir, local_files_only: of the Hub, as everywhere in huggingface_hub.
-        Errors: UnusableInput, UnusableAvatar as load_stages; ValueError for a device that is not there.
+        Errors: UnusableInput when they are not there, can't be fetched or don't fit together; UnusableAvatar when a weight is
+            missing or unknown; ValueError for a device that is not there.
         """
         return cls(load_stages(folder, HubOptions(revision, token, cache_dir, local_files_only)), device)
 
@@ -120,8 +77,9 @@ class GMTalkerPipeline:
         save_stages(self.stages, Path(folder))
 
     def push_to_hub(self, repo: str, private: bool = True, token: str | None = None) -> str:
-        """Push the stages and their card into a model repo (push_stages). Returns its address.
+        """Push the stages and their card into a model repo, which is made when it is missing.
 
+        Returns: the repo's address.
         Errors: UnusableInput when the Hub does not take them; then nothing there has changed.
         """
         return push_stages(self.stages, repo, private, token)
@@ -130,7 +88,12 @@ class GMTalkerPipeline:
 
     @one_core()
     def encode(self, waveform: np.ndarray | Tensor) -> Tensor:
-        """Speech (samples,) at 16 kHz -> features (frames, d), one row a video frame."""
+        """Encode speech.
+
+        waveform: (samples,) float at 16 kHz.
+        Returns: (frames, d) speech features, one row a video frame.
+        Source: docs/method.md section 5.
+        """
         return self.speech_encoder.encode(torch.as_tensor(waveform, dtype=torch.float32, device=self.device))
 
     @torch.no_grad()
@@ -145,32 +108,35 @@ class GMTalkerPipeline:
         silent: np.ndarray | None = None,
         exaggeration: float = 1.0,
     ) -> ExpressionTrack:
-        """What the face says and feels, in the avatar's speaking style. on_frame is called with the number of finished frames.
+        """Generate the expression of a speech, in the avatar's speaking style.
 
-        exaggeration: how many times as far as people's the mood takes the face from neutral.
+        An emotion is generated beside the same speech without it, so that lips still close and round where they must.
 
-        A mood is made beside the same speech without it, so that the lips still close and round where they must; where nothing
-        is said, silent (frames,), they are still.
+        features: (frames, d) speech features.
+        on_frame: called with the number of finished frames.
+        silent: (frames,) bool, where nothing is said and lips are to be still; None leaves them moving.
+        exaggeration: factor on the difference that the emotion makes; 1 is as strong as people's.
+        Source: docs/method.md section 1, equation (11); then equations (33), (34) and (31) to (32).
         """
         ready = self.avatars.get(avatar)
-        generator = ready.expression_generator
-        asked = weights.at(len(features)).to(self.device)
-        neutral = torch.eye(asked.shape[1], device=self.device)[:1].expand_as(asked)
-        ways = [asked] if torch.equal(asked, neutral) else [asked, neutral]
-        latents = torch.stack([generator.latent(way, seed=seed, temperature=TEMPERATURE) for way in ways])
-        own = torch.zeros(asked.shape[1], 1) if ready.avatar.emotion_offsets is None else ready.avatar.emotion_offsets.expression
-        moods = torch.stack([way.cpu() @ own for way in ways])
-        made = torch.empty(len(asked), generator.config.coefficients)  # a list of small tensors takes ten times that
-        spoken = torch.empty_like(made)
-        for frame, said in enumerate(generator.stream_conditions(features, latents)):
-            said = said.float().cpu()
-            said += moods[:, frame]
-            said[0] += (exaggeration - 1) * (said[0] - said[-1])
-            made[frame] = said[0] if len(said) == 1 else self.lip_guard(*said)
-            spoken[frame] = said[-1]
+        generator, offsets = ready.expression_generator, ready.avatar.emotion_offsets
+        wanted = weights.at(len(features)).to(self.device)
+        neutral = torch.eye(wanted.shape[1], device=self.device)[:1].expand_as(wanted)
+        conditions = [wanted] if torch.equal(wanted, neutral) else [wanted, neutral]
+        latents = torch.stack([generator.latent(condition, seed=seed, temperature=TEMPERATURE) for condition in conditions])
+        own = torch.zeros(wanted.shape[1], 1) if offsets is None else offsets.expression
+        shifts = torch.stack([condition.cpu() @ own for condition in conditions])
+        emotional = torch.empty(len(wanted), self.face_model.coefficient_dim)  # a list of small tensors takes ten times that
+        plain = torch.empty_like(emotional)
+        for frame, generated in enumerate(generator.stream_conditions(features, latents)):
+            generated = generated.float().cpu()
+            generated += shifts[:, frame]
+            generated[0] += (exaggeration - 1) * (generated[0] - generated[-1])
+            emotional[frame] = generated[0] if len(generated) == 1 else self.lip_guard(*generated)
+            plain[frame] = generated[-1]
             if on_frame is not None:
                 on_frame(frame + 1)
-        return ExpressionTrack(made if silent is None else self.lip_guard.still(made, spoken, silent))
+        return ExpressionTrack(emotional if silent is None else self.lip_guard.still(emotional, plain, silent))
 
     @torch.no_grad()
     @one_core()
@@ -184,28 +150,32 @@ class GMTalkerPipeline:
         gaze: float = 1.0,
         weights: EmotionWeights | None = None,
     ) -> MotionTrack:
-        """How the head, the eyelids and the eyes move: around the person's mean, times the amounts.
+        """Generate how head, eyelids and eyes move, around the person's usual pose.
 
-        weights: the emotion, in which their eyelids may rest elsewhere.
+        features: (frames, d) speech features.
+        head, blink, gaze: how much of that movement; 1 is the person's own.
+        weights: the emotion, in which they hold their head, gaze and lids otherwise; None is none.
+        Source: docs/method.md section 2, equations (12) and (17).
         """
-        avatar = self.avatars.get(avatar).avatar
         normalised = self.motion_generator.generate(features, seed=seed, temperature=TEMPERATURE).float().cpu()
-        return _moved(avatar, normalised, head, blink, gaze, weights)
+        return person_motion(self.avatars.get(avatar).avatar, normalised, head, blink, gaze, weights)
 
     @torch.no_grad()
     def recognise(self, track: FaceTrack, features: Tensor | None = None) -> EmotionWeights:
-        """Which emotion a track shows: the mixture posterior p(e|z,w) of the expression generator's encoder, one row a frame.
+        """Recognise which emotion a track shows, in windows that are blended linearly.
 
-        features: of the speech said meanwhile, (frames, d), None when there was none. Read in windows, blended between them.
+        features: (frames, d) of the speech said meanwhile, a few frames more or less; None when there was none.
+        Returns: one row a frame.
+        Source: p(e|z,w) at the posterior means, docs/method.md section 1, equation (3).
         """
         generator, frames = self.expression_generator, len(track)
         coefficients = track.expression.coefficients.to(self.device)
         heard = torch.tensor([features is not None], device=self.device)
-        silent = torch.zeros(1, generator.config.features, device=self.device)
-        speech = _held(silent if features is None else features, frames)
+        silence = generator.no_speech.detach()[None] if features is None else features
+        speech = _as_long_as(silence, frames)
         middles, rows = [], []
-        for begin in range(0, max(frames - RECOGNISED // 2, 1), RECOGNISED // 2):
-            window = slice(begin, min(begin + RECOGNISED, frames))
+        for first in range(0, max(frames - RECOGNITION_FRAMES // 2, 1), RECOGNITION_FRAMES // 2):
+            window = slice(first, min(first + RECOGNITION_FRAMES, frames))
             latent = generator.posterior(coefficients[None, window], speech[None, window], speech_mask=heard)
             rows.append(generator.emotion_posterior(latent.z_mean, latent.w_mean)[0].double().cpu().numpy())
             middles.append((window.start + window.stop) / 2)
@@ -213,7 +183,12 @@ class GMTalkerPipeline:
         return EmotionWeights(torch.from_numpy(blended / blended.sum(-1, keepdims=True)).float())
 
     def render(self, track: FaceTrack, avatar: AvatarLike, first: int = 0, frames: int | None = None) -> np.ndarray:
-        """The drawn face of frames first, first + 1, ... of a track: (frames, height, width, channels) uint8."""
+        """Render the face model of consecutive frames of a track.
+
+        first, frames: which; None is all from first on.
+        Returns: (frames, height, width, 8) uint8.
+        Source: docs/method.md section 7.
+        """
         renderer = self.avatars.get(avatar).renderer
         rows = slice(first, None if frames is None else first + frames)
         coefficients = track.expression.coefficients[rows].numpy()
@@ -221,19 +196,22 @@ class GMTalkerPipeline:
         shoulders = [None] * len(motion) if track.shoulders is None else track.shoulders[rows].numpy()
         return np.stack([renderer.render(*row) for row in zip(coefficients, motion, shoulders)])
 
-    def draw(self, track: FaceTrack, avatar: AvatarLike, weights: EmotionWeights) -> Iterator[np.ndarray]:
-        """Frames (height, width, 3) uint8 RGB of a track, drawn a few batches ahead of whoever takes them."""
+    def draw(self, track: FaceTrack, avatar: AvatarLike, weights: EmotionWeights) -> Frames:
+        """Render and paint the frames of a track, a few batches ahead of whoever takes them.
+
+        Yields: (height, width, 3) uint8 RGB.
+        """
         ready, omega = self.avatars.get(avatar), weights.at(len(track))
 
         def drawn(first: int) -> np.ndarray:
-            return self.paint(ready, self.render(track, ready, first, BATCH), omega[first : first + BATCH])
+            return self.paint(ready, self.render(track, ready, first, DRAW_BATCH), omega[first : first + DRAW_BATCH])
 
-        # AvatarLikele batches side by side, a core each (one_core says why), beside the video encoder's own process.
+        # Whole batches side by side, a core each (one_core says why), beside the video encoder's own process.
         workers = usable_cores() if self.device.type == "cpu" else GPU_WORKERS
         pool = ThreadPoolExecutor(workers, thread_name_prefix="draw", initializer=torch.set_num_threads, initargs=(1,))
         waiting: deque[Future[np.ndarray]] = deque()
         try:
-            for first in range(0, len(track), BATCH):
+            for first in range(0, len(track), DRAW_BATCH):
                 waiting.append(pool.submit(drawn, first))
                 if len(waiting) > workers + 1:
                     yield from waiting.popleft().result()
@@ -244,53 +222,75 @@ class GMTalkerPipeline:
 
     @torch.inference_mode()
     def paint(self, avatar: AvatarLike, rendering: np.ndarray, omega: Tensor) -> np.ndarray:
-        """What the head generator makes of renderings (batch, height, width, channels) uint8 and weights (batch, 8).
+        """Turn renderings into pictures with the avatar's head generator.
 
-        Returns (batch, height, width, 3) uint8.
+        rendering: (batch, height, width, 8) uint8.
+        omega: (batch, 8) emotion weights.
+        Returns: (batch, height, width, 3) uint8 RGB.
+        Source: docs/method.md section 3, equation (19).
         """
         ready = self.avatars.get(avatar)
-        drawn = torch.from_numpy(rendering).to(self.device).permute(0, 3, 1, 2)  # channels_last already: only the view changes
-        drawn = drawn.float().div_(127.5).sub_(1)
+        pixels = torch.from_numpy(rendering).to(self.device).permute(0, 3, 1, 2)  # channels_last already: only the view changes
+        pixels = pixels.float().div_(127.5).sub_(1)
         style = ready.avatar.emotion_mapping(omega.to(self.device))
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.draws_in_half):
-            frames = ready.avatar.head_generator(drawn, style)
+            frames = ready.avatar.head_generator(pixels, style)
         frames = frames.float().add_(1).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
         return frames.permute(0, 2, 3, 1).contiguous().cpu().numpy()
 
-    # --- AvatarLikele performances ----------------------------------------------------------------------------------------------------
+    # --- Whole performances ----------------------------------------------------------------------------------------------------
+
+    film = staticmethod(film)
 
     def __call__(
-        self, speech: Path | str | np.ndarray, avatar: AvatarLike = None, on_progress: OnProgress | None = None, **options: object
+        self,
+        speech: Path | str | np.ndarray,
+        avatar: AvatarLike = None,
+        emotion: Mapping[str, float] | None = None,
+        on_progress: OnProgress | None = None,
+        **options: object,
     ) -> Performance:
-        """The avatar says the speech.
+        """The avatar says a speech.
 
-        speech: a file, or (samples,) float at 16 kHz.
-        on_progress: told while the expression is made.
-        options: emotion, timeline, intensity, seed, head, blink, gaze, full_frame, as SpeakRequest has them.
+        speech: a sound or video file, or (samples,) float at 16 kHz.
+        avatar: a name, a folder, a repo on the Hub, or a loaded one; None is the bundled one.
+        emotion: weights by name; what they leave of 1 is neutral.
+        on_progress: called while the expression is generated.
+        options: timeline, intensity, seed, head, blink, gaze, full_frame, as in SpeakRequest.
         Errors: ValueError for an option, UnusableSpeech, UnusableAvatar.
         """
-        request = SpeakRequest(speech, avatar, **options)
+        if "label" in options:
+            raise TypeError("label is written by speak and film; frames are bare")
+        request = SpeakRequest(speech, avatar, emotion, **options)
         waveform = speech if isinstance(speech, np.ndarray) else read_speech(Path(speech))
         return self.perform(request, waveform, Watcher(on_progress))
 
     def perform(self, request: SpeakRequest, waveform: np.ndarray, watcher: Watcher | None = None) -> Performance:
-        """What a request asks for, said with a speech that was read already.
+        """What a request asks for, with a speech that was read already.
 
         waveform: (samples,) float at 16 kHz, in the place of request.speech.
-        watcher: told of the stage "expression", in frames.
+        watcher: gets the stage "expression", in frames.
         Errors: UnusableAvatar; Stopped when the watcher says so.
         """
+        watcher = watcher or Watcher(None)
         ready = self.avatars.get(request.avatar)
         # Before the work: not every avatar has one.
         idle = IdleLoop.load(ready.avatar.folder) if request.full_frame else None
         features = self.encode(waveform)
-        weights, seed = request.weights(len(features)), request.seed
-        on_frame = None if watcher is None else lambda done: watcher.tell("expression", done, len(features))
-        silent, exaggeration = silent_frames(waveform, len(features)), max(request.intensity, 1.0)
-        expression = self.expression(features, weights, ready, seed, on_frame, silent, exaggeration)
-        motion = self.motion(features, ready, seed, request.head, request.blink, request.gaze, weights)
-        track = FaceTrack(expression, motion, torch.ones(len(features), dtype=torch.bool))
-        return Performance(self, ready.avatar, track, weights, waveform, idle)
+        frames = len(features)
+        weights, silent = request.weights(frames), silent_frames(waveform, frames)
+        expression = self.expression(
+            features,
+            weights,
+            ready,
+            request.seed,
+            lambda done: watcher.report("expression", done, frames),
+            silent,
+            max(request.intensity, 1.0),
+        )
+        motion = self.motion(features, ready, request.seed, request.head, request.blink, request.gaze, weights)
+        track = FaceTrack(expression, motion, torch.ones(frames, dtype=torch.bool))
+        return Performance(self.draw, ready.avatar, track, weights, waveform, idle)
 
     def speak(
         self,
@@ -301,14 +301,17 @@ class GMTalkerPipeline:
         tracks: Path | None = None,
         live: Path | None = None,
     ) -> Path:
-        """Make the video of a request, and the track file beside it when asked. Nothing half-written is ever left.
+        """Make the video of a request, and save the request beside it (request_file). Nothing half-written is ever left.
 
-        live: a second file, that can be watched while it grows (VideoWriter).
-
+        on_progress: gets the stages "listening", "expression" and "drawing".
+        stop: called before each frame; True ends the work.
+        tracks: also write what the face does to this file.
+        live: also write the video to this file, which can be watched while it grows (VideoWriter).
+        Returns: output.
         Errors: Stopped when stop() says so; UnusableSpeech, UnusableAvatar, UnusableInput when the output can't be written.
         """
         watcher = Watcher(on_progress, stop)
-        watcher.tell("listening", 0, 1)
+        watcher.report("listening", 0, 1)
         performance = self.perform(request, read_speech(Path(request.speech)), watcher)
         self.film(performance, output, on_progress, stop, Path(request.speech), live, request.label)
         request.save(request_file(output))
@@ -325,90 +328,37 @@ class GMTalkerPipeline:
         weights: EmotionWeights | None = None,
         absolute: bool = False,
     ) -> Performance:
-        """The avatar does what the driver does. weights: None asks the expression generator's encoder which emotion it sees.
+        """The avatar does what the person of a tracked video does.
 
-        absolute: the driver is the person of the avatar in the same framing; otherwise motion is taken relative to its mean.
+        speech: (samples,) at 16 kHz, what the driver says; None for silence.
+        weights: the emotion; None recognises it in the driver's face.
+        absolute: whether the driver is the avatar's person in the same framing; otherwise motion is taken relative to its mean.
+        Errors: UnusableAvatar.
         """
         ready = self.avatars.get(avatar)
         if weights is None:
             weights = self.recognise(driver, None if speech is None else self.encode(speech))
-        track = driver if absolute else retarget(driver, ready.avatar)
-        return Performance(self, ready.avatar, track, weights, speech)
-
-    def film(
-        self,
-        performance: Performance,
-        output: Path,
-        on_progress: OnProgress | None = None,
-        stop: Callable[[], bool] | None = None,
-        sound: Path | None = None,
-        live: Path | None = None,
-        label: bool = False,
-    ) -> Path:
-        """Draw a performance into an mp4 file, marked and signed as AI-generated.
-
-        sound: the file its speech was read from, to keep its quality; live: as for speak; label: says it in the picture, too.
-        Errors: Stopped when stop() says so, UnusableInput when the output can't be written or signed.
-        """
-        watcher, output = Watcher(on_progress, stop, timed=("drawing",)), Path(output)
-        seal, frames = Seal(performance.avatar.card, label), iter(performance)
-        try:
-            first = next(frames)
-            speech = sound
-            if speech is None and performance.speech is not None:
-                speech = performance.speech[: len(performance) * SAMPLES_PER_FRAME]
-            with VideoWriter(output, first.shape[1], first.shape[0], speech, live=live, seal=seal.sign) as writer:
-                writer.write(seal(first))
-                for done, frame in enumerate(frames, start=2):
-                    watcher.tell("drawing", done - 1, len(performance))
-                    writer.write(seal(frame))
-            watcher.tell("drawing", len(performance), len(performance))
-        finally:
-            frames.close()
-        return output
+        return Performance(self.draw, ready.avatar, driver if absolute else retarget(driver, ready.avatar), weights, speech)
 
     def still(
         self, avatar: AvatarLike = None, emotion: Mapping[str, float] | None = None, seed: int = 0, intensity: float = 1.0
     ) -> np.ndarray:
-        """One frame (height, width, 3) uint8: the avatar at rest in its mean pose, in an emotion. For the sliders' preview."""
+        """One frame of the avatar at rest in its usual pose, in an emotion: the preview of the sliders.
+
+        emotion: weights by name.
+        intensity: 0 neutral, 1 as given, up to 2 exaggerated.
+        Returns: (height, width, 3) uint8 RGB.
+        Errors: ValueError for an emotion or intensity that does not exist, UnusableAvatar.
+        """
         ready = self.avatars.get(avatar)
         weights = EmotionWeights.from_mapping(emotion, min(intensity, 1.0))
         features = self.encode(np.zeros(STILL_FRAMES * SAMPLES_PER_FRAME, np.float32))
-        expression = self.expression(features, weights, ready.avatar, seed, exaggeration=max(intensity, 1.0))
-        motion = _moved(ready.avatar, torch.zeros(1, 10), 0.0, 0.0, 0.0, weights)
+        expression = self.expression(features, weights, ready, seed, exaggeration=max(intensity, 1.0))
+        motion = person_motion(ready.avatar, torch.zeros(1, MOTION_DIM), 0.0, 0.0, 0.0, weights)
         settled = ExpressionTrack(expression.coefficients[-1:])
-        return next(self.draw(FaceTrack(settled, motion, torch.ones(1, dtype=torch.bool)), ready.avatar, weights))
+        return next(self.draw(FaceTrack(settled, motion, torch.ones(1, dtype=torch.bool)), ready, weights))
 
 
-def retarget(driver: FaceTrack, avatar: Avatar) -> FaceTrack:
-    """A driver's track in the avatar's framing: head and gaze move from the avatar's mean as the driver's do from theirs."""
-    seen = driver.found if driver.found.any() else torch.ones_like(driver.found)
-    values = driver.motion.stacked()
-    moved = values - values[seen].mean(0) + torch.as_tensor(avatar.face.motion_mean).float()
-    moved[:, 6:8] = values[:, 6:8]  # eyelids: 0 open and 1 closed mean the same for everyone
-    return FaceTrack(driver.expression, MotionTrack.unstacked(moved), driver.found)
-
-
-def _held(features: Tensor, frames: int) -> Tensor:
-    """Features of exactly so many frames: cut, or the last row held (sound and picture of a video may differ by a few)."""
+def _as_long_as(features: Tensor, frames: int) -> Tensor:
+    """Features of exactly so many frames: cut, or the last row repeated (sound and picture of a video may differ by a few)."""
     return features[torch.arange(frames, device=features.device).clamp(max=len(features) - 1)]
-
-
-def _moved(
-    avatar: Avatar, normalised: Tensor, head: float, blink: float, gaze: float, weights: EmotionWeights | None = None
-) -> MotionTrack:
-    """Normalised motion (frames, 10) around the person's mean, as widely as the person moves, times the amounts.
-
-    In an emotion the head is held and the eyes look as theirs in it; eyelids blink from where they rest.
-    """
-    amounts = torch.tensor([head] * 6 + [blink] * 2 + [gaze] * 2)
-    mean, scale = (torch.as_tensor(x).float() for x in (avatar.face.motion_mean, avatar.face.motion_scale))
-    values = mean + amounts * scale * normalised
-    resting = mean[6:8].expand(len(normalised), -1)
-    if weights is not None and avatar.emotion_offsets is not None:
-        held = weights.at(len(normalised)) @ avatar.emotion_offsets.motion
-        values = values + held
-        resting = resting + held[:, 6:8]
-    resting = resting.clamp(0, LOWEST_LID)
-    values[:, 6:8] = resting + (1 - resting) * normalised[:, 6:8].clamp(0, 1) * blink
-    return MotionTrack.unstacked(values)

@@ -1,12 +1,11 @@
-"""What somebody asks an avatar to say, and how: the one carrier from page, command line and Python to the pipeline."""
+"""What an avatar is to say, and how: the one carrier from page, command line and Python to the pipeline."""
 
 from __future__ import annotations
 
 import json
-import math
 import os
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
@@ -14,24 +13,26 @@ import numpy as np
 
 from gmtalker.avatars.avatar import Avatar
 from gmtalker.avatars.ready import AvatarLike, ReadyAvatar
-from gmtalker.errors import UnusableInput
+from gmtalker.avatars.storage import lookup_avatar
+from gmtalker.clock import LARGEST_AMOUNT, LARGEST_INTENSITY
+from gmtalker.errors import UnusableInput, first_line
 from gmtalker.files import whole_file
 from gmtalker.tracks import EmotionKey, EmotionWeights, over_full
 
-LARGEST_AMOUNT = 3.0  # times a person's own movement
-LARGEST_INTENSITY = 2.0
 KIND = "speak"  # of request that a JSON file holds
+# What JSON gives for the fields whose value no other check looks at.
+JSON_KINDS = {"speech": str, "avatar": (str, type(None)), "emotion": dict, "full_frame": bool, "label": bool}
 
 
 @dataclass(frozen=True)
 class SpeakRequest:
-    """What someone asks an avatar to say, and how.
+    """What an avatar is to say, and how.
 
     speech: a sound or video file, or (samples,) float at 16 kHz.
     avatar: name, folder or repo on the Hub, or a loaded one; None is the bundled one.
-    emotion: weights by name, 0 to 1; what is missing from 1 is neutral. Or:
+    emotion: weights by name, 0 to 1; what they leave of 1 is neutral. Or:
     timeline: keys, as EmotionKey or {"time": seconds, "emotion": {name: weight}}, between which emotions are blended.
-    intensity: 0 neutral, 1 as asked, up to 2 exaggerated.
+    intensity: 0 neutral, 1 as given, up to 2 exaggerated.
     seed: another take of the same speech.
     head, blink, gaze: how much of that movement; 1 is the person's own, 3 the most.
     full_frame: in the person's own footage, at its size, instead of head and shoulders alone.
@@ -52,18 +53,21 @@ class SpeakRequest:
     label: bool = False
 
     def __post_init__(self) -> None:
+        if self.emotion is None:
+            object.__setattr__(self, "emotion", {})
         if self.emotion and self.timeline:
             raise ValueError("Give an emotion or a timeline, not both")
         if self.timeline is not None:
-            object.__setattr__(self, "timeline", EmotionKey.read_all(self.timeline) if self.timeline else None)
+            is_empty = isinstance(self.timeline, (list, tuple)) and not self.timeline
+            object.__setattr__(self, "timeline", None if is_empty else EmotionKey.read_all(self.timeline))
+        if not isinstance(self.intensity, (int, float)) or not 0 <= self.intensity <= LARGEST_INTENSITY:
+            raise ValueError(f"intensity must be between 0 and {LARGEST_INTENSITY:g}, not {self.intensity!r}")
         self.weights(1)
-        if not self.intensity <= LARGEST_INTENSITY:
-            raise ValueError(f"intensity must be between 0 and {LARGEST_INTENSITY:g}, not {self.intensity}")
         if not isinstance(self.seed, int) or not 0 <= self.seed < 2**63:
             raise ValueError(f"seed must be a whole number >= 0, not {self.seed!r}")
         for name in ("head", "blink", "gaze"):
             amount = getattr(self, name)
-            if not isinstance(amount, (int, float)) or not math.isfinite(amount) or not 0 <= amount <= LARGEST_AMOUNT:
+            if not isinstance(amount, (int, float)) or not 0 <= amount <= LARGEST_AMOUNT:
                 raise ValueError(f"{name} must be between 0 and {LARGEST_AMOUNT:g}, not {amount!r}")
 
     def weights(self, frames: int) -> EmotionWeights:
@@ -73,8 +77,9 @@ class SpeakRequest:
         return EmotionWeights.from_mapping(self.emotion, min(self.intensity, 1.0))
 
     def is_over_full(self) -> bool:
-        """Whether emotion weights sum to more than 1 somewhere, so that they are scaled (the caller says so to the person)."""
-        return any(over_full(weights) for weights in _emotions_of(self))
+        """Whether emotion weights sum to more than 1 somewhere, so that they are scaled down: the caller warns of it."""
+        emotions = [key.emotion for key in self.timeline] if self.timeline else [self.emotion]
+        return any(map(over_full, emotions))
 
     def command(self, output: str = "video.mp4") -> str:
         """The line that repeats this request from a shell."""
@@ -95,11 +100,15 @@ class SpeakRequest:
         return shlex.join(words)
 
     def to_json(self) -> dict:
-        """{"request": "speak", "speech": path, ...}, ready for json.dumps; the speech is null where it was given as samples."""
+        """The request, ready for json.dumps, such that it means the same from any folder.
+
+        Returns: {"request": "speak", "speech": absolute path, "avatar": name, repo or absolute path, ...}; speech is null where
+            it was given as samples.
+        """
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         values["speech"] = None if isinstance(self.speech, np.ndarray) else os.path.abspath(self.speech)
-        values["avatar"] = _named(self.avatar)
-        values["emotion"] = dict(self.emotion)
+        values["avatar"] = _lasting(self.avatar)
+        values["emotion"] = {name: float(weight) for name, weight in self.emotion.items()}
         values["timeline"] = [key.to_json() for key in self.timeline] if self.timeline else None
         return {"request": KIND} | values
 
@@ -108,29 +117,29 @@ class SpeakRequest:
         """The request that to_json wrote. Errors: ValueError for anything else."""
         known = {field.name for field in fields(cls)}
         if not isinstance(values, Mapping) or values.get("request") != KIND:
-            raise ValueError('It is not a request to speak: {"request": "speak", ...}')
+            raise ValueError('it does not begin with {"request": "speak", ...')
         given = {name: value for name, value in values.items() if name != "request"}
         if unknown := set(given) - known:
-            raise ValueError(f"It holds {sorted(unknown)[0]!r}, which no request has")
-        if not isinstance(given.get("speech"), str):
-            raise ValueError("It does not name the file that was spoken")
-        try:
-            return cls(**given)
-        except TypeError as error:
-            raise ValueError(str(error)) from error
+            raise ValueError(f"it holds {min(unknown)!r}, which no request has")
+        if given.get("speech") is None:
+            raise ValueError("it does not name the file that was spoken")
+        for name, kinds in JSON_KINDS.items():
+            if name in given and not isinstance(given[name], kinds):
+                raise ValueError(f"its {name} can't be {json.dumps(given[name])[:40]}")
+        return cls(**given)
 
     def save(self, path: Path) -> None:
-        """Write the request as JSON, whole or not at all."""
+        """Write the request as JSON, whole or not at all. Errors: OSError when it can't be written."""
         with whole_file(path) as unfinished:
             unfinished.write_text(json.dumps(self.to_json(), ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, path: Path) -> SpeakRequest:
-        """Errors: UnusableInput when the file is missing or holds no request."""
+        """Read a saved request. Errors: UnusableInput when the file is missing or holds none."""
         try:
             return cls.from_json(json.loads(Path(path).read_text(encoding="utf-8-sig")))
         except (OSError, ValueError, RecursionError) as error:
-            reason = "it can't be read" if isinstance(error, OSError) else str(error).rstrip(".")
+            reason = "it can't be read" if isinstance(error, OSError) else first_line(error)
             raise UnusableInput(f"{Path(path).name} is not a saved request ({reason}).") from error
 
 
@@ -139,11 +148,19 @@ def request_file(video: Path) -> Path:
     return Path(video).with_suffix(".request.json")
 
 
-def _emotions_of(request: SpeakRequest) -> Iterable[Mapping[str, float]]:
-    return [key.emotion for key in request.timeline] if request.timeline else [request.emotion]
-
-
 def _named(avatar: AvatarLike) -> str | None:
+    """How an avatar is named on a command line: the name of a loaded one, or its folder where no name leads there."""
     if isinstance(avatar, ReadyAvatar):
-        return avatar.avatar.name
-    return avatar.name if isinstance(avatar, Avatar) else None if avatar is None else str(avatar)
+        avatar = avatar.avatar
+    if isinstance(avatar, Avatar):
+        return avatar.name if lookup_avatar(avatar.name) == avatar.folder else os.path.abspath(avatar.folder)
+    return None if avatar is None else str(avatar)
+
+
+def _lasting(avatar: AvatarLike) -> str | None:
+    """As _named, but a folder by its absolute path."""
+    name = _named(avatar)
+    if name is None or not isinstance(avatar, (str, Path)):
+        return name
+    folder = Path(name).expanduser()
+    return os.path.abspath(folder) if lookup_avatar(avatar) == folder else name

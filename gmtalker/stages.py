@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import diffusers
+from huggingface_hub import ModelCardData
 from safetensors import SafetensorError
 
 from gmtalker import hub
@@ -29,23 +30,20 @@ NETWORKS = {"expression_generator": ExpressionGenerator, "motion_generator": Mot
 STAGES = ("speech_encoder", *NETWORKS, "face_model")
 INDEX, CARD = "model_index.json", "README.md"
 PIPELINE_CLASS = "GMTalkerPipeline"  # whose components an index says the stages are, as diffusers does
-FRONT_MATTER = """---
-license: other
-license_name: research-demo
-library_name: diffusers
-tags: [talking-head, emotion, speech]
----
-"""
+CARD_DATA = ModelCardData(
+    license="other", license_name="research-demo", library_name="diffusers", tags=["talking-head", "emotion", "speech"]
+)
+FRONT_MATTER = f"---\n{CARD_DATA.to_yaml()}\n---\n"
 
 
 @dataclass(frozen=True, eq=False)
 class GenericStages:
     """What all avatars share, trained with each other.
 
-    speech_encoder: speech to features, one row a video frame.
-    expression_generator: GMEG, features and emotion weights to expression coefficients.
-    motion_generator: NFMG, features to head pose, eyelids and gaze.
-    face_model: the linear face whose coefficients the expression generator makes.
+    speech_encoder: speech to features, one row a video frame (docs/method.md section 5).
+    expression_generator: GMEG, features and emotion weights to expression coefficients (section 1).
+    motion_generator: NFMG, features to head pose, eyelids and gaze (section 2).
+    face_model: the linear face whose coefficients the expression generator makes (section 6).
     card: their model card as Markdown, for pushing them on; empty when there was none.
     """
 
@@ -58,11 +56,11 @@ class GenericStages:
 
 @dataclass(frozen=True)
 class HubOptions:
-    """How a repo on the Hub is asked, as everywhere in huggingface_hub.
+    """How a repo on the Hub is read, as everywhere in huggingface_hub.
 
-    revision: a branch, a tag or a commit.
-    token: itself, None for the one this machine is logged in with, False for none.
-    cache_dir: where downloads are kept.
+    revision: a branch, a tag or a commit; None is the newest.
+    token: None is the one this machine is logged in with, False is none.
+    cache_dir: where downloads are kept; None is huggingface_hub's own place.
     local_files_only: take only what was fetched before.
     """
 
@@ -73,10 +71,11 @@ class HubOptions:
 
 
 def load_stages(folder: str | Path | None = None, options: HubOptions = HubOptions()) -> GenericStages:
-    """Load the stages.
+    """Load the generic stages.
 
     folder: None is what is bundled, a folder is used as it is, "owner/name" is fetched from the Hub. A stage that a repo on the
         Hub does not hold is the bundled one, and a warning says so.
+    options: for a repo on the Hub.
     Errors: UnusableInput when they are not there, can't be fetched or don't fit together; UnusableAvatar when a weight is missing
         or unknown.
     """
@@ -87,6 +86,8 @@ def load_stages(folder: str | Path | None = None, options: HubOptions = HubOptio
         path = hub.fetch_files(folder, files, options.revision, options.token, options.cache_dir, options.local_files_only)
     shown = str(folder if fetched else path)
     missing = _missing_stages(path, shown, fetched)
+    if missing:  # to whoever called from_pretrained, the one caller of this function
+        warnings.warn(f"{shown} does not hold {', '.join(missing)}; the bundled ones are used.", stacklevel=3)
     folders = {stage: (GENERIC if stage in missing else path) / stage for stage in STAGES}
     networks = {stage: load_strict(network, folders[stage]) for stage, network in NETWORKS.items()}
     try:
@@ -113,17 +114,15 @@ def _missing_stages(path: Path, shown: str, fetched: bool) -> list[str]:
     missing = [stage for stage in STAGES if stage in missing or not (path / stage).is_dir()]
     if len(missing) == len(STAGES):
         raise UnusableInput(f"{shown} holds none of {', '.join(STAGES)}.")
-    if missing:
-        warnings.warn(f"{shown} does not hold {', '.join(missing)}; the bundled ones are used.", stacklevel=3)
     return missing
 
 
 def _check_fit(stages: GenericStages, shown: str) -> None:
     """Errors: UnusableInput when the stages were not trained with each other."""
     expression, motion = stages.expression_generator.config, stages.motion_generator.config
-    if stages.speech_encoder.features != expression.features:
+    if stages.speech_encoder.feature_dim != expression.feature_dim:
         raise UnusableInput(f"The speech encoder in {shown} is not the one that the other stages were trained with.")
-    if motion.features != expression.features or stages.face_model.coefficients != expression.coefficients:
+    if motion.feature_dim != expression.feature_dim or stages.face_model.coefficient_dim != expression.coefficient_dim:
         raise UnusableInput(f"The stages in {shown} were not trained with each other.")
 
 
@@ -145,6 +144,7 @@ def save_stages(stages: GenericStages, folder: Path) -> None:
 def push_stages(stages: GenericStages, repo: str, private: bool = True, token: str | None = None) -> str:
     """Push the stages and their card into a model repo, which is made when it is missing.
 
+    private: whether only the owner may see it.
     Returns: the repo's address.
     Errors: UnusableInput when the Hub does not take them; then nothing there has changed.
     """
@@ -156,7 +156,7 @@ def push_stages(stages: GenericStages, repo: str, private: bool = True, token: s
 
 
 def _card_for(card: str, repo: str) -> str:
-    """The card, with how these stages are used from a repo as its first section; those of other parts are left out."""
+    """The card with a first section on how to use these stages from a repo; sections that are not about a stage are left out."""
     head, *sections = re.split(r"(?m)^(?=## )", card or f"{FRONT_MATTER}# Generic stages of GMTalker Studio\n")
     kept = [section.rstrip() for section in sections if section[3:].split("\n")[0].strip() in STAGES]
     use = (

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -14,6 +15,11 @@ from torch import Tensor
 
 from gmtalker.clock import EMOTIONS, FPS
 from gmtalker.errors import UnusableInput
+
+# Columns of MotionTrack.stacked(), the motion of a frame as one row.
+ROTATION, TRANSLATION, BLINK, GAZE = slice(0, 3), slice(3, 6), slice(6, 8), slice(8, 10)
+POSE = slice(0, 6)  # rotation and translation
+MOTION_DIM = 10
 
 
 def _check(name: str, value: Tensor, *shape: int | None) -> None:
@@ -29,15 +35,24 @@ class EmotionKey:
 
     time: seconds from the start of the speech.
     emotion: weights by name, as EmotionWeights.from_mapping takes them.
+    Errors: ValueError for a time that is no finite number, or an emotion that is no mapping.
     """
 
     time: float
     emotion: Mapping[str, float]
 
-    @classmethod
-    def read_all(cls, keys: object) -> tuple["EmotionKey", ...]:
-        """The keys of a timeline as people write it: [{"time": seconds, "emotion": {name: weight}}, ...], or keys already.
+    def __post_init__(self) -> None:
+        # Compared, not asked for isfinite: JSON has whole numbers that no float can hold.
+        if not isinstance(self.time, (int, float)) or not abs(self.time) <= sys.float_info.max:
+            raise ValueError('Every key of a timeline needs "time", a number of seconds')
+        if not isinstance(self.emotion, Mapping):
+            raise ValueError('Every key of a timeline needs "emotion", weights by name')
 
+    @classmethod
+    def read_all(cls, keys: object) -> tuple[EmotionKey, ...]:
+        """The keys of a timeline.
+
+        keys: [{"time": seconds, "emotion": {name: weight}}, ...] as people write it, or EmotionKeys already.
         Errors: ValueError for a key without time or emotion, or for an empty timeline.
         """
         if not isinstance(keys, (list, tuple)) or not keys:
@@ -45,11 +60,10 @@ class EmotionKey:
         return tuple(key if isinstance(key, cls) else cls._read(key) for key in keys)
 
     @classmethod
-    def _read(cls, key: object) -> "EmotionKey":
-        time, emotion = (key.get("time"), key.get("emotion")) if isinstance(key, Mapping) else (None, None)
-        if not isinstance(time, (int, float)) or not isinstance(emotion, Mapping):
-            raise ValueError('Every key of a timeline needs "time" (a number of seconds) and "emotion" (weights)')
-        return cls(time, dict(emotion))
+    def _read(cls, key: object) -> EmotionKey:
+        if not isinstance(key, Mapping):
+            raise ValueError('Every key of a timeline is an object like {"time": 0.0, "emotion": {"happy": 0.8}}')
+        return cls(key.get("time"), key.get("emotion"))
 
     def to_json(self) -> dict:
         """{"time": seconds, "emotion": {name: weight}}."""
@@ -58,9 +72,10 @@ class EmotionKey:
 
 @dataclass(frozen=True)
 class EmotionWeights:
-    """How much of each emotion, in the order of EMOTIONS.
+    """Emotion weights, in the order of EMOTIONS.
 
-    weights: (1, 8) constant, or (frames, 8) over time; each row >= 0 with sum 1 (omega in method section 1).
+    weights: (1, 8) constant, or (frames, 8) over time; each row >= 0 with sum 1.
+    Source: omega in docs/method.md section 0.
     """
 
     weights: Tensor
@@ -71,19 +86,21 @@ class EmotionWeights:
             raise ValueError("emotion weights must be >= 0 and sum to 1")
 
     @classmethod
-    def from_mapping(cls, emotion: Mapping[str, float] | None, intensity: float = 1.0) -> "EmotionWeights":
-        """Named weights to omega. What is missing from 1 is neutral; more than 1 in all is scaled to 1.
+    def from_mapping(cls, emotion: Mapping[str, float] | None, intensity: float = 1.0) -> EmotionWeights:
+        """Constant weights.
 
+        emotion: weights by name; what they leave of 1 is neutral, and more than 1 in all is scaled down to 1.
+        intensity: 0 neutral to 1 as given.
         Errors: ValueError for an unknown emotion or a weight that is negative or not a number.
         """
         return cls(torch.tensor([_mixture(emotion or {}, intensity)]))
 
     @classmethod
-    def from_timeline(cls, keys: Sequence[EmotionKey], frames: int, intensity: float = 1.0) -> "EmotionWeights":
-        """Keys of a timeline to one omega a frame, blended linearly between keys.
+    def from_timeline(cls, keys: Sequence[EmotionKey], frames: int, intensity: float = 1.0) -> EmotionWeights:
+        """Weights for each frame, blended linearly between the keys of a timeline.
 
-        keys: in any order, one at least.
-        intensity: 0 neutral to 1 as asked.
+        keys: in any order, at least one.
+        intensity: 0 neutral to 1 as given.
         Errors: ValueError for an unknown emotion or a weight that is negative or not a number.
         """
         keys = sorted(keys, key=lambda key: key.time)
@@ -98,13 +115,13 @@ class EmotionWeights:
         return cls(values[left] * (1 - blend) + values[right] * blend)
 
     def at(self, frames: int) -> Tensor:
-        """(frames, 8): a constant is repeated, the last row of a short track is held."""
+        """(frames, 8): constant weights are repeated; weights over time are cut, or end with their last row repeated."""
         rows = torch.arange(frames).clamp(max=len(self.weights) - 1)
         return self.weights[rows]
 
 
 def over_full(emotion: Mapping[str, float]) -> bool:
-    """Whether named weights sum to more than 1, so that they are scaled (the caller says so to the person)."""
+    """Whether named weights sum to more than 1, so that they are scaled down: the caller warns of it."""
     return sum(float(value) for name, value in emotion.items() if name != "neutral") > 1 + 1e-6
 
 
@@ -115,11 +132,14 @@ def _mixture(emotion: Mapping[str, float], intensity: float) -> list[float]:
     for name, value in emotion.items():
         if name not in EMOTIONS:
             raise ValueError(f"There is no emotion {name!r}; choose from {', '.join(EMOTIONS)}")
-        value = float(value)
-        if not 0 <= value < float("inf"):
-            raise ValueError(f"The weight of {name} must be a number >= 0, not {value}")
-        weights[EMOTIONS.index(name)] = value
-    weights[0] = 0.0  # neutral is what the others leave over
+        try:
+            weight = float(value)
+        except (TypeError, ValueError, OverflowError):
+            weight = -1.0
+        if not 0 <= weight < float("inf"):
+            raise ValueError(f"The weight of {name} must be a number >= 0, not {value!r}"[:200])
+        weights[EMOTIONS.index(name)] = weight
+    weights[0] = 0.0  # neutral is what the others leave
     total = sum(weights)
     weights = [intensity * value / max(total, 1.0) for value in weights]
     weights[0] = max(0.0, 1.0 - sum(weights))
@@ -128,9 +148,10 @@ def _mixture(emotion: Mapping[str, float], intensity: float) -> list[float]:
 
 @dataclass(frozen=True)
 class ExpressionTrack:
-    """What the face does in each frame, apart from pose, eyelids and gaze.
+    """The expression in each frame, apart from pose, eyelids and gaze.
 
-    coefficients: (frames, n) in standard deviations of the shared expression basis; 0 is the person's neutral face.
+    coefficients: (frames, n) in standard deviations of the face model's expression basis; 0 is the person's neutral face.
+    Source: beta in docs/method.md section 0.
     """
 
     coefficients: Tensor
@@ -141,11 +162,13 @@ class ExpressionTrack:
 
 @dataclass(frozen=True)
 class MotionTrack:
-    """What the head does in each frame, apart from the expression (rho in method).
+    """Head pose, eyelids and gaze in each frame.
 
-    rotation: (frames, 3) yaw, pitch, roll in radians; translation: (frames, 3) x right, y down and log scale, the first two
-    in face heights from the middle of the picture; blink: (frames, 2) left and right eye, 0 open to 1 closed;
+    rotation: (frames, 3) yaw, pitch and roll in radians.
+    translation: (frames, 3) x right and y down in face heights from the middle of the picture, and the logarithm of scale.
+    blink: (frames, 2) 0 open to 1 closed, left eye of the picture first.
     gaze: (frames, 2) yaw and pitch in radians.
+    Source: rho in docs/method.md section 0.
     """
 
     rotation: Tensor
@@ -161,22 +184,25 @@ class MotionTrack:
         _check("gaze", self.gaze, frames, 2)
 
     def stacked(self) -> Tensor:
-        """(frames, 10): rotation, translation, blink, gaze side by side, as the motion generator's network takes them."""
+        """(frames, MOTION_DIM): all of it side by side in the columns ROTATION, TRANSLATION, BLINK and GAZE."""
         return torch.cat([self.rotation, self.translation, self.blink, self.gaze], dim=-1)
 
     @classmethod
-    def unstacked(cls, values: Tensor) -> "MotionTrack":
-        rotation, translation, blink, gaze = values.split([3, 3, 2, 2], dim=-1)
+    def unstacked(cls, values: Tensor) -> MotionTrack:
+        """The inverse of stacked, for values (frames, MOTION_DIM); eyelids are clipped to between 0 and 1."""
+        _check("motion", values, None, MOTION_DIM)
+        rotation, translation, blink, gaze = (values[:, columns] for columns in (ROTATION, TRANSLATION, BLINK, GAZE))
         return cls(rotation, translation, blink.clamp(0, 1), gaze)  # the flow is unbounded, eyelids are not
 
 
 @dataclass(frozen=True)
 class FaceTrack:
-    """A person's face through a video: expression, motion, and where a face was found.
+    """A person's face through a video.
 
-    found: (frames,) bool; frames without a face hold values interpolated from their neighbours. shoulders: (frames, 4) how far
-    the left and the right shoulder in the picture are from where the person's reference picture has them, x right and y down of
-    each in crop widths; None where that was not measured: then they follow the head.
+    expression, motion: of each frame; a frame without a face holds values interpolated from its neighbours.
+    found: (frames,) bool, where a face was found.
+    shoulders: (frames, 4) displacement of the left and the right shoulder of the picture from where the reference picture has
+        them, x right and y down of each, in crop widths; None where not measured: then they follow the head.
     """
 
     expression: ExpressionTrack
@@ -195,14 +221,14 @@ class FaceTrack:
     def __len__(self) -> int:
         return len(self.found)
 
-    def __getitem__(self, rows: slice | Tensor) -> "FaceTrack":
-        """The frames that a slice or an index picks."""
+    def __getitem__(self, rows: slice | Tensor) -> FaceTrack:
+        """The track of the frames that a slice or an index selects."""
         motion = MotionTrack(*(getattr(self.motion, field.name)[rows] for field in fields(MotionTrack)))
         shoulders = None if self.shoulders is None else self.shoulders[rows]
         return FaceTrack(ExpressionTrack(self.expression.coefficients[rows]), motion, self.found[rows], shoulders)
 
     def save(self, path: Path) -> None:
-        """One safetensors file, as `speak --tracks` writes it."""
+        """Write the track as one safetensors file, as `speak --tracks` does."""
         tensors = {"expression.coefficients": self.expression.coefficients, "found": self.found}
         tensors |= {f"motion.{field.name}": getattr(self.motion, field.name) for field in fields(self.motion)}
         if self.shoulders is not None:
@@ -210,8 +236,8 @@ class FaceTrack:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, str(path))
 
     @classmethod
-    def load(cls, path: Path) -> "FaceTrack":
-        """Errors: UnusableInput when the file is missing or is not a track."""
+    def load(cls, path: Path) -> FaceTrack:
+        """Read a saved track. Errors: UnusableInput when the file is missing or is not a track."""
         try:
             tensors = load_file(str(path))
             motion = MotionTrack(**{field.name: tensors[f"motion.{field.name}"] for field in fields(MotionTrack)})
@@ -221,16 +247,21 @@ class FaceTrack:
 
 
 def count_blinks(closed: np.ndarray) -> int:
-    """How often eyes (frames,), 0 open to 1 closed, close by more than half and open again."""
+    """Number of blinks in closed (frames,), 0 open to 1 closed: the lids close by more than half."""
     shut, count = False, 0
     for value in closed:
         count += not shut and value > 0.5
-        shut = value > 0.5 or (shut and value > 0.3)  # a trembling lid is one blink
+        shut = value > 0.5 or (shut and value > 0.3)  # hysteresis: a trembling lid is one blink
     return int(count)
 
 
-def interpolated(track: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """track (T,c) at fractional times (n,) -> (n,c) float32; behind the end its last row."""
+def sample_rows(track: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """Rows of a track between its frames, by linear interpolation.
+
+    track: (frames, d).
+    times: (n,) fractional frame numbers; beyond either end they read the first or the last row.
+    Returns: (n, d) float32.
+    """
     times = np.clip(times, 0, len(track) - 1)
     left = np.minimum(times.astype(int), max(len(track) - 2, 0))
     right = np.minimum(left + 1, len(track) - 1)

@@ -25,6 +25,7 @@ from gmtalker.command_line import (
     run,
 )
 from gmtalker.errors import UnusableInput
+from gmtalker.files import whole_file
 from gmtalker.progress import Progress
 from personalize import benchmark_command, jobs
 from personalize.consent import CONSENT_WORDS, Consent
@@ -32,49 +33,54 @@ from personalize.request import PRESETS, TrainRequest
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command. Returns 0 done, 1 the input can't be used, 2 wrong usage (command_line.run)."""
+    """Run one command.
+
+    arguments: without the program's name; None for those of this process.
+    Returns: 0 done, 1 the input can't be used, 2 wrong usage.
+    """
     return run(_parser(), arguments, stopped=jobs.STOPPED)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m personalize", description="Make avatars out of a person's video clips.")
     commands = parser.add_subparsers(required=True, metavar="command")
-    check = commands.add_parser("check", help="say what is good and what to fix in clips")
-    check.add_argument("clips", nargs="+", type=Path, metavar="F")
-    check.add_argument("--json", nargs="?", const="-", metavar="F", help="the reports as JSON, into F or printed")
+    check = commands.add_parser("check", help="report what is good about clips and what to improve")
+    check.add_argument("clips", nargs="+", type=Path, metavar="CLIP")
+    check.add_argument("--json", nargs="?", const="-", metavar="F", help="write the reports as JSON to F, or print them")
     check.set_defaults(run=_check)
-    _add_train(commands.add_parser("train", help="make an avatar out of clips of one person"))
+    _add_train(commands.add_parser("train", help="make an avatar from clips of one person"))
     _add_named(commands)
     _add_hub(commands)
-    listing = commands.add_parser("list", help="show the avatars and the trainings")
+    listing = commands.add_parser("list", help="list avatars and trainings")
     add_json(listing)
     listing.set_defaults(run=_list)
     benchmark_command.add_commands(commands)
-    space = commands.add_parser("space")  # no help: it is not listed
+    space = commands.add_parser("space")  # where it was in version 0.1; without a help text it is not listed
     space.add_argument("rest", nargs=argparse.REMAINDER)
     space.set_defaults(run=_space)
     return parser
 
 
 def _add_train(train: argparse.ArgumentParser) -> None:
-    train.add_argument("clips", nargs="*", type=Path, metavar="F")
-    train.add_argument("--name", help="the avatar's name")
-    train.add_argument("--request", type=Path, metavar="F.json", help="in the place of clips and options: a saved request")
+    presets = ", ".join(f"{preset} {minutes:g}" for preset, minutes in PRESETS.items())
+    train.add_argument("clips", nargs="*", type=Path, metavar="CLIP")
+    train.add_argument("--name", help="name of the avatar")
+    train.add_argument("--request", type=Path, metavar="F.json", help="a saved request, instead of clips and options")
     train.add_argument("--i-have-consent", action="store_true", help=CONSENT_WORDS)
-    train.add_argument("--preset", choices=PRESETS, default="standard")
-    train.add_argument("--minutes", type=float, metavar="M", help="train so long instead of as long as the preset does")
-    train.add_argument("--size", type=int, choices=SIZES, default=256, help="pixels of a side that it is drawn at (256)")
-    train.add_argument("--emotion", action="append", default=[], metavar="F=happy", help="the emotion a clip shows")
-    train.add_argument("--job", help=argparse.SUPPRESS)  # the row of a job that the page has put in the queue
-    train.add_argument("--json", action="store_true", help="progress as one JSON object a line")
+    train.add_argument("--preset", choices=PRESETS, default="standard", help=f"minutes of training: {presets} (standard)")
+    train.add_argument("--minutes", type=float, metavar="M", help="minutes of training, instead of the preset's")
+    train.add_argument("--size", type=int, choices=SIZES, default=SIZES[0], help=f"side of the picture in pixels ({SIZES[0]})")
+    train.add_argument("--emotion", action="append", default=[], metavar="CLIP=happy", help="the emotion that a clip shows")
+    train.add_argument("--job", help=argparse.SUPPRESS)  # the id of the job that --request belongs to
+    train.add_argument("--json", action="store_true", help="progress and result as JSON lines on stdout")
     train.set_defaults(run=_train)
 
 
 def _add_named(commands: argparse._SubParsersAction) -> None:
     for name, command, text in (
-        ("status", _status, "say how far a training is"),
+        ("status", _status, "show the progress of a training"),
         ("stop", _stop, "stop a training; it can be resumed"),
-        ("resume", _resume, "go on with a stopped or failed training"),
+        ("resume", _resume, "resume a stopped or failed training"),
         ("export", _export, "pack an avatar into one file"),
         ("delete", _delete, "delete an avatar or an unfinished training"),
     ):
@@ -85,20 +91,20 @@ def _add_named(commands: argparse._SubParsersAction) -> None:
         if name == "export":
             parser.add_argument("--output", type=Path, metavar="F.zip", help="default: N.gmtalker.zip")
         if name == "delete":
-            parser.add_argument("--yes", action="store_true", help="don't ask")
+            parser.add_argument("--yes", action="store_true", help="do not ask for confirmation")
 
 
 def _add_hub(commands: argparse._SubParsersAction) -> None:
-    share = commands.add_parser("share", help="put an avatar onto the Hub, for nobody else to see unless --public")
+    share = commands.add_parser("share", help="share an avatar on the Hub, privately unless --public")
     share.add_argument("name", metavar="N")
-    share.add_argument("--repo", metavar="owner/name", help="default: where it was before, or your own of its name")
-    share.add_argument("--public", action="store_true", help="for everybody to see and to use")
-    share.add_argument("--license", metavar="L", help="as the Hub calls it, such as cc-by-4.0 (default: the consent alone)")
+    share.add_argument("--repo", metavar="owner/name", help="default: where it was before, or else yours of its name")
+    share.add_argument("--public", action="store_true", help="anybody may see and use it")
+    share.add_argument("--license", metavar="L", help="by the Hub's name, such as cc-by-4.0 (default: the consent only)")
     pull = commands.add_parser("pull", help="fetch an avatar from the Hub")
     pull.add_argument("repo", metavar="owner/name")
-    pull.add_argument("--name", metavar="N", help="what it is called here")
-    pull.add_argument("--revision", metavar="R", help="a branch, a tag or a commit instead of the newest")
-    update = commands.add_parser("update", help="fetch an avatar from the Hub again, if it has changed there")
+    pull.add_argument("--name", metavar="N", help="its name in the workspace")
+    pull.add_argument("--revision", metavar="R", help="a branch, tag or commit (default: the newest)")
+    update = commands.add_parser("update", help="fetch an avatar from the Hub again if it has changed there")
     update.add_argument("name", metavar="N")
     for parser, command in ((share, _share), (pull, _pull), (update, _update)):
         parser.add_argument("--token", metavar="T", help="of the Hub (default: HF_TOKEN, or that of `hf auth login`)")
@@ -114,8 +120,9 @@ def _check(options: argparse.Namespace) -> int:
             _print_report(clip, results[-1])
     if options.json == "-":
         print_json({"clips": results})
-    elif for_machines(options):
-        Path(options.json).write_text(json.dumps({"clips": results}, ensure_ascii=False, indent=2), encoding="utf-8")
+    elif options.json:
+        with whole_file(Path(options.json)) as unfinished:
+            unfinished.write_text(json.dumps({"clips": results}, ensure_ascii=False, indent=2), encoding="utf-8")
     return UNUSABLE if any(result["failed"] for result in results) else DONE
 
 
@@ -140,28 +147,27 @@ def _print_report(clip: Path, result: Mapping) -> None:
 def _train(options: argparse.Namespace) -> int:
     request = _request_of(options)
     job = jobs.get(options.job) if options.job else jobs.create(request, here=True)
-    return _work(options, job)
+    return _work(options, job, request)
 
 
 def _request_of(options: argparse.Namespace) -> TrainRequest:
-    """The request that the options, or the file of --request, describe. Errors: WrongUsage, UnusableInput."""
+    """The request in the file of --request, or of the options."""
     if options.request is not None:
         if options.clips or options.name:
-            raise WrongUsage("--request names clips and everything else: give it alone.")
+            raise WrongUsage("--request holds clips, name and options; give it alone.")
         return TrainRequest.load(options.request)
     if not options.i_have_consent:
         raise WrongUsage(f"Consent is required; add --i-have-consent if this is true: {CONSENT_WORDS}")
     if not options.clips or not options.name:
-        raise WrongUsage("train takes clips and a name: train me.mp4 --name Ann --i-have-consent.")
+        raise WrongUsage("train takes clips and a name, such as: train me.mp4 --name Ann --i-have-consent.")
     emotions = dict(labelled_clip(text, "--emotion") for text in options.emotion)
     with bad_values_are_wrong_usage():
         consent = Consent.given_now(options.name)
         return TrainRequest(options.name, options.clips, consent, options.preset, options.minutes, emotions, options.size)
 
 
-def _work(options: argparse.Namespace, job: jobs.Job) -> int:
+def _work(options: argparse.Namespace, job: jobs.Job, request: TrainRequest) -> int:
     """Check the clips and train, in this process."""
-    request = job.request
     try:
         with jobs.reporting(job) as to_row, progress_bar(options) as to_person:
 
@@ -176,17 +182,17 @@ def _work(options: argparse.Namespace, job: jobs.Job) -> int:
 
             folder = train_avatar(request, on_progress)
     except UnusableInput:
-        if not options.job and job.percent == 0:  # the page shows why it failed; here the sentence is all that should stay
+        if not options.job and job.percent == 0:  # the page shows why a job failed; here the sentence is enough
             jobs.forget(jobs.get(job.id))
         raise
     finally:
-        jobs.refresh()  # the next in the queue need not wait until somebody looks
+        jobs.refresh()  # starts the next in the queue
     done(options, f"The avatar {request.name} is ready: {folder}", avatar=str(folder))
     return DONE
 
 
 def _warnings(clip: Path) -> list[str]:
-    """What the check advises on a usable clip. Errors: UnusableInput with what stands against an unusable one."""
+    """The advice of the check on a usable clip. Errors: UnusableInput saying why another is not usable."""
     result = _check_one(clip)
     if "error" in result:
         raise UnusableInput(result["error"])
@@ -199,18 +205,14 @@ def _warnings(clip: Path) -> list[str]:
 def _status(options: argparse.Namespace) -> int:
     jobs.refresh()
     job = jobs.find(options.name)
-    if for_machines(options):
-        print_json(asdict(job))
-    else:
-        print(f"{job.name}: {job.summary()}")
-    return DONE
+    return _show_job(options, job)
 
 
 def _stop(options: argparse.Namespace) -> int:
     job = jobs.find(options.name)
     if job.status not in jobs.OPEN:
         raise UnusableInput(f"The training {job.name} is {job.status}; there is nothing to stop.")
-    return _say(options, jobs.stop(job))
+    return _show_job(options, jobs.stop(job))
 
 
 def _resume(options: argparse.Namespace) -> int:
@@ -219,19 +221,16 @@ def _resume(options: argparse.Namespace) -> int:
     job = jobs.find(options.name)
     if job.status not in ("stopped", "failed"):
         raise UnusableInput(f"The training {job.name} is {job.status}; only a stopped or failed one can be resumed.")
-    return _work(options, job)
+    return _work(options, job, job.request)
 
 
 def _export(options: argparse.Namespace) -> int:
+    from gmtalker.avatars.on_hub import resolve
     from gmtalker.avatars.storage import export_avatar
     from gmtalker.avatars.workspace import slug
 
-    output = export_avatar(options.name, options.output or Path(f"{slug(options.name)}.gmtalker.zip"))
-    if for_machines(options):
-        print_json({"avatar": options.name, "file": str(output)})
-    else:
-        print(f"Packed {options.name} into {output}")
-    return DONE
+    output = export_avatar(resolve(options.name), options.output or Path(f"{slug(options.name)}.gmtalker.zip"))
+    return _show(options, {"avatar": options.name, "file": str(output)}, f"Packed {options.name} into {output}")
 
 
 def _share(options: argparse.Namespace) -> int:
@@ -239,11 +238,8 @@ def _share(options: argparse.Namespace) -> int:
 
     with bad_values_are_wrong_usage():
         repo, address = share_avatar(options.name, options.repo, not options.public, options.token, options.license)
-    if for_machines(options):
-        print_json({"avatar": options.name, "repo": repo, "address": address})
-    else:
-        print(f"Shared {options.name} as {repo}, {'for everybody' if options.public else 'private'}: {address}")
-    return DONE
+    sentence = f"Shared {options.name} as {repo}, {'public' if options.public else 'private'}: {address}"
+    return _show(options, {"avatar": options.name, "repo": repo, "address": address}, sentence)
 
 
 def _pull(options: argparse.Namespace) -> int:
@@ -253,37 +249,26 @@ def _pull(options: argparse.Namespace) -> int:
     with bad_values_are_wrong_usage():
         folder = pull_avatar(options.repo, options.name, options.revision, options.token)
     name = read_card(folder)["name"]
-    if for_machines(options):
-        print_json({"avatar": name, "folder": str(folder)})
-    else:
-        print(f"Pulled {options.repo} as {name}: {folder}")
-    return DONE
+    return _show(options, {"avatar": name, "folder": str(folder)}, f"Pulled {options.repo} as {name}: {folder}")
 
 
 def _update(options: argparse.Namespace) -> int:
     from gmtalker.avatars.on_hub import update_avatar
 
     changed = update_avatar(options.name, options.token)
-    if for_machines(options):
-        print_json({"avatar": options.name, "updated": changed})
-    else:
-        print(f"{options.name} is {'another version now' if changed else 'what the Hub has already'}.")
-    return DONE
+    sentence = f"Updated {options.name}." if changed else f"{options.name} is up to date."
+    return _show(options, {"avatar": options.name, "updated": changed}, sentence)
 
 
 def _delete(options: argparse.Namespace) -> int:
     if not options.yes:
         if not sys.stdin.isatty():
-            raise WrongUsage("Deleting can't be undone; add --yes if that is meant.")
+            raise WrongUsage("Deleting can't be undone; add --yes to confirm.")
         if input(f"Delete {options.name} and everything made on the way to it? [y/N] ").strip().lower() not in ("y", "yes"):
             return fail(options, "Nothing was deleted.", UNUSABLE)
     jobs.refresh()
     jobs.delete(options.name)
-    if for_machines(options):
-        print_json({"deleted": options.name})
-    else:
-        print(f"Deleted {options.name}")
-    return DONE
+    return _show(options, {"deleted": options.name}, f"Deleted {options.name}")
 
 
 def _list(options: argparse.Namespace) -> int:
@@ -292,8 +277,8 @@ def _list(options: argparse.Namespace) -> int:
     jobs.refresh()
     avatars, trainings = list_avatars(), [job for job in jobs.jobs() if job.status != "done"]
     if for_machines(options):
-        shown = [asdict(entry) | {"folder": str(entry.folder)} for entry in avatars]
-        print_json({"avatars": shown, "trainings": [asdict(job) for job in trainings]})
+        entries = [asdict(entry) | {"folder": str(entry.folder)} for entry in avatars]
+        print_json({"avatars": entries, "trainings": [asdict(job) for job in trainings]})
         return DONE
     for entry in avatars:
         print(f"{entry.name}{'  (bundled)' if entry.bundled else ''}  {entry.folder}")
@@ -303,14 +288,19 @@ def _list(options: argparse.Namespace) -> int:
 
 
 def _space(options: argparse.Namespace) -> int:
-    raise WrongUsage(f"Publishing is a command of the page now: python -m studio space {' '.join(options.rest)}".strip() + ".")
+    raise WrongUsage(f"This command has moved: python -m studio space {' '.join(options.rest)}".strip() + ".")
 
 
-def _say(options: argparse.Namespace, job: jobs.Job) -> int:
+def _show_job(options: argparse.Namespace, job: jobs.Job) -> int:
+    return _show(options, asdict(job), f"{job.name}: {job.summary()}")
+
+
+def _show(options: argparse.Namespace, values: Mapping, sentence: str) -> int:
+    """Print the values with --json, else the sentence."""
     if for_machines(options):
-        print_json(asdict(job))
+        print_json(values)
     else:
-        print(f"{job.name}: {job.summary()}")
+        print(sentence)
     return DONE
 
 

@@ -1,10 +1,10 @@
-"""What trains avatars in order to measure: heads compared, a public set, styles adapted to unseen speakers."""
+"""Benchmarks that train: two heads compared, a public set, speaking styles adapted to unseen speakers."""
 
 from __future__ import annotations
 
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import imageio_ffmpeg
@@ -20,7 +20,7 @@ from gmtalker.face.lip_guard import at_rest_in_silence
 from gmtalker.face.lips import shifted_correlation
 from gmtalker.files import whole_file
 from gmtalker.measure.avatar import HeldOut, evaluate_avatar
-from gmtalker.measure.generic import expression_for, read_unseen_speakers
+from gmtalker.measure.generic import UnseenSpeaker, expression_for, read_unseen_speakers
 from gmtalker.measure.identity import FaceRecogniser
 from gmtalker.measure.plots import draw_curves
 from gmtalker.media.audio import silent_frames
@@ -40,7 +40,9 @@ from personalize.sound_sync import SpokenFootage
 from personalize.speaking_style import adapt_style
 from personalize.train import train_avatar
 
-ADAPTED_CLIP, ADAPTED_ON = 19.9, 0.7  # seconds that a clip must have for adaptation, and the part of it that is adapted to
+ADAPTED_CLIP_SECONDS = 19.9  # at least, of a clip that a style is adapted to
+ADAPTED_SHARE = 0.7  # of it, from its beginning; the rest is measured
+MEASURED_EVERY = 5  # every so many of a person's clips is measured, and never trained on
 
 
 def measure_adaptation(
@@ -50,40 +52,48 @@ def measure_adaptation(
     leave_out: Sequence[str] = (),
     on_progress: OnProgress = nobody_listens,
 ) -> dict:
-    """Lips on the last part of each long test clip, before and after the speaking style was adapted to the first part.
+    """Measure lip correlation on the last part of each long test clip, before and after a speaking style was adapted to the rest.
 
     data: a folder with a MANIFEST.csv.
-    minutes: of adaptation for each clip.
-    leave_out: people of data that are not measured.
+    minutes: of training for each clip.
+    leave_out: people who are not measured.
+    Returns: the means over the clips and the value of each, before and after.
     Errors: UnusableInput when no test clip is long enough.
     """
-    unseen_speakers = read_unseen_speakers(data, pipeline, leave_out, on_progress)
-    unseen_speakers = [speaker for speaker in unseen_speakers if len(speaker.lips) >= ADAPTED_CLIP * FPS]
-    if not unseen_speakers:
-        raise UnusableInput(f"No test clip of {data} is {ADAPTED_CLIP:g} seconds long.")
+    speakers = read_unseen_speakers(data, pipeline, leave_out, on_progress)
+    speakers = [speaker for speaker in speakers if len(speaker.lips) >= ADAPTED_CLIP_SECONDS * FPS]
+    if not speakers:
+        raise UnusableInput(f"No test clip of {data} is {ADAPTED_CLIP_SECONDS:g} seconds long.")
     before, after = {}, {}
-    for unseen_speaker in unseen_speakers:
-        on_progress(Progress(f"adapting to {unseen_speaker.row.file}"))
-        features = pipeline.encode(unseen_speaker.waveform)
-        count = min(len(features), len(unseen_speaker.lips))
-        rest = slice(int(ADAPTED_ON * count), count)
-        silent = silent_frames(unseen_speaker.waveform, count)
-        coefficients = at_rest_in_silence(torch.from_numpy(unseen_speaker.coefficients[:count]), silent, pipeline.lip_guard)
-        emotion = EmotionWeights.from_mapping({}).at(count)
-        footage = SpokenFootage(coefficients, features[:count].cpu(), np.arange(count) < rest.start, emotion, [0])
-        with tempfile.TemporaryDirectory() as folder:
-            adapt_style(footage, pipeline, Path(folder), minutes, Path(folder))
-            adapted = with_speaking_style(pipeline.expression_generator, Path(folder) / "speaking_style")
-        for result, generator in ((before, pipeline.expression_generator), (after, adapted)):
-            said = expression_for(pipeline, generator, features[:count], emotion[:1], silent)[0]
-            lips = pipeline.face_model.lip_opening(said.numpy())
-            result[unseen_speaker.row.file] = round(shifted_correlation(lips[rest], unseen_speaker.lips[rest], 0), 3)
+    for speaker in speakers:
+        on_progress(Progress(f"adapting to {speaker.row.file}"))
+        before[speaker.row.file], after[speaker.row.file] = _lips_before_and_after(speaker, minutes, pipeline)
     return {
         "lip_correlation": round(float(np.mean(list(after.values()))), 3),
         "lip_correlation_before": round(float(np.mean(list(before.values()))), 3),
         "by_clip": after,
         "by_clip_before": before,
     }
+
+
+def _lips_before_and_after(speaker: UnseenSpeaker, minutes: float, pipeline: GMTalkerPipeline) -> list[float]:
+    """Lip correlation on the rest of a clip, before and after the speaking style was adapted to its first part."""
+    features = pipeline.encode(speaker.waveform)
+    count = min(len(features), len(speaker.lips))
+    rest = slice(int(ADAPTED_SHARE * count), count)
+    silent = silent_frames(speaker.waveform, count)
+    coefficients = at_rest_in_silence(torch.from_numpy(speaker.coefficients[:count]), silent, pipeline.lip_guard)
+    emotion = EmotionWeights.from_mapping({}).at(count)
+    footage = SpokenFootage(coefficients, features[:count].cpu(), np.arange(count) < rest.start, emotion, [0])
+    with tempfile.TemporaryDirectory() as folder:
+        adapt_style(footage, pipeline, Path(folder), minutes, Path(folder))
+        adapted = with_speaking_style(pipeline.expression_generator, Path(folder) / "speaking_style")
+    correlations = []
+    for generator in (pipeline.expression_generator, adapted):
+        expression = expression_for(pipeline, generator, features[:count], emotion[:1], silent)[0]
+        lips = pipeline.face_model.lip_opening(expression.numpy())
+        correlations.append(round(shifted_correlation(lips[rest], speaker.lips[rest], 0), 3))
+    return correlations
 
 
 def compare_heads(
@@ -94,9 +104,13 @@ def compare_heads(
     picture: Path | None = None,
     size: int = 256,
 ) -> dict:
-    """PSNR on held-out frames over the minutes of training, of both, on the same footage; a drawing of it into picture.
+    """Train one person's head twice on the same footage: from our generic start, and with the reference's widths from scratch.
 
-    Errors: UnusableVideo.
+    minutes: of training for each.
+    picture: where the quality curves are drawn; None for nowhere.
+    size: side of the picture in pixels.
+    Returns: PSNR on held-out frames over the seconds of training, of both.
+    Errors: UnusableVideo for clips that can't be used.
     """
     curves, steps = {}, {}
     with tempfile.TemporaryDirectory() as folder:
@@ -123,19 +137,21 @@ def compare_heads(
 
 
 def reference_networks(size: int) -> tuple[HeadGenerator, EmotionMapping, Discriminator]:
-    """StyleUNet of StyleAvatar's widths (arXiv 2305.00942), with EMN and critic, untrained."""
+    """Untrained networks for a size in pixels: a StyleUNet of the reference's widths, EMN and discriminator.
+
+    Source: StyleAvatar, arXiv 2305.00942.
+    """
     torch.manual_seed(0)
     return HeadGenerator(size, widths=REFERENCE_WIDTHS[size]), EmotionMapping(), Discriminator()
 
 
-MEASURED_EVERY = 5  # of a person's clips every so many are measured, and never trained on
-
-
 def split_of(rows: Sequence[Row]) -> tuple[list[Row], list[Row], float]:
-    """A test person's clips to train their avatar on and to measure on, and the second from which those are measured.
+    """Split the clips of a test person for their avatar.
 
-    A set that splits each video in time keeps its split. Elsewhere every fifth clip, by name, is measured: the published networks
-    never saw these people at all, ours is made for them.
+    A set that splits each video in time keeps its split. Elsewhere every MEASURED_EVERYth clip, by name, is measured: published
+    networks never saw these people at all, ours is made for them.
+
+    Returns: the clips to train on, those to measure on, and the second from which these are measured.
     """
     if rows[0].train_seconds and rows[0].train_seconds < WHOLE:
         return list(rows), list(rows), rows[0].train_seconds
@@ -151,9 +167,14 @@ def measure_public_set(
     on_progress: OnProgress = nobody_listens,
     recogniser: FaceRecogniser | None = None,
 ) -> dict:
-    """Every measure of `evaluate` for each test person, and their means. Avatars that are already there are not trained again.
+    """Train an avatar of each test person of a public set, and measure it.
 
-    minutes: of training for each person. Errors: UnusableInput when the set has nobody to test on, or too little of somebody.
+    root: folder of the set.
+    dataset: one of DATASETS.
+    minutes: of training for each person; an avatar that is already there is not trained again.
+    recogniser: measures identity similarity; None leaves it out.
+    Returns: every measure of evaluate_avatar for each person, and their means.
+    Errors: UnusableInput when the set has nobody to test on, or too few clips of somebody.
     """
     people: dict[str, list[Row]] = {}
     for row in read_rows(root, dataset):
@@ -163,29 +184,36 @@ def measure_public_set(
         raise UnusableInput(f"{root} holds no test clip of {dataset}.")
     result: dict[str, dict] = {}
     for person, rows in sorted(people.items()):
-        kept, measured, start = split_of(rows)
-        if not kept:
+        train, measured, start = split_of(rows)
+        if not train:
             raise UnusableInput(f"{dataset} has one clip of {person}; it takes two, to train on one and to measure on the other.")
         name = f"{dataset} {person}"
         if not (workspace() / "avatars" / slug(name)).is_dir():
             on_progress(Progress(f"training {name}"))
-            clips = [_first_part(row) for row in kept]
-            emotions = {clip: row.emotion for clip, row in zip(clips, kept) if row.emotion in EMOTIONS}
-            request = TrainRequest(name, clips, Consent.given_now(person), minutes=minutes, emotions=emotions)
-            train_avatar(request, pipeline=pipeline)
+            train_avatar(_request_for(person, name, train, minutes), pipeline=pipeline)
         held_out = HeldOut([row.path for row in measured], start, {row.path: row.heard_in for row in measured})
         result[person] = evaluate_avatar(load_avatar(name), held_out, pipeline, on_progress, recogniser=recogniser)
+    return {"dataset": dataset, "people": len(result), "minutes_of_training": minutes} | _means(result) | result
+
+
+def _request_for(person: str, name: str, rows: Sequence[Row], minutes: float) -> TrainRequest:
+    clips = [_first_part(row) for row in rows]
+    emotions = {clip: row.emotion for clip, row in zip(clips, rows) if row.emotion in EMOTIONS}
+    return TrainRequest(name, clips, Consent.given_now(person), minutes=minutes, emotions=emotions)
+
+
+def _means(result: Mapping[str, Mapping]) -> dict[str, float]:
+    """The mean of each number over the people who have it."""
     plain = {key for measures in result.values() for key, value in measures.items() if isinstance(value, (int, float))}
-    means = {
+    return {
         key: round(float(np.mean([measures[key] for measures in result.values() if measures.get(key) is not None])), 3)
         for key in sorted(plain - {"start_seconds"})
     }
-    return {"dataset": dataset, "people": len(result), "minutes_of_training": minutes} | means | result
 
 
 def _first_part(row: Row) -> Path:
     """The clip, or where only its first seconds may be learned from, a copy of those in the workspace."""
-    if row.train_seconds == 0 or row.train_seconds >= WHOLE:  # a test person's whole clip
+    if row.train_seconds == 0 or row.train_seconds >= WHOLE:  # the whole clip of a test person
         return row.path
     copy = workspace() / "benchmarks" / f"{slug(row.file)}-{row.train_seconds:.2f}{row.path.suffix}"
     if not copy.is_file():

@@ -1,4 +1,4 @@
-"""benchmark: the sub-parser of python -m personalize that trains avatars in order to measure."""
+"""The command `python -m personalize benchmark`, which trains avatars in order to measure them."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from gmtalker.command_line import (
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
-    """Add the command and what it can measure."""
-    benchmark = commands.add_parser("benchmark", help="train avatars in order to measure: heads, set, adapt")
+    """Add the command."""
+    benchmark = commands.add_parser("benchmark", help="train avatars and measure them: heads, set, adapt")
     kinds = benchmark.add_subparsers(required=True, metavar="what")
-    heads = kinds.add_parser("heads", help="one person's head twice: from our start, and the reference's widths from nothing")
+    heads = kinds.add_parser("heads", help="train a head twice: our generic start, and the reference's widths from scratch")
     heads.add_argument("clips", nargs="+", type=Path, metavar="CLIP")
-    whole = kinds.add_parser("set", help="an avatar of every test person of a public set, trained and measured")
-    whole.add_argument("--dataset", choices=DATASETS, required=True, help="the public set...")
-    whole.add_argument("--root", type=Path, required=True, metavar="DIR", help="...as it lies on disk")
-    whole.add_argument("--i-have-consent", action="store_true", help="that its people agreed to be made into avatars")
-    whole.add_argument("--identity", type=Path, metavar="F.onnx", help="insightface's network: is it still the same person?")
-    adapt = kinds.add_parser("adapt", help="the speaking style adapted to a part of each long test clip, measured on the rest")
-    adapt.add_argument("--data", type=Path, required=True, metavar="DIR", help="a folder whose clips a MANIFEST.csv describes")
-    adapt.add_argument("--leave-out", default="", metavar="P,Q", help="people of --data that are not measured")
+    whole = kinds.add_parser("set", help="train and measure an avatar of every test person of a public set")
+    whole.add_argument("--dataset", choices=DATASETS, required=True, help="the public set")
+    whole.add_argument("--root", type=Path, required=True, metavar="DIR", help="its folder")
+    whole.add_argument("--i-have-consent", action="store_true", help="its people agreed that avatars of them are made")
+    whole.add_argument("--identity", type=Path, metavar="F.onnx", help="insightface's network, for identity similarity")
+    adapt = kinds.add_parser("adapt", help="adapt the speaking style to a part of each long test clip, and measure the rest")
+    adapt.add_argument("--data", type=Path, required=True, metavar="DIR", help="a folder with a MANIFEST.csv of its clips")
+    adapt.add_argument("--leave-out", default="", metavar="P,Q", help="people who are not measured")
     for kind, command, minutes in ((heads, _heads, 10.0), (whole, _set, 10.0), (adapt, _adapt, 1.0)):
         kind.add_argument("--minutes", type=float, default=minutes, metavar="M", help=f"of training for each ({minutes:g})")
-        kind.add_argument("--json", type=Path, required=True, metavar="F", help="where the figures are written")
+        kind.add_argument("--json", type=Path, required=True, metavar="F", help="where the measures are written")
         add_device(kind)
         kind.set_defaults(run=command)
 
@@ -58,7 +58,7 @@ def _heads(options: argparse.Namespace) -> None:
 def _set(options: argparse.Namespace) -> None:
     _check(options)
     if not options.i_have_consent:
-        raise WrongUsage("Consent is required; add --i-have-consent if the set's people agreed to be made into avatars.")
+        raise WrongUsage("Consent is required; add --i-have-consent if the set's people agreed that avatars of them are made.")
     from gmtalker.measure.command import write_measures
     from gmtalker.measure.identity import recogniser_at_hand
     from personalize.benchmark import measure_public_set

@@ -1,4 +1,4 @@
-"""The consent without which nobody is made into an avatar; it is kept in avatar.json."""
+"""The consent that every avatar requires; it is kept in avatar.json."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ CONSENT_WORDS = (
 
 @dataclass(frozen=True)
 class Consent:
-    """AvatarLike agreed to what, and when.
+    """Who agreed to what, and when.
 
-    who: the person's name; when: ISO 8601 with time zone; words: the sentence that was agreed to.
-    Errors: ValueError when one of them is missing or `when` is not a time.
+    who: the person's name.
+    when: ISO 8601 with time zone.
+    words: the sentence that was agreed to.
+    Errors: ValueError when who or words are empty, or `when` is not a time.
     """
 
     who: str
@@ -29,5 +31,6 @@ class Consent:
         datetime.fromisoformat(self.when)
 
     @classmethod
-    def given_now(cls, who: str, words: str = CONSENT_WORDS) -> "Consent":
+    def given_now(cls, who: str, words: str = CONSENT_WORDS) -> Consent:
+        """The consent of somebody who agrees at this moment."""
         return cls(who.strip(), datetime.now(timezone.utc).isoformat(timespec="seconds"), words)

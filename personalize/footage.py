@@ -1,4 +1,4 @@
-"""From clips to footage: tracked, cropped, chosen, measured, heard."""
+"""From clips to footage in five steps: track, crop, choose frames, measure the person, listen."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from gmtalker.media.video import read_frames
 from gmtalker.pipeline import GMTalkerPipeline
 from gmtalker.progress import Progress
 from gmtalker.tracks import EmotionWeights, FaceTrack
-from personalize.frame_selection import SPARE, choose_frames, sharpest
+from personalize.frame_selection import SPARE_SHARE, choose_frames, sharpest
 from personalize.progress import WRAP_UP, TrainingProgress
 from personalize.request import HELD_OUT_SECONDS_MAX, HELD_OUT_SHARE, TRAINING_FRAMES_MAX, TrainRequest
 from personalize.sound_sync import SpokenFootage
@@ -33,17 +33,17 @@ from personalize.sound_sync import SpokenFootage
 
 @dataclass(frozen=True)
 class Footage:
-    """All clips of a person on one clock.
+    """All clips of a person, one after another.
 
     face: the person's face, measured over all clips.
-    track: what the face does, (frames,) of all clips one after another.
+    track: (frames,) of the face.
     frames: (n, size, size, 3) uint8 RGB, the cropped frames that the head learns from.
-    kept: (n,) which frames of track those are.
+    frame_numbers: (n,) which frames of the track those are.
     features: (frames, d) of the speech, zeros where there is no sound.
     speaks: (frames,) bool, where there is sound.
-    silent: (frames,) bool, where nothing is said in it.
+    silent: (frames,) bool, where there is sound but nobody speaks.
     emotion: (frames, 8) weights, as labelled or recognised.
-    labels: (frames,) the number of the emotion that a clip was said to show, -1 where none was.
+    labels: (frames,) the number of the emotion that a clip was labelled with, -1 for none.
     held_out: (frames,) bool, never trained on.
     clip_starts: first frame of each clip.
     """
@@ -51,7 +51,7 @@ class Footage:
     face: PersonFace
     track: FaceTrack
     frames: np.ndarray
-    kept: np.ndarray
+    frame_numbers: np.ndarray
     features: Tensor
     speaks: np.ndarray
     silent: np.ndarray
@@ -62,11 +62,11 @@ class Footage:
 
     @property
     def seconds(self) -> float:
-        """Of all clips together."""
+        """Length of all clips together."""
         return len(self.track) / FPS
 
     def spoken(self, guard: LipGuard) -> SpokenFootage:
-        """What the speaking style may be learned from."""
+        """What the speaking style may be learned from, with closed lips where nobody speaks."""
         usable = self.speaks & self.track.found.numpy() & ~self.held_out
         coefficients = at_rest_in_silence(self.track.expression.coefficients, self.silent, guard)
         return SpokenFootage(coefficients, self.features, usable, self.emotion, self.clip_starts)
@@ -74,11 +74,11 @@ class Footage:
 
 @dataclass(frozen=True)
 class _Tracked:
-    """Step 1 and 2: every clip's points, in its own picture and in the crop.
+    """Steps 1 and 2: the points of every clip, and its crop.
 
-    points: (frames, 478, 3) in pixels of the crop of `size`.
+    crops: (3,) left, top and side of each clip's.
+    points: (frames, 478, 3) of all clips, in pixels of the crop at `size`.
     found: (frames,) bool.
-    crops: (3,) left, top and side of each clip's crop.
     """
 
     clips: Sequence[Path]
@@ -99,15 +99,15 @@ class _Tracked:
 
 @dataclass(frozen=True)
 class _Chosen:
-    """Step 3: frames (n, size, size, 3) uint8, and their numbers `kept` (n,)."""
+    """Step 3: the frames that the head learns from, each (size, size, 3) uint8, and their numbers (n,) in the track."""
 
     frames: list[np.ndarray]
-    kept: np.ndarray
+    frame_numbers: np.ndarray
 
 
 @dataclass(frozen=True)
 class _Measured:
-    """Step 4: the face, the track with its shoulders, and the frames (bool) that are never trained on."""
+    """Step 4: the face, its track with shoulders, and which frames are never trained on."""
 
     face: PersonFace
     track: FaceTrack
@@ -116,7 +116,7 @@ class _Measured:
 
 @dataclass(frozen=True)
 class _Heard:
-    """Step 5: what is said and felt in each frame, as Footage has it."""
+    """Step 5: speech and emotion of each frame, as in Footage."""
 
     features: Tensor
     speaks: np.ndarray
@@ -128,6 +128,7 @@ class _Heard:
 def gather_footage(request: TrainRequest, pipeline: GMTalkerPipeline, work: Path, progress: TrainingProgress) -> Footage:
     """Track every clip, crop the head, choose frames, measure the person, listen to the speech.
 
+    pipeline: its face model, speech encoder and expression generator are used.
     work: folder that keeps the points, so that resuming does not track again.
     Errors: UnusableVideo when a clip can't be read or shows no face, or all are shorter than two seconds together.
     """
@@ -143,7 +144,7 @@ def gather_footage(request: TrainRequest, pipeline: GMTalkerPipeline, work: Path
         face=measured.face,
         track=measured.track,
         frames=np.stack(chosen.frames),
-        kept=chosen.kept,
+        frame_numbers=chosen.frame_numbers,
         held_out=measured.held_out,
         clip_starts=tracked.clip_starts,
         **vars(heard),
@@ -154,7 +155,7 @@ def _track(request: TrainRequest, work: Path, progress: TrainingProgress) -> _Tr
     videos = []
     for number, clip in enumerate(request.clips):
         progress(Progress(done=number, total=len(request.clips)))
-        videos.append(_tracked(clip, work, lambda frame: frame % 50 or progress.alive(step=frame)))
+        videos.append(_stored_points(clip, work, lambda frame: frame % 50 or progress.alive(step=frame)))
     if sum(len(video.points) for video in videos) < 2 * FPS:
         raise UnusableVideo("The clips are shorter than two seconds together. Please upload at least 20 seconds.")
     points, crops = [], []
@@ -168,41 +169,41 @@ def _track(request: TrainRequest, work: Path, progress: TrainingProgress) -> _Tr
 
 
 def _choose(tracked: _Tracked, model: FaceModel, progress: TrainingProgress) -> _Chosen:
-    """The frames that the head learns from: all of them, or of long footage as many of each kind as fit in memory."""
+    """All frames, or of long footage as many as fit in memory, with as many of each appearance and the sharp ones."""
     total, most = len(tracked), TRAINING_FRAMES_MAX * 256**2 // tracked.size**2
-    long = tracked.found.sum() > most
-    keep = set(choose_frames(tracked.points, tracked.found, model, int(SPARE * most) if long else total).tolist())
-    frames, kept = [], []
+    is_long = tracked.found.sum() > most
+    wanted = set(choose_frames(tracked.points, tracked.found, model, int(SPARE_SHARE * most) if is_long else total).tolist())
+    frames, numbers = [], []
     for clip, video, crop, first in zip(tracked.clips, tracked.videos, tracked.crops, tracked.clip_starts):
         for index, frame in zip(range(len(video.points)), read_frames(clip)):
-            if first + index in keep:
+            if first + index in wanted:
                 frames.append(cut(frame, crop, tracked.size))
-                kept.append(first + index)
+                numbers.append(first + index)
         progress(Progress(done=first + len(video.points), total=total))
-    if long:
+    if is_long:
         sharp = sharpest(frames, most)
-        frames, kept = [frames[place] for place in sharp], [kept[place] for place in sharp]
+        frames, numbers = [frames[place] for place in sharp], [numbers[place] for place in sharp]
         progress.alive(
-            f"The head learns from {len(kept)} of {total} frames: as many of each mouth shape, pose and gaze, and sharp ones."
+            f"The head learns from {len(frames)} of {total} frames: the sharpest of every mouth shape, head turn and gaze."
         )
-    return _Chosen(frames, np.array(kept))
+    return _Chosen(frames, np.array(numbers))
 
 
 def _measure(
     tracked: _Tracked, chosen: _Chosen, emotions: Mapping[Path, str], model: FaceModel, progress: TrainingProgress
 ) -> _Measured:
     """The person's face and track, and how hair, shoulders and background move with the head."""
-    total, size, kept = len(tracked), tracked.size, chosen.kept
+    total, size, numbers = len(tracked), tracked.size, chosen.frame_numbers
     clips = zip(tracked.clips, tracked.videos)
     neutral = np.concatenate([np.full(len(video.points), emotions.get(clip) == "neutral") for clip, video in clips])
-    usable = tracked.found & np.isin(np.arange(total), kept)
-    position = {index: place for place, index in enumerate(kept)}
+    usable = tracked.found & np.isin(np.arange(total), numbers)
+    place_of = {number: place for place, number in enumerate(numbers)}
     face = measure_person(
         model,
         tracked.points,
         np.array([0.0, 0.0, size]),
         tracked.videos[0].source_size,
-        lambda index: chosen.frames[position[index]],
+        lambda number: chosen.frames[place_of[number]],
         usable,
         neutral,
         size,
@@ -215,44 +216,44 @@ def _measure(
     face, shoulders = learn_context_motion(
         face,
         chosen.frames,
-        track.motion.stacked().numpy()[kept],
-        ~held_out[kept],
+        track.motion.stacked().numpy()[numbers],
+        ~held_out[numbers],
         lambda frame: frame % 100 or progress(Progress(done=frame, total=frames)),
     )
-    between = [np.interp(np.arange(total), kept, column) for column in shoulders.T]
-    steady = steady_shoulders(np.stack(between, axis=1))
+    interpolated = [np.interp(np.arange(total), numbers, column) for column in shoulders.T]
+    steady = steady_shoulders(np.stack(interpolated, axis=1))
     return _Measured(face, replace(track, shoulders=torch.tensor(steady, dtype=torch.float32)), held_out)
 
 
 def _listen(tracked: _Tracked, track: FaceTrack, emotions: Mapping[Path, str], pipeline: GMTalkerPipeline) -> _Heard:
-    """Speech features, and the emotion: the clip's label, or what the expression generator's encoder recognises."""
+    """Speech features, and emotion weights: the clip's label, or what the expression generator's encoder recognises."""
     parts = []
     for clip, video, first in zip(tracked.clips, tracked.videos, tracked.clip_starts):
         count, sound, label = len(video.points), read_sound_or_none(clip), emotions.get(clip)
-        heard = None if sound is None else pipeline.encode(sound)[:count]
+        speech = None if sound is None else pipeline.encode(sound)[:count]
         if label is None:
-            emotion = pipeline.recognise(track[first : first + count], heard).weights
+            emotion = pipeline.recognise(track[first : first + count], speech).weights
         else:
             emotion = EmotionWeights.from_mapping({label: 1.0}).at(count)
-        features = torch.zeros(count, pipeline.speech_encoder.features)
-        if heard is not None:
-            features[: len(heard)] = heard.cpu()
-        speaks = np.arange(count) < (0 if heard is None else len(heard))
+        features = torch.zeros(count, pipeline.speech_encoder.feature_dim)
+        if speech is not None:
+            features[: len(speech)] = speech.cpu()
+        speaks = np.arange(count) < (0 if speech is None else len(speech))
         silent = np.zeros(count, bool) if sound is None else silent_frames(sound, count)
         parts.append((features, speaks, silent, emotion.cpu(), np.full(count, -1 if label is None else EMOTIONS.index(label))))
     features, speaks, silent, emotion, labels = zip(*parts)
     return _Heard(torch.cat(features), np.concatenate(speaks), np.concatenate(silent), torch.cat(emotion), np.concatenate(labels))
 
 
-def _tracked(clip: Path, work: Path, progress: Callable[[int], None]) -> TrackedVideo:
-    """The clip's points, kept in the work folder, so that resuming does not track again."""
+def _stored_points(clip: Path, work: Path, on_frame: Callable[[int], None]) -> TrackedVideo:
+    """The points of a clip, kept in the work folder."""
     stat = clip.stat()
-    name = hashlib.sha256(clip.name.encode()).hexdigest()[:16]  # not the name itself: it may be long, and of any signs
+    name = hashlib.sha256(clip.name.encode()).hexdigest()[:16]  # not the name itself: it may be long, and of any characters
     path = work / f"points-{name}-{stat.st_size}-{int(stat.st_mtime)}.safetensors"
     if path.exists():
         stored = load_file(str(path))
         return TrackedVideo(stored["points"], stored["found"].astype(bool), tuple(int(side) for side in stored["size"]))
-    video = track_points(clip, progress)
+    video = track_points(clip, on_frame)
     stored = {"points": video.points, "found": video.found.astype(np.uint8), "size": np.array(video.source_size)}
     with whole_file(path) as unfinished:
         save_file(stored, str(unfinished))

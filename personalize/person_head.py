@@ -1,4 +1,4 @@
-"""The head generator and the EMN of one person."""
+"""Train the head generator and the EMN of one person."""
 
 from __future__ import annotations
 
@@ -23,8 +23,9 @@ from personalize.footage import Footage
 from personalize.progress import FINISH_REQUESTED, SAMPLE_REQUESTED, write_progress
 
 CHECKPOINT, BEST = "head.safetensors", "best.safetensors"
-BATCH = 4
-ANCHOR = 0.5  # how firmly the head of an emotion that was never shown is held to the generic EMN
+HEAD_BATCH = 4
+ANCHOR = 0.5  # how strongly the EMN's head of an emotion that was never shown is held to the generic one
+VALIDATION_FRAMES_MAX = 24  # that the quality curve is measured on, evenly over the held-out ones
 
 
 def train_person_head(
@@ -35,10 +36,12 @@ def train_person_head(
     on_progress: OnProgress,
     networks: tuple[HeadGenerator, EmotionMapping, Discriminator] | None = None,
 ) -> HeadTraining:
-    """Train the head generator and the EMN of one person.
+    """Train the head generator and the EMN of one person against a discriminator. The same call resumes.
 
-    work: folder that keeps the checkpoint, and the pictures for whoever watches.
-    networks: generator, EMN and discriminator to start from; None is the generic ones.
+    work: folder that keeps the checkpoint, the best weights, and the pictures of the progress.
+    minutes: of training, over all runs.
+    networks: generator, EMN and discriminator to start from; None for the generic ones.
+    Returns: the training, with its best networks in work / BEST.
     """
     torch.manual_seed(0)
     size = footage.frames.shape[1]
@@ -47,38 +50,45 @@ def train_person_head(
         network.train().requires_grad_(True)
     shown = footage.emotion[~footage.held_out].mean(0)
     anchor = ANCHOR * (1 - (shown / 0.05).clamp(max=1))  # an emotion in a twentieth of the frames counts as shown
-    training = HeadTraining(*networks, PixelWeights(model), learning_rate=7e-4, average=0.99, anchor=anchor)
+    training = HeadTraining(*networks, PixelWeights(model), learning_rate=7e-4, ema_decay=0.99, anchor=anchor)
     renderer = Renderer(model, footage.face, size)
 
     def person(places: np.ndarray) -> PersonFrames:
-        index = torch.from_numpy(footage.kept[places])
+        index = torch.from_numpy(footage.frame_numbers[places])
         return PersonFrames(renderer, footage.frames[places], footage.track[index], footage.emotion[index].double().numpy())
 
-    held = footage.held_out[footage.kept]
-    train, test = np.flatnonzero(~held), np.flatnonzero(held)
-    quick = test[np.linspace(0, len(test) - 1, min(len(test), 24)).astype(int)] if len(test) else test
-    options = HeadOptions(minutes, BATCH, work / CHECKPOINT, work / BEST, checkpoint_seconds=max(15.0, min(60.0, minutes * 6)))
+    train, validation = _train_and_validation(footage)
+    every = max(15.0, min(60.0, minutes * 6))
+    options = HeadOptions(minutes, HEAD_BATCH, work / CHECKPOINT, work / BEST, checkpoint_seconds=every)
     hooks = HeadHooks(
         on_progress,
         on_sample=lambda real, drawn, curve: write_progress(work, real, drawn, curve),
-        sample_requested=lambda: _taken(work / SAMPLE_REQUESTED),
+        sample_requested=lambda: _take(work / SAMPLE_REQUESTED),
         stop=(work / FINISH_REQUESTED).exists,
     )
-    train_head(training, [person(train)], [person(quick)] if len(quick) else [], options, hooks)
+    train_head(training, [person(train)], [person(validation)] if len(validation) else [], options, hooks)
     return training
 
 
-def _taken(sign: Path) -> bool:
-    """Whether somebody left the sign; it is taken away."""
+def _train_and_validation(footage: Footage) -> tuple[np.ndarray, np.ndarray]:
+    """Places in footage.frames of those that are trained on, and of those that the quality curve is measured on."""
+    held_out = footage.held_out[footage.frame_numbers]
+    places = np.flatnonzero(held_out)
+    spread = np.linspace(0, len(places) - 1, min(len(places), VALIDATION_FRAMES_MAX)).astype(int)
+    return np.flatnonzero(~held_out), places[spread]
+
+
+def _take(request: Path) -> bool:
+    """Whether there is a request file; it is deleted."""
     try:
-        sign.unlink()
+        request.unlink()
     except OSError:
         return False
     return True
 
 
 def _generic_start(size: int) -> tuple[HeadGenerator, EmotionMapping, Discriminator]:
-    """The generic networks that draw `size` pixels; where none were trained, those of the next smaller size as far as they go."""
+    """The generic networks for a size; where none were trained, those of the next smaller one as far as they fit."""
     start = max(known for known in SIZES if known <= size and (GENERIC / sized("head_generator", known)).is_dir())
     generator = load_strict(HeadGenerator, GENERIC / sized("head_generator", start))
     if start != size:

@@ -1,4 +1,4 @@
-"""How far a training is, and pictures of what it can by now."""
+"""The progress of a training, and the pictures that show it."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from gmtalker.files import whole_file
 from gmtalker.progress import OnProgress, Progress
 
 TRAINING_STRIP, TRAINING_CURVE = "strip.jpg", "curve.png"
-FINISH_REQUESTED = "finish.asked"  # a file of this name asks the trainer to make the avatar of what it has by now
-SAMPLE_REQUESTED = "sample.asked"  # a file of this name in the work folder asks the trainer to show what it can by now
+# A file of this name in the work folder asks the trainer to end the training of the head here, or to show what it can by now.
+FINISH_REQUESTED, SAMPLE_REQUESTED = "finish.asked", "sample.asked"
 WRAP_UP = 30.0  # seconds that measuring and the pictures take at the end
-STRIP_FRAMES = 5  # in the strip of a training
+STRIP_FRAMES = 5
 
 
 class TrainingProgress:
-    """Turns the progress of a stage into that of the whole training.
+    """Turns the progress of each stage into that of the whole training.
 
     on_progress: takes it, with percent and seconds_left of the whole.
     """
@@ -27,20 +27,20 @@ class TrainingProgress:
         self.on_progress, self.name, self.low, self.high, self.later = on_progress, "", 0.0, 0.0, 0.0
 
     def stage(self, name: str, low: float, high: float, later: float = 0.0) -> None:
-        """The next stage begins.
+        """Begin the next stage.
 
-        low, high: percent of the whole.
-        later: seconds that the stages after this one will take.
+        low, high: percent of the whole at its beginning and end.
+        later: seconds that the stages after it will take.
         """
         self.name, self.low, self.high, self.later = name, low, high, later
         self(Progress(name, 0, 100, seconds_left=0))
 
     def alive(self, message: str = "", **figures: object) -> None:
-        """A sign of life within a part whose length is not known."""
+        """Report a message or figures where the percentage is not known."""
         self.on_progress(Progress(self.name, message=message, figures=figures, percent=None))
 
     def __call__(self, progress: Progress) -> None:
-        """Progress of the stage that runs."""
+        """Report the progress of the current stage."""
         percent = None
         if progress.total:
             percent = round(self.low + (self.high - self.low) * progress.stage_percent / 100, 1)
@@ -49,11 +49,12 @@ class TrainingProgress:
 
 
 def write_progress(folder: Path, real: np.ndarray, drawn: np.ndarray, curve: Sequence[Mapping[str, float]]) -> None:
-    """Pictures for whoever watches: strip.jpg, real frames above drawn ones, and curve.png, its best point marked.
+    """Write TRAINING_STRIP, real frames above generated ones, and TRAINING_CURVE, the quality over time with its best point.
 
     real, drawn: (n, h, w, 3) uint8, held-out frames.
-    curve: points with seconds and psnr (dB).
+    curve: points with "seconds" and "psnr" (dB).
     """
+    # Late: the page, which reads the names above, need not wait for matplotlib and the writing of videos.
     from gmtalker.measure.plots import blank, save_figure
     from gmtalker.media.video_writer import write_picture
 
@@ -66,7 +67,7 @@ def write_progress(folder: Path, real: np.ndarray, drawn: np.ndarray, curve: Seq
     axes.plot(seconds[quality.argmax()] / 60, quality.max(), marker="*", ms=12, color="#b45309")
     low, high = quality.min(), max(quality.max(), quality.min() + 1)  # noise is not to look like progress
     axes.set(xlabel="min", ylabel="dB", ylim=(low - 0.1 * (high - low), high + 0.2 * (high - low)))
-    with whole_file(folder / TRAINING_STRIP) as unfinished:  # somebody may be looking at it
+    with whole_file(folder / TRAINING_STRIP) as unfinished:  # the page may be reading it
         write_picture(unfinished, strip)
     with whole_file(folder / TRAINING_CURVE) as unfinished:
         save_figure(figure, unfinished)

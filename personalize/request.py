@@ -1,4 +1,4 @@
-"""What somebody asks to have trained: the one carrier from page, command line, Python and job to the work."""
+"""The request to train an avatar, as page, command line, Python and jobs hand it on."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from gmtalker.files import whole_file
 from personalize.consent import Consent
 
 PRESETS = {"draft": 2.0, "standard": 10.0, "high": 30.0}  # minutes of training, after the clips are tracked
-LARGEST_MINUTES = 10_000
-HELD_OUT_SHARE, HELD_OUT_SECONDS_MAX = 0.1, 20.0  # the last part of the footage is never trained on; at most so many seconds
-TRAINING_FRAMES_MAX = 6000  # of 256 pixels kept in memory for training: 1.2 GB; fewer where they are larger
+MINUTES_MAX = 10_000
+HELD_OUT_SHARE, HELD_OUT_SECONDS_MAX = 0.1, 20.0  # of the end of the footage, which is never trained on
+TRAINING_FRAMES_MAX = 6000  # of 256 pixels in memory, 1.2 GB; fewer of larger ones
 REQUEST_FILE = "request.json"  # in the work folder of a training
-KIND = "train"  # of request that a JSON file holds
+KIND = "train"  # "request" in the JSON file
 
 
 @dataclass(frozen=True)
 class TrainRequest:
-    """What an avatar is to be made of, and how.
+    """What an avatar is made of, and how.
 
     name: of the avatar, 1 to 80 printable characters.
-    clips: video files of one person.
-    consent: that person's.
-    preset: how long, one of PRESETS.
-    minutes: of training, in the place of the preset's; tracking and measuring come on top.
-    emotions: clip to the emotion it was filmed in, one of EMOTIONS, for the clips that show one.
-    size: pixels of a side that the avatar is drawn at, one of SIZES.
+    clips: video files of one person; kept as absolute paths.
+    consent: of that person.
+    preset: of the training time, one of PRESETS.
+    minutes: of training instead of the preset's; tracking and measuring take time of their own.
+    emotions: the emotion that a clip was filmed in, one of EMOTIONS, for any of the clips.
+    size: side of the avatar's picture in pixels, one of SIZES.
     Errors: ValueError naming the valid choices.
     """
 
@@ -44,17 +44,19 @@ class TrainRequest:
     size: int = SIZES[0]
 
     def __post_init__(self) -> None:
+        if isinstance(self.clips, str):
+            raise ValueError("clips must be a list of files")
         clips = tuple(Path(clip).resolve() for clip in self.clips)
         emotions = {Path(clip).resolve(): emotion for clip, emotion in (self.emotions or {}).items()}
         for name, value in (("name", clean_name(self.name)), ("clips", clips), ("emotions", emotions)):
             object.__setattr__(self, name, value)
         if not clips:
-            raise ValueError("There is no clip; give one at least")
+            raise ValueError("There is no clip; give at least one")
         if not isinstance(self.consent, Consent):
-            raise ValueError("Training needs the consent of the person")
+            raise ValueError("The consent of the person is required")
         if self.preset not in PRESETS:
             raise ValueError(f"There is no preset {self.preset!r}; choose from {', '.join(PRESETS)}")
-        if self.minutes is not None and not 0 < self.minutes < LARGEST_MINUTES:
+        if self.minutes is not None and not 0 < self.minutes < MINUTES_MAX:
             raise ValueError(f"minutes must be a number above 0, not {self.minutes}")
         if self.size not in SIZES:
             raise ValueError(f"An avatar is drawn at {', '.join(map(str, SIZES))} pixels, not at {self.size}")
@@ -65,7 +67,7 @@ class TrainRequest:
 
     @property
     def training_minutes(self) -> float:
-        """Minutes of training: those asked for, or the preset's."""
+        """Minutes of training: the given ones, or the preset's."""
         return PRESETS[self.preset] if self.minutes is None else self.minutes
 
     def to_json(self) -> dict:
@@ -83,13 +85,16 @@ class TrainRequest:
 
     @classmethod
     def from_json(cls, values: object) -> TrainRequest:
-        """The request that to_json wrote. Errors: ValueError for anything else."""
+        """The inverse of to_json.
+
+        Errors: ValueError for anything else.
+        """
         if not isinstance(values, Mapping) or values.get("request") != KIND:
             raise ValueError('It is not a request to train: {"request": "train", ...}')
         given = {name: value for name, value in values.items() if name != "request"}
         try:
             return cls(**given | {"consent": Consent(**given["consent"])})
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"A part of it is missing or unknown ({error})") from error
 
     def save(self, path: Path) -> None:
@@ -99,7 +104,10 @@ class TrainRequest:
 
     @classmethod
     def load(cls, path: Path) -> TrainRequest:
-        """Errors: UnusableInput when the file is missing or holds no request."""
+        """Read a request that save wrote.
+
+        Errors: UnusableInput when the file is missing or holds no request.
+        """
         try:
             return cls.from_json(json.loads(Path(path).read_text(encoding="utf-8-sig")))
         except (OSError, ValueError, RecursionError) as error:

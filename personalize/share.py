@@ -1,4 +1,4 @@
-"""An avatar and its card onto the Hub: what the command line and the page call to share one."""
+"""Share an avatar on the Hub, with its model card."""
 
 from __future__ import annotations
 
@@ -12,11 +12,15 @@ from personalize.card import card_text
 def share_avatar(
     name: str, repo: str | None = None, private: bool = True, token: Token = None, licence: str | None = None
 ) -> tuple[str, str]:
-    """Push an avatar with a card made for it. Returns the repo it is in and its address.
+    """Push an avatar to the Hub with a card made for it.
 
-    repo: "owner/name"; None is where it was before, or one of its name that belongs to whose token it is.
-    Errors: UnusableAvatar when it is broken or nobody consented; UnusableInput when the Hub does not take it; ValueError for a
-    licence that can't be one.
+    repo: "owner/name"; None for the one it was in before, or else one of its name that belongs to the owner of the token.
+    private: whether only its owner sees it.
+    token: of the Hub; None for the one that this machine is logged in with.
+    licence: by the Hub's name, such as cc-by-4.0; None for the person's consent alone.
+    Returns: the repo, and its address.
+    Errors: UnusableAvatar when it is broken or holds no consent, UnusableInput when the Hub refuses it, ValueError for a licence
+        that can't be one.
     """
     folder = find_avatar(name)
     card = read_card(folder)

@@ -1,9 +1,11 @@
-"""Whether the sound of clips is in time with their picture, and moving it so that it is."""
+"""The lag between the sound and the picture of clips: estimated from the lips, and corrected."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,19 +15,25 @@ from gmtalker.clock import EMOTIONS
 from gmtalker.device import one_core
 from gmtalker.face.lips import shifted_correlation
 from gmtalker.face.model import FaceModel
-from gmtalker.models.expression_generator import ExpressionGenerator
-from gmtalker.tracks import interpolated
+from gmtalker.tracks import sample_rows
 
-STRETCH_FRAMES = 50  # of speech that a clip must hold to be listened to
-LARGEST_LAG, MOST_LISTENED, SURE_AGREEMENT = 5, 1500, 0.3  # frames that sound may lag, that are heard; agreement that tells
+if TYPE_CHECKING:  # for types alone: diffusers and its libraries take ten seconds, which checking a clip need not wait for
+    from gmtalker.models.expression_generator import ExpressionGenerator
+
+SPEECH_FRAMES_MIN, SPEECH_FRAMES_MAX = 50, 1500  # of a clip that is used for the estimate; of all clips together
+LAG_MAX = 5  # frames to either side
+CORRELATION_MIN = 0.3  # at the peak, below which the lag is not known
 
 
 @dataclass(frozen=True)
 class SpokenFootage:
-    """All clips of a person on one clock: coefficients (frames, n), speech features (frames, d), emotion (frames, 8).
+    """All clips of a person one after another, as far as their speech goes.
 
-    usable: (frames,) bool, where the face is found, speech is heard, and the frame may be learned from; begins: first frame of
-    each clip.
+    coefficients: (frames, n) of the expression.
+    features: (frames, d) of the speech.
+    usable: (frames,) bool, where the face is found, there is speech, and the frame may be learned from.
+    emotion: (frames, 8) weights.
+    clip_starts: first frame of each clip.
     """
 
     coefficients: Tensor
@@ -34,43 +42,47 @@ class SpokenFootage:
     emotion: Tensor
     clip_starts: Sequence[int]
 
+    def clips(self) -> list[slice]:
+        """The frames of each clip."""
+        return [slice(first, end) for first, end in pairwise([*self.clip_starts, len(self.usable)])]
+
 
 @torch.no_grad()
 @one_core()
 def sound_lag(generator: ExpressionGenerator, footage: SpokenFootage, face_model: FaceModel) -> float:
-    """By how many frames the generator's lips come after the person's: so far does the footage's sound lag behind its picture.
+    """Estimate by how many frames the sound is later than the picture, from the lips that the generator makes of the sound.
 
-    Between frames by the parabola through the best one and its neighbours; 0 when that can't be told.
+    Returns: the lag with the highest correlation of lip opening, between frames by the parabola through the peak and its
+        neighbours; 0 when that peak is too low or at the edge.
+    Source: docs/method.md section 10.
     """
     neutral = torch.eye(len(EMOTIONS), device=generator.device)[:1]
-    tables, weights = [], []
-    edges = [*footage.clip_starts, len(footage.usable)]
-    for begin, end in zip(edges[:-1], edges[1:]):
-        rows = begin + np.flatnonzero(footage.usable[begin:end])[:MOST_LISTENED]
-        if len(rows) < STRETCH_FRAMES:
+    correlations, frames = [], []
+    for clip in footage.clips():
+        rows = clip.start + np.flatnonzero(footage.usable[clip])[:SPEECH_FRAMES_MAX]
+        if len(rows) < SPEECH_FRAMES_MIN:
             continue
         speech = footage.features[rows].to(generator.device)
-        said = generator.generate(speech, generator.latent(neutral.expand(len(rows), -1), seed=0)).cpu()
-        made, real = (face_model.lip_opening(x.numpy()) for x in (said, footage.coefficients[rows]))
-        tables.append([shifted_correlation(made, real, lag) for lag in range(-LARGEST_LAG, LARGEST_LAG + 1)])
-        weights.append(len(rows))
-        if sum(weights) > MOST_LISTENED:
+        generated = generator.generate(speech, generator.latent(neutral.expand(len(rows), -1), seed=0)).cpu()
+        made, real = (face_model.lip_opening(x.numpy()) for x in (generated, footage.coefficients[rows]))
+        correlations.append([shifted_correlation(made, real, lag) for lag in range(-LAG_MAX, LAG_MAX + 1)])
+        frames.append(len(rows))
+        if sum(frames) > SPEECH_FRAMES_MAX:
             break
-    if not tables:
+    if not correlations:
         return 0.0
-    agreement = np.average(tables, axis=0, weights=weights)
-    best = int(agreement.argmax())
-    if best in (0, len(agreement) - 1) or agreement[best] < SURE_AGREEMENT:
+    correlation = np.average(correlations, axis=0, weights=frames)
+    peak = int(correlation.argmax())
+    if peak in (0, len(correlation) - 1) or correlation[peak] < CORRELATION_MIN:
         return 0.0
-    before, here, after = agreement[best - 1 : best + 2]
-    return float(best - LARGEST_LAG + 0.5 * (after - before) / max(2 * here - before - after, 1e-6))
+    before, here, after = correlation[peak - 1 : peak + 2]
+    return float(peak - LAG_MAX + 0.5 * (after - before) / max(2 * here - before - after, 1e-6))
 
 
-def in_time(footage: SpokenFootage, lag: float) -> SpokenFootage:
-    """The footage with its sound moved `lag` frames forward, each clip for itself, its ends held."""
+def shift_sound(footage: SpokenFootage, lag: float) -> SpokenFootage:
+    """Move the speech features of each clip `lag` frames forward; the first or last feature fills the gap at its end."""
     features = footage.features.clone()
-    edges = [*footage.clip_starts, len(footage.usable)]
-    for begin, end in zip(edges[:-1], edges[1:]):
-        times = np.arange(end - begin) + lag
-        features[begin:end] = torch.from_numpy(interpolated(footage.features[begin:end].numpy(), np.maximum(times, 0)))
+    for clip in footage.clips():
+        times = np.arange(clip.stop - clip.start) + lag
+        features[clip] = torch.from_numpy(sample_rows(footage.features[clip].numpy(), np.maximum(times, 0)))
     return replace(footage, features=features)

@@ -1,4 +1,4 @@
-"""From uploaded clips to an avatar: track, cut, adapt the speaking style, train the head, measure, write."""
+"""From clips to an avatar: gather footage, adapt the speaking style, train the head, measure, write."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ from gmtalker.measure.avatar import image_measures
 from gmtalker.media.audio import read_speech
 from gmtalker.media.full_frame import IDLE_FRAMES_MAX, write_idle_loop
 from gmtalker.models.weights import save_half
-from gmtalker.pipeline import GMTalkerPipeline, Performance
+from gmtalker.performance import Performance
+from gmtalker.pipeline import GMTalkerPipeline
 from gmtalker.progress import OnProgress, Progress, nobody_listens
 from gmtalker.tracks import EmotionWeights
 from gmtalker.training.head import HeadTraining
@@ -33,13 +34,13 @@ from personalize.footage import Footage, gather_footage
 from personalize.person_head import BEST, CHECKPOINT, train_person_head
 from personalize.progress import TRAINING_CURVE, TRAINING_STRIP, WRAP_UP, TrainingProgress
 from personalize.request import REQUEST_FILE, TrainRequest
-from personalize.sound_sync import SpokenFootage, in_time, sound_lag
+from personalize.sound_sync import SpokenFootage, shift_sound, sound_lag
 from personalize.speaking_style import adapt_style
 
-STYLE_SHARE, LONGEST_STYLE = 0.2, 1.5  # part of the minutes that goes to the speaking style, and its most minutes
-LEAST_SPEECH = 3.0  # seconds from which on a speaking style is learned
-MEASURED_FRAMES = 250
-NEUTRAL_SPEECH = 250  # frames of speech over which a neutral face is told from the generic one
+STYLE_SHARE, STYLE_MINUTES_MAX = 0.2, 1.5  # share of the training time that the speaking style takes
+SPEECH_SECONDS_MIN = 3.0  # without which no speaking style is learned
+MEASURED_FRAMES_MAX = 250  # of the held-out ones
+NEUTRAL_SPEECH_FRAMES = 250  # over which the person's neutral face is compared with the generic one
 
 
 def train_avatar(
@@ -47,10 +48,10 @@ def train_avatar(
 ) -> Path:
     """Make an avatar from video clips of one person. The same request resumes.
 
-    on_progress: told of the whole training. Nothing appears among the avatars until all is done.
-    pipeline: of the generic stages; None is the bundled ones.
-    Returns: the avatar's folder in the workspace.
-    Errors: UnusableVideo and other UnusableInput for clips that can't be used.
+    on_progress: takes the progress, with percent and seconds_left of the whole training.
+    pipeline: of the generic stages; None for the bundled ones.
+    Returns: the avatar's folder in the workspace, where nothing appears before all is done.
+    Errors: UnusableInput for clips that can't be used.
     """
     work = workspace() / "training" / slug(request.name)
     work.mkdir(parents=True, exist_ok=True)
@@ -85,13 +86,13 @@ def train_avatar(
 def _learn_style(
     footage: Footage, request: TrainRequest, pipeline: GMTalkerPipeline, work: Path, folder: Path, progress: TrainingProgress
 ) -> float:
-    """Adapt the speaking style, where the clips hold speech. Returns the minutes that it took of those that were asked for."""
+    """Adapt the speaking style, where the clips hold speech. Returns the minutes of training that are spent on it."""
     minutes = request.training_minutes
     spoken = _synchronised(footage.spoken(pipeline.lip_guard), pipeline, progress)
-    if footage.speaks.sum() < LEAST_SPEECH * FPS:
+    if footage.speaks.sum() < SPEECH_SECONDS_MIN * FPS:
         progress.alive("The clips hold no speech: the picture is trained, not the speaking style.")
         return 0.0
-    style_minutes = min(STYLE_SHARE * minutes, LONGEST_STYLE)
+    style_minutes = min(STYLE_SHARE * minutes, STYLE_MINUTES_MAX)
     later = 60 * (minutes - style_minutes) + WRAP_UP
     progress.stage("learning the speaking style", 10, 10 + 80 * style_minutes / minutes, later)
     adapt_style(spoken, pipeline, work, style_minutes, folder, progress)
@@ -99,25 +100,25 @@ def _learn_style(
 
 
 def _save_parts(footage: Footage, training: HeadTraining, work: Path, folder: Path, first_clip: Path) -> None:
-    """The networks at their best, the face, and the loop of footage for the full frame."""
+    """Write the networks at their best, the face, and the idle loop."""
     generator, mapping = training.best_networks(work / BEST)
     save_half(generator, folder / "head_generator")
     save_half(mapping, folder / "emotion_mapping")
     footage.face.save(folder / "face.safetensors")
-    _keep_idle_loop(footage, first_clip, folder)
+    _save_idle_loop(footage, first_clip, folder)
 
 
 def _emotion_offsets(footage: Footage, pipeline: GMTalkerPipeline) -> EmotionOffsets | None:
-    """The person's own look of the emotions that the clips were labelled with."""
-    learned = np.where(footage.held_out | ~footage.track.found.numpy(), -1, footage.labels)
-    speech = footage.features[torch.from_numpy(footage.speaks)][:NEUTRAL_SPEECH]
+    """The person's own offsets of the emotions that the clips were labelled with."""
+    labels = np.where(footage.held_out | ~footage.track.found.numpy(), -1, footage.labels)
+    speech = footage.features[torch.from_numpy(footage.speaks)][:NEUTRAL_SPEECH_FRAMES]
     if len(speech) < FPS:  # clips with a label are often silent
-        speech = pipeline.encode(read_speech(SPEECH))[:NEUTRAL_SPEECH]
-    return learn_emotion_offsets(pipeline.expression_generator, footage.track, learned, speech, pipeline.lip_guard)
+        speech = pipeline.encode(read_speech(SPEECH))[:NEUTRAL_SPEECH_FRAMES]
+    return learn_emotion_offsets(pipeline.expression_generator, footage.track, labels, speech, pipeline.lip_guard)
 
 
 def _clear(work: Path) -> None:
-    """Away with everything of a finished training but its request, and the pictures that its watcher may look at yet."""
+    """Delete everything of a finished training but its request, and the pictures that the page may still show."""
     for path in work.iterdir():
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
@@ -126,40 +127,41 @@ def _clear(work: Path) -> None:
 
 
 def _synchronised(spoken: SpokenFootage, pipeline: GMTalkerPipeline, progress: TrainingProgress) -> SpokenFootage:
-    """Sound and picture brought together, or the avatar's lips would be as late or early as those of the clips are."""
+    """The footage with its sound moved to the picture, or the avatar's lips would be as late or early as those of the clips."""
     lag = sound_lag(pipeline.expression_generator, spoken, pipeline.face_model)
     if abs(lag) >= 0.5:
         side = "late" if lag > 0 else "early"
         progress.alive(f"The sound of the clips is {abs(1000 * lag / FPS):.0f} ms {side}; that is corrected.")
-    return in_time(spoken, lag)
+    return shift_sound(spoken, lag)
 
 
-def _keep_idle_loop(footage: Footage, clip: Path, folder: Path) -> None:
-    """The stretch of the first clip in which head, lips and shoulders move least, for videos in the full frame."""
+def _save_idle_loop(footage: Footage, clip: Path, folder: Path) -> None:
+    """Write the stretch of the first clip in which head, lips and shoulders move least, for videos in the full frame."""
     end = footage.clip_starts[1] if len(footage.clip_starts) > 1 else len(footage.track)
     count = min(IDLE_FRAMES_MAX, end)
     track = footage.track[torch.arange(end)]
     moving = torch.cat([10 * track.motion.rotation, track.expression.coefficients / 10, 50 * track.shoulders], dim=1).numpy()
-    busy = np.abs(np.diff(moving, axis=0, prepend=moving[:1])).sum(1) + 10.0 * ~track.found.numpy()
-    first = int(np.convolve(busy, np.ones(count), "valid").argmin())
+    movement = np.abs(np.diff(moving, axis=0, prepend=moving[:1])).sum(1) + 10.0 * ~track.found.numpy()
+    first = int(np.convolve(movement, np.ones(count), "valid").argmin())
     write_idle_loop(folder, clip, first, footage.face.crop, footage.track.shoulders[first : first + count].numpy())
 
 
 def _measure(folder: Path, footage: Footage, pipeline: GMTalkerPipeline) -> dict:
-    """Image measures on the held-out frames, as the finished avatar draws them."""
-    places = np.flatnonzero(footage.held_out[footage.kept])[:MEASURED_FRAMES]
+    """Image measures of the finished avatar on the held-out frames."""
+    places = np.flatnonzero(footage.held_out[footage.frame_numbers])[:MEASURED_FRAMES_MAX]
     if not len(places):
         return {}
-    index = torch.from_numpy(footage.kept[places])
-    drawn = list(Performance(pipeline, load_avatar(folder), footage.track[index], EmotionWeights(footage.emotion[index]), None))
+    index = torch.from_numpy(footage.frame_numbers[places])
+    weights = EmotionWeights(footage.emotion[index])
+    drawn = list(Performance(pipeline.draw, load_avatar(folder), footage.track[index], weights))
     real = list(footage.frames[places])
     measures = image_measures(real, drawn, detect_landmarks(real)[0])
     return {name: round(value, 3) if isinstance(value, float) else value for name, value in measures.items()}
 
 
 def _write_card(folder: Path, request: TrainRequest, footage: Footage, measures: dict, training: HeadTraining) -> None:
-    """avatar.json."""
-    shown = footage.emotion[~footage.held_out].mean(0)
+    """Write avatar.json."""
+    emotion = footage.emotion[~footage.held_out].mean(0)
     card = {
         "name": request.name,
         "consent": asdict(request.consent),
@@ -171,7 +173,7 @@ def _write_card(folder: Path, request: TrainRequest, footage: Footage, measures:
             "face_found": round(float(footage.track.found.float().mean()), 4),
             "speech_seconds": round(float(footage.speaks.sum()) / FPS, 2),
             "labelled_emotions": sorted(set(request.emotions.values())),
-            "emotions_seen": {emotion: round(float(weight), 3) for emotion, weight in zip(EMOTIONS, shown)},
+            "emotions_seen": {name: round(float(weight), 3) for name, weight in zip(EMOTIONS, emotion)},
         },
         "training": {
             "preset": request.preset,

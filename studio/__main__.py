@@ -9,7 +9,10 @@ from gmtalker.command_line import DONE, UNUSABLE, add_json, for_machines, print_
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command. Returns 0 done, 1 the input can't be used, 2 wrong usage (command_line.run)."""
+    """Run one command.
+
+    Returns: 0 done, 1 the input can't be used, 2 wrong usage (command_line.run).
+    """
     return run(_parser(), arguments)
 
 
@@ -29,9 +32,11 @@ def _parser() -> argparse.ArgumentParser:
         if name == "publish":
             action.add_argument("--repo", metavar="OWNER/NAME", help="the Space, instead of the one Spacefile names")
             action.add_argument("--token", metavar="T", help="of the Hub; default: the one this machine is logged in with")
-            seen = action.add_mutually_exclusive_group()
-            seen.add_argument("--public", action="store_true", default=None, help="everybody sees it")
-            seen.add_argument("--private", action="store_false", dest="public", default=None, help="only its owner (default)")
+            visibility = action.add_mutually_exclusive_group()
+            visibility.add_argument("--public", action="store_true", default=None, help="everybody sees it")
+            visibility.add_argument(
+                "--private", action="store_false", dest="public", default=None, help="only its owner (default)"
+            )
     return parser
 
 
@@ -39,22 +44,22 @@ def _check(options: argparse.Namespace) -> int:
     from studio.publish import plan
 
     planned = plan(options.avatar)
-    shown = planned.to_json()
+    values = planned.to_json()
     if for_machines(options):
-        print_json(shown)
+        print_json(values)
     else:
         print(planned.description())
-    if shown["problem"]:
-        print(shown["problem"], file=sys.stderr)
-    return UNUSABLE if shown["problem"] else DONE
+    if values["problem"]:
+        print(values["problem"], file=sys.stderr)
+    return UNUSABLE if values["problem"] else DONE
 
 
 def _publish(options: argparse.Namespace) -> int:
     from studio.publish import plan, publish
 
-    wanted = plan(options.avatar)
-    url = publish(wanted, options.repo, options.public, options.token)
-    secrets = wanted.spacefile.secrets
+    planned = plan(options.avatar)
+    url = publish(planned, options.repo, options.public, options.token)
+    secrets = planned.spacefile.secrets
     if for_machines(options):
         print_json({"status": "done", "space": url, "secrets": list(secrets)})
     else:

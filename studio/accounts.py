@@ -11,9 +11,9 @@ import json
 import math
 import os
 import re
-import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -21,96 +21,127 @@ import gradio as gr
 from fastapi import Request, Response
 from fastapi.responses import HTMLResponse
 from gradio.utils import get_upload_folder
+from werkzeug.security import check_password_hash, generate_password_hash
 
+from gmtalker.assets import ASSETS
 from gmtalker.avatars.workspace import home, owned_by
+from gmtalker.files import whole_file
 from studio.translations import language_of, say
 
-COST = {"n": 2**14, "r": 8, "p": 1}  # of scrypt, some 50 ms: a stolen file of passwords does not tell them
+METHOD = "scrypt"  # some 50 ms: a stolen file of passwords does not tell them
+FIRST_METHOD = {"n": 2**14, "r": 8, "p": 1}  # scrypt's parameters in the accounts that hold a salt and a key
+PASSWORD_LENGTH_MIN = 8
 FILES = "/gradio_api/file="
 NOT_THEIRS = "This file is somebody else's."
 STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"')  # of JSON
 LONGEST_PATH = 4096
 SIGN_IN_FIRST = "Sign in with Hugging Face first."
-
-
 # What is answered before anybody has signed in: gradio's ways in and out, and its own question whether the server is up.
 OPEN = ("/login/", "/logout", "/gradio_api/startup-events")
 
 
-def of_reader(handler: Callable) -> Callable:
-    """A handler of the page that works in the workspace of whoever calls it. It takes a gr.Request, as gradio gives it."""
+# --- Workspaces ----------------------------------------------------------------------------------------------------------------
+
+
+def in_own_workspace(handler: Callable) -> Callable:
+    """Run a handler of the page in the workspace of the visitor who calls it.
+
+    handler: a function or a generator function with a gr.Request among its parameters, as gradio fills it in.
+    """
     if inspect.isgeneratorfunction(handler):
 
         @functools.wraps(handler)
-        def steps(*values: object) -> Iterator[object]:
+        def steps(*values: object, **named: object) -> Iterator[object]:
             # Each step may run in another thread: all of them in one context, in which the workspace is set.
             context = contextvars.copy_context()
-            made = handler(*values)
-            nothing = object()
+            generator = handler(*values, **named)
+            end = object()
             try:
-                while (value := context.run(_in_workspace, values, next, made, nothing)) is not nothing:
+                while (value := context.run(_as_visitor, values, next, generator, end)) is not end:
                     yield value
             finally:
-                context.run(_in_workspace, values, made.close)
+                context.run(_as_visitor, values, generator.close)
 
         return steps
 
     @functools.wraps(handler)
-    def call(*values: object) -> object:
-        return _in_workspace(values, handler, *values)
+    def call(*values: object, **named: object) -> object:
+        return _as_visitor(values, handler, *values, **named)
 
     return call
 
 
-def _in_workspace(values: tuple, work: Callable, *arguments: object) -> object:
-    request = next(value for value in values if isinstance(value, gr.Request))
-    with owned_by(getattr(request, "username", None) or ""):
-        return work(*arguments)
+def _as_visitor(values: tuple, work: Callable, *arguments: object, **named: object) -> object:
+    visitor = next(value for value in values if isinstance(value, gr.Request))
+    with owned_by(getattr(visitor, "username", None) or ""):
+        return work(*arguments, **named)
 
 
-def _people_file() -> Path:
-    return home() / "people.json"
+# --- Names and passwords -------------------------------------------------------------------------------------------------------
 
 
-def add_person(name: str, password: str) -> None:
-    """Let somebody in, or give them another password. Errors: ValueError for an empty name or a password under 8 letters."""
-    if not name.strip() or not name.isprintable() or len(password) < 8:
-        raise ValueError("A person has a name, and a password of at least 8 letters")
-    people = _read_people()
-    salt = secrets.token_bytes(16)
-    people[name] = {"salt": salt.hex(), "key": hashlib.scrypt(password.encode(), salt=salt, **COST).hex()}
-    path = _people_file()
+def add_account(name: str, password: str) -> None:
+    """Let somebody in, or give them another password.
+
+    Errors: ValueError for an empty name or a password under 8 letters.
+    """
+    if not name.strip() or not name.isprintable() or len(password) < PASSWORD_LENGTH_MIN:
+        raise ValueError(f"An account needs a name, and a password of at least {PASSWORD_LENGTH_MIN} letters")
+    accounts = _read_accounts() | {name: {"password": generate_password_hash(password, METHOD)}}
+    path = _accounts_file()
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".writing-{path.name}")
-    with open(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
-        json.dump(people, file, ensure_ascii=False, indent=1)
-    unfinished.replace(path)
+    with whole_file(path) as unfinished:
+        with open(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
+            json.dump(accounts, file, ensure_ascii=False, indent=1)
 
 
-def _read_people() -> dict[str, dict[str, str]]:
-    path = _people_file()
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-
-
-def anybody_known() -> bool:
-    return bool(_read_people())
+def has_accounts() -> bool:
+    """Whether anybody can come in."""
+    return bool(_read_accounts())
 
 
 def may_enter(name: str, password: str) -> bool:
-    """Whether this is the password of that person; as slow for a name that nobody has."""
-    known = _read_people().get(name, {"salt": "00" * 16, "key": ""})
-    key = hashlib.scrypt(password.encode(), salt=bytes.fromhex(known["salt"]), **COST).hex()
-    return hmac.compare_digest(key, known["key"])
+    """Whether this is the password of that account; as slow for a name that nobody has."""
+    account = _read_accounts().get(name)
+    if account is None:
+        check_password_hash(_hash_of_nobody(), password)
+        return False
+    if "password" in account:
+        return check_password_hash(account["password"], password)
+    return _fits_first_form(account, password)
+
+
+def _fits_first_form(account: Mapping[str, str], password: str) -> bool:
+    """Whether the password is that of an account as the first versions wrote it: a salt and a key, both hexadecimal."""
+    key = hashlib.scrypt(password.encode(), salt=bytes.fromhex(account["salt"]), **FIRST_METHOD).hex()
+    return hmac.compare_digest(key, account["key"])
+
+
+@cache
+def _hash_of_nobody() -> str:
+    return generate_password_hash(os.urandom(16).hex(), METHOD)
+
+
+def _accounts_file() -> Path:
+    return home() / "people.json"
+
+
+def _read_accounts() -> dict[str, dict[str, str]]:
+    path = _accounts_file()
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+# --- Signing in with Hugging Face ----------------------------------------------------------------------------------------------
 
 
 def signed_in(request: Request) -> str | None:
-    """AvatarLike has signed in, by the session that gradio's LoginButton keeps; None for nobody."""
-    told = request.scope.get("session", {}).get("oauth_info")
-    return told["userinfo"]["preferred_username"] if told and told.get("expires_at", math.inf) > time.time() else None
+    """The name of who has signed in, by the session that gradio's LoginButton keeps; None for nobody."""
+    login = request.scope.get("session", {}).get("oauth_info")
+    return login["userinfo"]["preferred_username"] if login and login.get("expires_at", math.inf) > time.time() else None
 
 
 class SignIn:
-    """AvatarLike has not signed in gets one page, which says how; every other request of theirs is refused.
+    """Shows one page, with the way in, to whoever has not signed in, and refuses every other request of theirs.
 
     An ASGI middleware of the page's server, inside the one of gradio's that reads the session.
     """
@@ -119,59 +150,64 @@ class SignIn:
         self.app = app
 
     async def __call__(self, scope: dict, receive: Callable, send: Callable) -> None:
+        """Answer a request, or hand it on."""
         if scope["type"] != "http" or scope["path"].startswith(OPEN) or signed_in(Request(scope)):
             await self.app(scope, receive, send)
         elif scope["path"] == "/":
-            await HTMLResponse(_door(Request(scope)))(scope, receive, send)
+            await HTMLResponse(_sign_in_page(Request(scope)))(scope, receive, send)
         else:
             await Response(SIGN_IN_FIRST, status_code=401)(scope, receive, send)
 
 
-def _door(request: Request) -> str:
+def _sign_in_page(request: Request) -> str:
     # In a window of its own: Hugging Face does not let its form be shown inside its page of the Space.
-    way_in = f'<a href="/login/huggingface" target="_blank">{say(request, "sign_in")}</a>'
+    link = f'<a href="/login/huggingface" target="_blank">{say(request, "sign_in")}</a>'
     return (
         f'<!doctype html><html lang="{language_of(request)}"><meta charset="utf-8"><title>GMTalker Studio</title>'
         '<meta name="viewport" content="width=device-width"><body style="font-family: system-ui; margin: 4rem auto; width: 80%">'
-        f"<h1>GMTalker Studio</h1><p>{say(request, 'sign_in_about')}</p><p>{way_in}</p></body></html>"
+        f"<h1>GMTalker Studio</h1><p>{say(request, 'sign_in_about')}</p><p>{link}</p></body></html>"
     )
 
 
-class FilesApart:
-    """A person is served, and may name in a request, only the files that this server has told them of: uploads of theirs and
-    results made for them.
+# --- Files ---------------------------------------------------------------------------------------------------------------------
 
-    An ASGI middleware of the page's server, where people come in by name. It reads the addresses out of what goes to each person.
+
+class OwnFilesOnly:
+    """Serves each visitor, and accepts in their requests, only the files that this server has sent them the paths of: their
+    own uploads, and results made for them.
+
+    An ASGI middleware of the page's server, for pages where people come in by name. It reads the paths out of the responses.
     """
 
     def __init__(self, app: Callable) -> None:
-        self.app, self.told = app, {}
+        self.app, self.paths_sent = app, {}
         self.cache = os.path.realpath(get_upload_folder())
 
     async def __call__(self, scope: dict, receive: Callable, send: Callable) -> None:
-        asks = _person_of(Request(scope)) if scope["type"] == "http" else None
-        if asks is None:  # nobody has come in: gradio itself answers
+        """Answer a request, or hand it on."""
+        name = _visitor_name(Request(scope)) if scope["type"] == "http" else None
+        if name is None:  # nobody has come in: gradio itself answers
             await self.app(scope, receive, send)
             return
-        theirs = self.told.setdefault(asks, set())
-        place = unquote(scope["path"]).partition(FILES)[2]
-        if place and not _is_public(place) and os.path.realpath(place) not in theirs:
+        theirs = self.paths_sent.setdefault(name, set())
+        path = unquote(scope["path"]).partition(FILES)[2]
+        if path and not _is_public(path) and os.path.realpath(path) not in theirs:
             await Response(NOT_THEIRS, status_code=403)(scope, receive, send)
             return
         if scope["method"] == "POST" and not scope["path"].rstrip("/").endswith("/upload"):
             request = Request(scope, receive)
             body = await request.body()
-            if not all(path in theirs or _is_public(path) for path in self._files_in(body)):
+            if not all(file in theirs or _is_public(file) for file in self._files_in(body)):
                 await Response(NOT_THEIRS, status_code=403)(scope, receive, send)
                 return
             receive = _replayed(body, receive)
-        await self.app(scope, receive, send if place else self._listened(send, theirs))
+        await self.app(scope, receive, send if path else self._noting_files(send, theirs))
 
-    def _listened(self, send: Callable, theirs: set[str]) -> Callable:
-        """send, that notes the files of what is sent; a name may lie across two pieces."""
+    def _noting_files(self, send: Callable, theirs: set[str]) -> Callable:
+        """send, which also notes the files in what is sent; a path may lie across two pieces."""
         rest = b""
 
-        async def noted(message: dict) -> None:
+        async def noting(message: dict) -> None:
             nonlocal rest
             if message["type"] == "http.response.body":
                 piece = rest + message.get("body", b"")
@@ -179,10 +215,10 @@ class FilesApart:
                 rest = piece[-LONGEST_PATH:]
             await send(message)
 
-        return noted
+        return noting
 
     def _files_in(self, text: bytes) -> list[str]:
-        """Files of gradio's cache that JSON speaks of."""
+        """Files of gradio's cache that JSON names."""
         found = []
         for match in STRINGS.finditer(text):
             if b"gradio" in match[0] or self.cache.encode() in match[0]:
@@ -197,7 +233,7 @@ class FilesApart:
 
 
 def _replayed(body: bytes, receive: Callable) -> Callable:
-    """receive, that gives a body which was read already."""
+    """receive, which first gives a body that was read already."""
     given = False
 
     async def again() -> dict:
@@ -210,8 +246,8 @@ def _replayed(body: bytes, receive: Callable) -> Callable:
     return again
 
 
-def _person_of(request: Request) -> str | None:
-    """AvatarLike asks, by the session or by the cookie that gradio gave them when they came in; None for somebody who has not."""
+def _visitor_name(request: Request) -> str | None:
+    """Who sends a request, by the session or by the cookie that gradio gave them when they came in; None for nobody known."""
     if request.app.auth_dependency is not None:
         return request.app.auth_dependency(request)
     for kind in ("access-token", "access-token-unsecure"):
@@ -221,6 +257,6 @@ def _person_of(request: Request) -> str | None:
     return None
 
 
-def _is_public(place: str) -> bool:
-    """What comes with the program: examples and the page's own pictures."""
-    return Path(place).resolve().is_relative_to(Path(__file__).resolve().parent.parent / "assets")
+def _is_public(path: str) -> bool:
+    """Whether a file comes with the program: examples and the page's own pictures."""
+    return Path(path).resolve().is_relative_to(ASSETS)

@@ -1,9 +1,9 @@
-"""The tab that shows the avatars there are, renames, exports, imports and deletes them."""
+"""The tab that shows the avatars there are, renames, exports, imports, shares and deletes them."""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,43 +11,36 @@ import gradio as gr
 from PIL import Image, UnidentifiedImageError
 
 from gmtalker.avatars.avatar import data_files
-from gmtalker.avatars.on_hub import pull_avatar
 from gmtalker.avatars.storage import AvatarEntry, export_avatar, import_avatar, list_avatars
 from gmtalker.avatars.workspace import slug
 from personalize import jobs
-from personalize.card import card_text
-from personalize.share import share_avatar
-from studio.accounts import of_reader
-from studio.components import or_sentence, table
+from studio.accounts import in_own_workspace
+from studio.components import HIDDEN, PRIVATE, or_sentence, table
+from studio.loading import PipelineSource
 from studio.translations import say, word
 
-UNITS = {"psnr": " dB", "landmark_distance": " px", "sharpness": " of the real frames'", "flicker": " × the real clip's"}
-
-
-@dataclass(frozen=True)
-class AvatarsTab:
-    """What other tabs change here: the gallery; and what tells them that there are other avatars now."""
-
-    gallery: gr.Gallery
-    changed: Sequence[gr.events.Dependency]
+UNITS = {"psnr": " dB", "landmark_distance": " px", "sharpness": " × real frames", "flicker": " × real clip"}
+POSTER_SIZE = (256, 256)
+Updates = dict[gr.blocks.Block, object]  # by component
 
 
 def entries() -> list[AvatarEntry]:
-    """Every avatar once: of two with one name, the person's own, which is the one that speaks."""
+    """Every avatar once: of two with one name, the visitor's own, which is the one that speaks."""
     return list({entry.name: entry for entry in list_avatars()}.values())
 
 
 def names() -> list[str]:
+    """The name of every avatar."""
     return [entry.name for entry in entries()]
 
 
 def portraits() -> list[tuple[Image.Image, str]]:
-    """Poster and name of each avatar, in the order of `names`."""
+    """Poster and name of every avatar, in the order of `names`."""
     return [(_poster(entry), entry.name) for entry in entries()]
 
 
 def _poster(entry: AvatarEntry) -> Image.Image:
-    return picture_of(entry.folder / "poster.jpg", (256, 256)) or Image.new("RGB", (256, 256), "lightgray")
+    return picture_of(entry.folder / "poster.jpg", POSTER_SIZE) or Image.new("RGB", POSTER_SIZE, "lightgray")
 
 
 def picture_of(path: Path, size: tuple[int, int]) -> Image.Image | None:
@@ -60,9 +53,73 @@ def picture_of(path: Path, size: tuple[int, int]) -> Image.Image | None:
         return None
 
 
+# --- Layout --------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class OwnAvatar:
+    """What can be done with an avatar that was made or imported here: it gets another name, or is deleted."""
+
+    group: gr.Group
+    new_name: gr.Textbox
+    rename: gr.Button
+    delete: gr.Button
+    confirm: gr.Group
+    question: gr.Markdown
+    yes: gr.Button
+    no: gr.Button
+
+
+@dataclass(frozen=True)
+class Sharing:
+    """Pushing an avatar to the Hub."""
+
+    group: gr.Accordion
+    repo: gr.Textbox
+    token: gr.Textbox
+    public: gr.Checkbox
+    card: gr.Markdown
+    share: gr.Button
+
+
+@dataclass(frozen=True)
+class Pulling:
+    """Fetching an avatar from the Hub."""
+
+    repo: gr.Textbox
+    token: gr.Textbox
+    pull: gr.Button
+
+
+@dataclass(frozen=True)
+class AvatarsTab:
+    """The tab's components.
+
+    nobody: shown while no avatar is chosen.
+    chosen: the chosen avatar's name.
+    """
+
+    gallery: gr.Gallery
+    nobody: gr.Markdown
+    chosen: gr.State
+    details: gr.HTML
+    export: gr.Button
+    exported: gr.File
+    own: OwnAvatar
+    sharing: Sharing
+    pulling: Pulling
+    bring: gr.UploadButton
+
+    @property
+    def shown(self) -> list[gr.blocks.Block]:
+        """What changes with the chosen avatar."""
+        own = [self.own.group, self.own.new_name, self.own.delete, self.own.confirm]
+        sharing = [self.sharing.group, self.sharing.card]
+        return [self.nobody, self.chosen, self.details, self.export, self.exported, *own, *sharing]
+
+
 def avatars_tab() -> AvatarsTab:
     """Lay the tab out."""
-    hidden = {"api_visibility": "private", "show_progress": "hidden"}
     chosen = gr.State(None)
     gr.Markdown(word("avatars_about"))
     with gr.Row():
@@ -82,7 +139,7 @@ def avatars_tab() -> AvatarsTab:
         with gr.Column(scale=2):
             nobody = gr.Markdown(word("avatars_nobody"), elem_id="nobody")
             details = gr.HTML(elem_id="details")
-            with gr.Group(visible=False) as own:
+            with gr.Group(visible=False) as group:
                 with gr.Row(equal_height=True):
                     new_name = gr.Textbox(label=word("new_name"), elem_id="new-name", scale=3)
                     rename = gr.Button(word("rename"), elem_id="rename", scale=1, min_width=90)
@@ -94,90 +151,135 @@ def avatars_tab() -> AvatarsTab:
                 with gr.Row():
                     yes = gr.Button(word("delete_yes"), variant="stop", elem_id="confirm-delete")
                     no = gr.Button(word("delete_no"), elem_id="keep")
-            with gr.Accordion(word("share_title"), open=False, visible=False, elem_id="share-group") as sharing:
-                gr.Markdown(word("share_about"), elem_classes="note")
-                repo = gr.Textbox(label=word("repo"), info=word("repo_info"), elem_id="share-repo")
-                token = gr.Textbox(label=word("token"), info=word("token_info"), type="password", elem_id="share-token")
-                public = gr.Checkbox(False, label=word("public"), elem_id="share-public")
-                with gr.Accordion(word("card_preview"), open=False):
-                    preview = gr.Markdown(elem_id="card-preview")
-                share = gr.Button(word("share"), elem_id="share")
-            with gr.Accordion(word("pull_title"), open=False, elem_id="pull-group"):
-                wanted = gr.Textbox(label=word("repo"), info=word("pull_repo_info"), elem_id="pull-repo")
-                key = gr.Textbox(label=word("token"), info=word("pull_token_info"), type="password", elem_id="pull-token")
-                pull = gr.Button(word("pull"), elem_id="pull")
+            sharing, pulling = _sharing(), _pulling()
             bring = gr.UploadButton(word("import"), file_types=[".zip"], elem_id="import")
-    shown = [nobody, chosen, details, own, new_name, export, exported, delete, confirm, sharing, preview]
+    own = OwnAvatar(group, new_name, rename, delete, confirm, question, yes, no)
+    return AvatarsTab(gallery, nobody, chosen, details, export, exported, own, sharing, pulling, bring)
 
-    def view(entry: AvatarEntry | None, request: gr.Request) -> list:
-        """Updates of `shown` for an avatar, or for none."""
-        own = entry is not None and not entry.bundled
-        return [
-            gr.Markdown(visible=entry is None),
-            entry.name if entry else None,
-            _details(entry, request) if entry else "",
-            gr.Group(visible=own),
-            entry.name if entry else "",
-            gr.Button(visible=entry is not None),
-            gr.File(None, visible=False),
-            gr.Button(visible=own),
-            gr.Group(visible=False),
-            gr.Accordion(visible=entry is not None),
-            card_text(entry.card, data_files(entry.folder)).split("---\n", 2)[-1] if entry else "",
-        ]
 
-    @of_reader
-    def show(request: gr.Request, event: gr.SelectData) -> list:
-        return view(entries()[event.index], request)
+def _sharing() -> Sharing:
+    with gr.Accordion(word("share_title"), open=False, visible=False, elem_id="share-group") as group:
+        gr.Markdown(word("share_about"), elem_classes="note")
+        repo = gr.Textbox(label=word("repo"), info=word("repo_info"), elem_id="share-repo")
+        token = gr.Textbox(label=word("token"), info=word("token_info"), type="password", elem_id="share-token")
+        public = gr.Checkbox(False, label=word("public"), elem_id="share-public")
+        with gr.Accordion(word("card_preview"), open=False):
+            card = gr.Markdown(elem_id="card-preview")
+        share = gr.Button(word("share"), elem_id="share")
+    return Sharing(group, repo, token, public, card, share)
 
-    @of_reader
-    def renamed(request: gr.Request, name: str, new: str) -> list:
-        folder = or_sentence(jobs.rename, name, new)
-        entry = next(entry for entry in entries() if entry.folder.resolve() == folder.resolve())
-        return [portraits(), *view(entry, request)]
 
-    @of_reader
-    def packed(request: gr.Request, name: str) -> Iterator[gr.File]:
+def _pulling() -> Pulling:
+    with gr.Accordion(word("pull_title"), open=False, elem_id="pull-group"):
+        repo = gr.Textbox(label=word("repo"), info=word("pull_repo_info"), elem_id="pull-repo")
+        token = gr.Textbox(label=word("token"), info=word("pull_token_info"), type="password", elem_id="pull-token")
+        pull = gr.Button(word("pull"), elem_id="pull")
+    return Pulling(repo, token, pull)
+
+
+# --- Handlers ------------------------------------------------------------------------------------------------------------------
+
+
+class AvatarHandlers:
+    """What the controls of the tab do.
+
+    pipeline: what needs its libraries waits for it.
+    changes: the events after which there are other avatars.
+    """
+
+    def __init__(self, tab: AvatarsTab, pipeline: PipelineSource) -> None:
+        self.tab, self.pipeline = tab, pipeline
+        self.changes: list[gr.events.Dependency] = []
+
+    @in_own_workspace
+    def refresh(self, visitor: gr.Request) -> list[tuple[Image.Image, str]]:
+        """The gallery's pictures."""
+        return portraits()
+
+    @in_own_workspace
+    def choose(self, visitor: gr.Request, event: gr.SelectData) -> Updates:
+        """Show the avatar whose picture was clicked."""
+        return self._view(entries()[event.index], visitor)
+
+    @in_own_workspace
+    def rename(self, visitor: gr.Request, name: str, new_name: str) -> Updates:
+        """Give an avatar another name."""
+        return self._changed(visitor, or_sentence(jobs.rename, name, new_name))
+
+    @in_own_workspace
+    def export(self, visitor: gr.Request, name: str) -> Iterator[gr.File]:
+        """Pack an avatar into a file to download."""
         with tempfile.TemporaryDirectory(prefix="gmtalker-") as folder:  # gradio keeps a copy of what it is given
             yield gr.File(str(or_sentence(export_avatar, name, Path(folder) / f"{slug(name)}.gmtalker.zip")), visible=True)
 
-    @of_reader
-    def imported(request: gr.Request, archive: str) -> list:
-        folder = or_sentence(import_avatar, Path(archive))
-        entry = next(entry for entry in entries() if entry.folder.resolve() == folder.resolve())
-        gr.Info(say(request, "imported", name=entry.name))
-        return [portraits(), *view(entry, request)]
+    @in_own_workspace
+    def bring(self, visitor: gr.Request, archive: str) -> Updates:
+        """Import an avatar from a file."""
+        self.pipeline()  # loading it, to check it, needs torch
+        return self._imported(visitor, or_sentence(import_avatar, Path(archive)))
 
-    @of_reader
-    def pushed(request: gr.Request, name: str, repo: str, token: str, public: bool) -> None:
-        _, address = or_sentence(share_avatar, name, repo.strip() or None, not public, token.strip() or None)
-        gr.Info(say(request, "shared", name=_plain(name), address=address))
+    @in_own_workspace
+    def pull(self, visitor: gr.Request, repo: str, token: str) -> Updates:
+        """Import an avatar from the Hub, and forget the token."""
+        self.pipeline()
+        from gmtalker.avatars.on_hub import pull_avatar  # late: it needs torch
 
-    @of_reader
-    def pulled(request: gr.Request, repo: str, token: str) -> list:
         folder = or_sentence(pull_avatar, repo.strip(), token=token.strip() or None)
-        entry = next(entry for entry in entries() if entry.folder.resolve() == folder.resolve())
-        gr.Info(say(request, "imported", name=entry.name))
-        return [portraits(), *view(entry, request), ""]
+        return self._imported(visitor, folder) | {self.tab.pulling.token: ""}
 
-    def ask(request: gr.Request, name: str):
-        return gr.Group(visible=True), say(request, "delete_question", name=_plain(name))
+    @in_own_workspace
+    def share(self, visitor: gr.Request, name: str, repo: str, token: str, public: bool) -> None:
+        """Push an avatar to the Hub."""
+        self.pipeline()
+        from personalize.share import share_avatar  # late: it needs torch
 
-    @of_reader
-    def remove(request: gr.Request, name: str) -> list:
+        _, address = or_sentence(share_avatar, name, repo.strip() or None, not public, token.strip() or None)
+        gr.Info(say(visitor, "shared", name=_plain(name), address=address))
+
+    def ask_to_delete(self, visitor: gr.Request, name: str) -> Updates:
+        """Ask whether an avatar is to be deleted."""
+        question = say(visitor, "delete_question", name=_plain(name))
+        return {self.tab.own.confirm: gr.Group(visible=True), self.tab.own.question: question}
+
+    @in_own_workspace
+    def delete(self, visitor: gr.Request, name: str) -> Updates:
+        """Delete an avatar."""
         or_sentence(jobs.delete, name)
-        return [portraits(), *view(None, request)]
+        return {self.tab.gallery: portraits()} | self._view(None, visitor)
 
-    gallery.select(show, None, shown, **hidden)
-    export.click(packed, chosen, exported, **hidden)
-    renaming = rename.click(renamed, [chosen, new_name], [gallery, *shown], **hidden)
-    importing = bring.upload(imported, bring, [gallery, *shown], **hidden)
-    share.click(pushed, [chosen, repo, token, public], None, api_visibility="private").then(lambda: "", None, token, **hidden)
-    pulling = pull.click(pulled, [wanted, key], [gallery, *shown, key], api_visibility="private")
-    delete.click(ask, chosen, [confirm, question], **hidden)
-    no.click(lambda: gr.Group(visible=False), None, confirm, **hidden)
-    deleting = yes.click(remove, chosen, [gallery, *shown], **hidden)
-    return AvatarsTab(gallery, (renaming, importing, pulling, deleting))
+    def _imported(self, visitor: gr.Request, folder: Path) -> Updates:
+        updates = self._changed(visitor, folder)
+        gr.Info(say(visitor, "imported", name=updates[self.tab.chosen]))
+        return updates
+
+    def _changed(self, visitor: gr.Request, folder: Path) -> Updates:
+        """The gallery, and the avatar that stands in a folder now."""
+        entry = next(entry for entry in entries() if entry.folder.resolve() == folder.resolve())
+        return {self.tab.gallery: portraits()} | self._view(entry, visitor)
+
+    def _view(self, entry: AvatarEntry | None, visitor: gr.Request) -> Updates:
+        """Updates of AvatarsTab.shown for an avatar, or for none."""
+        tab, own = self.tab, entry is not None and not entry.bundled
+        return {
+            tab.nobody: gr.Markdown(visible=entry is None),
+            tab.chosen: entry.name if entry else None,
+            tab.details: _details(entry, visitor) if entry else "",
+            tab.export: gr.Button(visible=entry is not None),
+            tab.exported: gr.File(None, visible=False),
+            tab.own.group: gr.Group(visible=own),
+            tab.own.new_name: entry.name if entry else "",
+            tab.own.delete: gr.Button(visible=own),
+            tab.own.confirm: gr.Group(visible=False),
+            tab.sharing.group: gr.Accordion(visible=entry is not None),
+            tab.sharing.card: self._card(entry) if entry else "",
+        }
+
+    def _card(self, entry: AvatarEntry) -> str:
+        """The model card that an avatar is shared with, without its front matter."""
+        self.pipeline()
+        from personalize.card import card_text  # late: it needs torch
+
+        return card_text(entry.card, data_files(entry.folder)).split("---\n", 2)[-1]
 
 
 def _plain(name: str) -> str:
@@ -185,13 +287,14 @@ def _plain(name: str) -> str:
     return "".join(letter if letter.isalnum() or letter in " -" else f"&#{ord(letter)};" for letter in name)
 
 
-def _details(entry: AvatarEntry, request: gr.Request) -> str:
+def _details(entry: AvatarEntry, visitor: gr.Request) -> str:
+    """What an avatar's card says, as a table."""
     card, consent = entry.card, entry.card["consent"]
     rows = [
-        (say(request, "name"), f"{entry.name} {say(request, 'bundled')}" if entry.bundled else entry.name),
-        (say(request, "consent_of"), consent["who"]),
-        (say(request, "given"), consent["when"]),
-        (say(request, "consent_words"), consent["words"]),
+        (say(visitor, "name"), f"{entry.name} {say(visitor, 'bundled')}" if entry.bundled else entry.name),
+        (say(visitor, "consent_of"), consent["who"]),
+        (say(visitor, "given"), consent["when"]),
+        (say(visitor, "consent_words"), consent["words"]),
     ]
     for part in ("source", "measures"):
         rows += [
@@ -199,12 +302,34 @@ def _details(entry: AvatarEntry, request: gr.Request) -> str:
             for key, value in card.get(part, {}).items()
             if value not in (None, []) and not isinstance(value, dict)
         ]
-    return table((say(request, "about"), ""), rows)
+    return table((say(visitor, "about"), ""), rows)
 
 
 def _value(key: str, value: object) -> str:
-    """A number of the card with its unit."""
+    """A value of the card with its unit."""
     if isinstance(value, list):
         return " × ".join(map(str, value)) if key == "picture" else ", ".join(map(str, value))
     unit = next((unit for end, unit in UNITS.items() if key.endswith(end)), "")
     return f"{value:.3g}{unit}" if isinstance(value, float) else f"{value}{unit}"
+
+
+# --- Connections ---------------------------------------------------------------------------------------------------------------
+
+
+def connect_avatars(tab: AvatarsTab, pipeline: PipelineSource) -> AvatarHandlers:
+    """Connect the tab's controls. Returns: the handlers, for other tabs."""
+    handlers, own, sharing, pulling = AvatarHandlers(tab, pipeline), tab.own, tab.sharing, tab.pulling
+    changed = [tab.gallery, *tab.shown]
+    tab.gallery.select(handlers.choose, None, tab.shown, **HIDDEN)
+    tab.export.click(handlers.export, tab.chosen, tab.exported, **HIDDEN)
+    shared = [tab.chosen, sharing.repo, sharing.token, sharing.public]
+    sharing.share.click(handlers.share, shared, None, **PRIVATE).then(lambda: "", None, sharing.token, **HIDDEN)
+    own.delete.click(handlers.ask_to_delete, tab.chosen, [own.confirm, own.question], **HIDDEN)
+    own.no.click(lambda: gr.Group(visible=False), None, own.confirm, **HIDDEN)
+    handlers.changes = [
+        own.rename.click(handlers.rename, [tab.chosen, own.new_name], changed, **HIDDEN),
+        tab.bring.upload(handlers.bring, tab.bring, changed, **HIDDEN),
+        pulling.pull.click(handlers.pull, [pulling.repo, pulling.token], [*changed, pulling.token], **PRIVATE),
+        own.yes.click(handlers.delete, tab.chosen, changed, **HIDDEN),
+    ]
+    return handlers

@@ -1,4 +1,4 @@
-"""Where the page runs: on somebody's own machine, or as a Space. Imported before gradio and torch, which it prepares."""
+"""Where the page runs: on a person's own machine, or as a Space. Imported before gradio and torch, whose settings it makes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ STORAGE = Path(STORAGE_PATH)
 
 
 def prepare() -> None:
-    """Set what gradio and torch read when they are imported, and the workspace."""
+    """Set the workspace, and what gradio and torch read when they are imported."""
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # faces and voices stay on this machine
     if "SPACE_ID" not in os.environ:
         return
@@ -24,7 +24,13 @@ def prepare() -> None:
 
 @dataclass(frozen=True)
 class Deployment:
-    """What the page may do here. demo: nobody trains; login: visitors sign in with Hugging Face; host: who can reach it."""
+    """What the page may do where it runs.
+
+    limits: how much one visitor may ask for.
+    demo: nobody trains.
+    login: visitors sign in with Hugging Face.
+    host: the address it listens at; "0.0.0.0" lets everybody in.
+    """
 
     limits: Limits = Limits()
     demo: bool = False
@@ -33,8 +39,8 @@ class Deployment:
 
     @classmethod
     def here(cls) -> Deployment:
-        """On a Space as its Spacefile says. Errors: UnusableInput for one that can't be used."""
+        """This machine's; on a Space as its Spacefile says. Errors: UnusableInput for a Spacefile that can't be used."""
         if "SPACE_ID" not in os.environ:
             return cls()
-        described = Spacefile.read()
-        return cls(described.limits, described.is_demo(os.environ["SPACE_ID"]), described.login, "0.0.0.0")
+        spacefile = Spacefile.read()
+        return cls(spacefile.limits, spacefile.is_demo(os.environ["SPACE_ID"]), spacefile.login, "0.0.0.0")

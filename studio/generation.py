@@ -1,4 +1,4 @@
-"""Making videos for the page: in a thread, told while it goes, watched while it grows, stopped when its reader stops it."""
+"""Making videos for the page: in a thread, with progress, watched while they grow, stopped when their visitor stops them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import gradio as gr
 
@@ -19,20 +20,22 @@ from gmtalker.clock import SAMPLE_RATE
 from gmtalker.errors import UnusableInput
 from gmtalker.media.audio import read_speech
 from gmtalker.media.side_by_side import side_by_side
-from gmtalker.pipeline import GMTalkerPipeline
-from gmtalker.provenance.credentials import Seal
-from gmtalker.progress import Progress, Stopped
-from gmtalker.request import SpeakRequest
+from gmtalker.progress import OnProgress, Progress, Stopped
 from studio.components import progress_bar, refusal
 from studio.live_video import LiveVideos, player
 from studio.translations import say
 
+if TYPE_CHECKING:
+    from gmtalker.pipeline import GMTalkerPipeline
+    from gmtalker.request import SpeakRequest
+
 DRAWING_STARTS = 15  # per cent of the bar, by the usual share of the work
 TAKES, TAKE_SECONDS = 3, 4.0
+POLL_SECONDS = 0.2
 
 
 class Stops:
-    """Work in progress by page session, so that Stop ends one's own and no other."""
+    """Work in progress by page session, so that Stop ends a visitor's own and no other."""
 
     def __init__(self) -> None:
         self._stops: dict[str, threading.Event] = {}
@@ -43,113 +46,125 @@ class Stops:
         return self._stops[session]
 
     def of(self, session: str) -> threading.Event:
-        """What begin made; for a caller without a page, who has no Stop, one of its own."""
+        """What begin made; for a caller without a page, who has no Stop, a new one."""
         return self._stops.get(session) or threading.Event()
 
     def stop(self, session: str) -> None:
+        """End the work of a session, if there is any."""
         if session in self._stops:
             self._stops[session].set()
 
     def end(self, session: str) -> None:
+        """The work of a session has ended."""
         self._stops.pop(session, None)
 
 
 def generate_video(
-    speak: Callable[..., Path], wish: SpeakRequest, stopping: threading.Event, live: LiveVideos, request: gr.Request
+    speak: Callable[..., Path], request: SpeakRequest, stopping: threading.Event, live: LiveVideos, visitor: gr.Request
 ) -> Iterator[tuple[str, str, str | None]]:
-    """Make the video and yield (progress as HTML, a player of what there is as HTML, the video or None). speak: of zero_gpu."""
+    """Make the video of a request.
+
+    speak: of zero_gpu.speaker.
+    stopping: set by whoever wants it to end.
+    Yields: progress as HTML, a player of what there is by then as HTML, and the video's file or None.
+    Errors: gr.Error for what can't be used.
+    """
     with tempfile.TemporaryDirectory(prefix="gmtalker-") as folder:
-        output = Path(folder) / f"{slug(wish.avatar) if wish.avatar else 'avatar'}.mp4"
+        output = Path(folder) / f"{slug(request.avatar) if request.avatar else 'avatar'}.mp4"
         growing = Path(folder) / "growing.mp4"
         name, state = live.open(growing)
-        began, playing = time.monotonic(), ""
+        start, playing = time.monotonic(), ""
 
-        def work(tell: Callable[[Progress], None]) -> Path:
+        def work(on_progress: OnProgress) -> Path:
             try:
-                return speak(wish, output, tell, stopping.is_set, live=growing)
+                return speak(request, output, on_progress, stopping.is_set, live=growing)
             finally:
                 state.finished = True
 
         try:
-            for progress, made in _told(work, stopping, request):
+            for (text, percent), video in _in_a_thread(work, stopping, visitor):
                 playing = playing or (player(name) if growing.exists() else "")
-                if made is None:
-                    yield progress_bar(*progress), playing, None
-                else:
-                    done = say(request, "done_in", seconds=time.monotonic() - began)
-                    yield progress_bar(done, 100), playing, str(made)
+                if video is not None:
+                    text = say(visitor, "done_in", seconds=time.monotonic() - start)
+                yield progress_bar(text, percent), playing, None if video is None else str(video)
         finally:
             live.close(name)
 
 
 def three_takes(
-    pipeline: GMTalkerPipeline, wish: SpeakRequest, stopping: threading.Event, request: gr.Request
+    pipeline: GMTalkerPipeline, request: SpeakRequest, stopping: threading.Event, visitor: gr.Request
 ) -> Iterator[tuple[str, str | None]]:
-    """The first seconds of the speech with three seeds, side by side: (progress as HTML, the video or None)."""
+    """Make the first seconds of the speech with three seeds, side by side.
+
+    stopping: set by whoever wants it to end.
+    Yields: progress as HTML, and the video's file or None.
+    Errors: gr.Error for what can't be used.
+    """
+    from gmtalker.provenance.credentials import Seal  # late: it needs torch
+
     with tempfile.TemporaryDirectory(prefix="gmtalker-") as folder:
 
-        def work(tell: Callable[[Progress], None]) -> Path:
-            waveform = read_speech(wish.speech)[: int(TAKE_SECONDS * SAMPLE_RATE)]
+        def work(on_progress: OnProgress) -> Path:
+            waveform = read_speech(request.speech)[: int(TAKE_SECONDS * SAMPLE_RATE)]
             takes = []
             for number in range(TAKES):
-                take = replace(wish, seed=wish.seed + number)
-                performance = pipeline.perform(take, waveform)
+                performance = pipeline.perform(replace(request, seed=request.seed + number), waveform)
 
-                def told(progress: Progress, before: int = number) -> None:
-                    tell(replace(progress, done=progress.done + before * progress.total, total=TAKES * progress.total))
+                def on_take(progress: Progress, before: int = number) -> None:
+                    on_progress(replace(progress, done=progress.done + before * progress.total, total=TAKES * progress.total))
 
                 output = Path(folder) / f"{number}.mp4"
-                takes.append(pipeline.film(performance, output, told, stopping.is_set, label=wish.label))
+                takes.append(pipeline.film(performance, output, on_take, stopping.is_set, label=request.label))
             together = side_by_side(takes, Path(folder) / "takes.mp4")
-            Seal(performance.avatar.card).sign(
-                together
-            )  # the marks are in the pictures; saving them again stripped the signature
+            # The marks are in the pictures; putting them side by side stripped the signature.
+            Seal(performance.avatar.card).sign(together)
             return together
 
-        for progress, made in _told(work, stopping, request):
-            yield progress_bar(*progress), None if made is None else str(made)
+        for shown, video in _in_a_thread(work, stopping, visitor):
+            yield progress_bar(*shown), None if video is None else str(video)
 
 
-def _told(
-    work: Callable[[Callable[[Progress], None]], Path], stopping: threading.Event, request: gr.Request
+def _in_a_thread(
+    work: Callable[[OnProgress], Path], stopping: threading.Event, visitor: gr.Request
 ) -> Iterator[tuple[tuple[str, float | None], Path | None]]:
-    """Do the work in a thread; yields (text and per cent, None) while it goes, and at the end its result, unless stopped."""
+    """Do the work in a thread. Yields: text and per cent with None while it goes, and in the end, unless stopped, its result."""
     latest: deque[Progress] = deque(maxlen=1)
     with ThreadPoolExecutor(1) as thread:
-        doing: Future[Path] = thread.submit(contextvars.copy_context().run, work, latest.append)  # the reader's workspace too
+        doing: Future[Path] = thread.submit(contextvars.copy_context().run, work, latest.append)  # the visitor's workspace too
         shown = None
         try:
             while not doing.done():
                 if latest and latest[0] is not shown:
                     shown = latest[0]
-                    yield _described(shown, request), None
-                time.sleep(0.2)
+                    yield _description(shown, visitor), None
+                time.sleep(POLL_SECONDS)
             try:
-                made = doing.result()
+                result = doing.result()
             except Stopped:
-                yield (say(request, "stopped"), None), None
+                yield (say(visitor, "stopped"), None), None
                 return
             except (UnusableInput, ValueError) as error:
                 yield (str(error), None), None
                 raise refusal(str(error)) from error
-            yield ("", 100.0), made
+            yield ("", 100.0), result
         finally:
-            stopping.set()  # also when the person closes the page in the middle
+            stopping.set()  # also when the visitor closes the page in the middle
 
 
-def _described(progress: Progress, request: gr.Request) -> tuple[str, float]:
+def _description(progress: Progress, visitor: gr.Request) -> tuple[str, float]:
+    """A line of text on the progress, and per cent of the whole."""
     share = progress.done / max(progress.total, 1)
     percent = {"listening": 0.0, "expression": DRAWING_STARTS * share}.get(
         progress.stage, DRAWING_STARTS + (100 - DRAWING_STARTS) * share
     )
-    frames = say(request, "frame_of", done=progress.done, total=progress.total) if progress.stage != "listening" else ""
-    left = "" if progress.seconds_left is None else _time_left(progress.seconds_left, request)
-    parts = [say(request, progress.stage), frames, f"{percent:.0f} %", left]
+    frames = say(visitor, "frame_of", done=progress.done, total=progress.total) if progress.stage != "listening" else ""
+    left = "" if progress.seconds_left is None else time_left(progress.seconds_left, visitor)
+    parts = [say(visitor, progress.stage), frames, f"{percent:.0f} %", left]
     return " · ".join(part for part in parts if part), percent
 
 
-def _time_left(seconds: float, request: gr.Request) -> str:
-    """Seconds as people say them."""
+def time_left(seconds: float, visitor: gr.Request) -> str:
+    """Seconds as people say them, in the visitor's language."""
     if seconds < 90:
-        return say(request, "seconds_left", seconds=max(seconds, 0))
-    return say(request, "minutes_left", minutes=seconds / 60)
+        return say(visitor, "seconds_left", seconds=max(seconds, 0))
+    return say(visitor, "minutes_left", minutes=seconds / 60)

@@ -1,4 +1,4 @@
-"""Videos that are watched while they are made: a growing file, sent as far as it is written."""
+"""Videos that can be watched while they are made: a growing file, sent as far as it is written."""
 
 from __future__ import annotations
 
@@ -13,38 +13,41 @@ from fastapi.responses import StreamingResponse
 from fastapi.routing import APIRoute
 
 ROUTE = "/live"
-PIECE = 1 << 16
-LOOK_SECONDS = 0.1
+PIECE_BYTES = 1 << 16
+POLL_SECONDS = 0.1
 
 
 @dataclass
 class Growing:
-    """A file somebody writes; finished says that no more comes."""
+    """A file that somebody is writing.
+
+    finished: whether no more will come.
+    """
 
     path: Path
     finished: bool = False
 
 
 class LiveVideos:
-    """The growing videos by their secret names: who was not given the name can't see the video."""
+    """The growing videos by their secret names: only who is given the name can watch."""
 
     def __init__(self) -> None:
         self._growing: dict[str, Growing] = {}
 
     def open(self, path: Path) -> tuple[str, Growing]:
-        """A secret name for the video that will grow at path."""
+        """A secret name for the video that will grow at path, and its state."""
         name = secrets.token_urlsafe(16)
         self._growing[name] = Growing(path)
         return name, self._growing[name]
 
     def close(self, name: str) -> None:
-        """Whoever watches gets what is left of it; nobody else can begin to."""
+        """End a video: who is watching still gets the rest of it, nobody else can begin to."""
         growing = self._growing.pop(name, None)
         if growing is not None:
             growing.finished = True
 
     def route(self) -> APIRoute:
-        """What serves them, for the page's server."""
+        """The route of the page's server that serves them."""
 
         async def live(name: str) -> StreamingResponse:
             growing = self._growing.get(name)
@@ -59,18 +62,18 @@ async def _pieces(growing: Growing) -> AsyncIterator[bytes]:
     while not growing.path.exists():
         if growing.finished:
             return
-        await asyncio.sleep(LOOK_SECONDS)
+        await asyncio.sleep(POLL_SECONDS)
     with growing.path.open("rb") as file:
         while True:
             finished = growing.finished  # before reading: what was written until then is in the file
-            if piece := file.read(PIECE):
+            if piece := file.read(PIECE_BYTES):
                 yield piece
             elif finished:
                 return
             else:
-                await asyncio.sleep(LOOK_SECONDS)
+                await asyncio.sleep(POLL_SECONDS)
 
 
 def player(name: str) -> str:
-    """The HTML that plays the growing video."""
+    """The HTML that plays a growing video."""
     return f'<video src="{ROUTE}/{name}" autoplay controls playsinline></video>'

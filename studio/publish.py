@@ -11,19 +11,23 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from huggingface_hub import metadata_save
+from huggingface_hub.utils import yaml_dump
+
 from gmtalker.errors import UnusableAvatar, UnusableInput
-from studio.spacefile import NAME, ROOT, STORAGE_PATH, Spacefile, check_repo_id, disagreement, front_matter_text, split_readme
+from studio.spacefile import NAME, ROOT, STORAGE_PATH, Spacefile, check_repo_id, disagreement
 
 # What a Space is made of: these files and, of these folders, what is neither hidden nor left behind by Python.
 FILES = ("app.py", "requirements.txt", "packages.txt", "README.md", NAME)
-
-
 FOLDERS = ("gmtalker", "personalize", "studio", "assets")
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a Space is made of. files: path in the Space -> the file here."""
+    """What a Space is made of.
+
+    files: path in the Space to the file here.
+    """
 
     spacefile: Spacefile
     files: Mapping[str, Path]
@@ -33,6 +37,7 @@ class Plan:
         return {path: file.stat().st_size for path, file in self.files.items()}
 
     def to_json(self) -> dict:
+        """What would be sent, ready for json.dumps; problem: one sentence, null where there is none."""
         sizes, spacefile = self.sizes(), self.spacefile
         return {
             "repo": spacefile.repo,
@@ -45,23 +50,23 @@ class Plan:
             "login": spacefile.login,
             "files": [{"path": path, "bytes": size} for path, size in sizes.items()],
             "bytes": sum(sizes.values()),
-            "problem": disagreement(spacefile),
+            "problem": disagreement(spacefile, ROOT / "README.md"),
         }
 
     def description(self) -> str:
         """What would be sent, for people to read."""
-        shown = self.to_json()
-        secrets = f"{', '.join(shown['secrets'])} (set them by hand)" if shown["secrets"] else "none"
+        values = self.to_json()
+        secrets = f"{', '.join(values['secrets'])} (set them by hand)" if values["secrets"] else "none"
         lines = [
-            f"Space {shown['repo']}, README.md's front matter:\n{front_matter_text(shown['front_matter'])}",
-            f"hardware   {shown['hardware']}",
-            f"storage    {shown['storage'] or 'none'}",
-            f"variables  {', '.join(f'{name}={value}' for name, value in shown['variables'].items()) or 'none'}",
+            f"Space {values['repo']}, README.md's front matter:\n{yaml_dump(values['front_matter'], sort_keys=False)}",
+            f"hardware   {values['hardware']}",
+            f"storage    {values['storage'] or 'none'}",
+            f"variables  {', '.join(f'{name}={value}' for name, value in values['variables'].items()) or 'none'}",
             f"secrets    {secrets}",
-            f"demo       {'yes: nobody trains' if shown['demo'] else 'no'}",
-            f"login      {'yes' if shown['login'] else 'no'}",
-            f"\n{len(shown['files'])} files, {shown['bytes'] / 2**20:.1f} MB:",
-            *(f"{file['bytes']:>10}  {file['path']}" for file in shown["files"]),
+            f"demo       {'yes: nobody trains' if values['demo'] else 'no'}",
+            f"login      {'yes' if values['login'] else 'no'}",
+            f"\n{len(values['files'])} files, {values['bytes'] / 2**20:.1f} MB:",
+            *(f"{file['bytes']:>10}  {file['path']}" for file in values["files"]),
         ]
         return "\n".join(lines)
 
@@ -70,20 +75,20 @@ class Plan:
         for path, file in self.files.items():
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, folder / path)
-        for card in (folder / "assets" / "avatars").glob("*/avatar.json"):
-            told = json.loads(card.read_text(encoding="utf-8"))
-            if told.pop("hub", None) is not None:  # in which repo it is, is its owner's to tell
-                card.write_text(json.dumps(told, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
-        readme, described = folder / "README.md", folder / NAME
-        _, body = split_readme(readme.read_text(encoding="utf-8"))
-        readme.write_text(f"---\n{front_matter_text(self.spacefile.front_matter())}---\n\n{body}", encoding="utf-8")
-        others = re.sub(r"(?m)^repo:.*\n?", "", described.read_text(encoding="utf-8"))
-        described.write_text(f"{others.rstrip()}\nrepo: {repo}\n", encoding="utf-8")
+        for path in (folder / "assets" / "avatars").glob("*/avatar.json"):
+            card = json.loads(path.read_text(encoding="utf-8"))
+            if card.pop("hub", None) is not None:  # in which repo it is, is its owner's to tell
+                path.write_text(json.dumps(card, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+        metadata_save(folder / "README.md", self.spacefile.front_matter())
+        spacefile = folder / NAME
+        others = re.sub(r"(?m)^repo:.*\n?", "", spacefile.read_text(encoding="utf-8"))
+        spacefile.write_text(f"{others.rstrip()}\nrepo: {repo}\n", encoding="utf-8")
 
 
 def plan(avatar: str | None = None) -> Plan:
-    """What would be sent, with one avatar of the workspace where it is named.
+    """What would be sent.
 
+    avatar: one of the workspace that goes along.
     Errors: UnusableInput for a Spacefile that can't be used; UnusableAvatar for an avatar that is broken or without consent.
     """
     spacefile = Spacefile.read(ROOT / NAME)
@@ -93,13 +98,13 @@ def plan(avatar: str | None = None) -> Plan:
         raise UnusableInput(f"sdk_version in {NAME} is gradio's in requirements.txt, {wanted}, not {spacefile.sdk_version}.")
     files = {name: ROOT / name for name in FILES if (ROOT / name).is_file()}
     for name in FOLDERS:
-        files |= {path.relative_to(ROOT).as_posix(): path for path in _shown(ROOT / name)}
+        files |= {path.relative_to(ROOT).as_posix(): path for path in _program_files(ROOT / name)}
     if avatar is not None:
         files |= _avatar_files(avatar, files)
     return Plan(spacefile, dict(sorted(files.items())))
 
 
-def _shown(folder: Path) -> Iterator[Path]:
+def _program_files(folder: Path) -> Iterator[Path]:
     """The files of a folder, without what is hidden (.env, .DS_Store), what Python leaves behind, and links out of it."""
     for path in sorted(folder.rglob("*")):
         parts = path.relative_to(folder).parts
@@ -125,19 +130,22 @@ def _avatar_files(name: str, sent: Mapping[str, Path]) -> dict[str, Path]:
     return {f"{place}/{path}": file for path, file in data_files(folder).items()}
 
 
-def publish(wanted: Plan, repo: str | None = None, public: bool | None = None, token: str | None = None) -> str:
-    """Make the Space, or make it again, as planned; returns its address.
+def publish(planned: Plan, repo: str | None = None, public: bool | None = None, token: str | None = None) -> str:
+    """Make the Space, or make it again, as planned.
 
-    A new Space is private unless public. One that is there stays as it is when public is None, except that nothing is sent to
-    one that everybody sees.
+    repo: the Space, None for the one the Spacefile names.
+    public: a new Space is private unless True. One that is there stays as it is with None, except that nothing is sent to one
+        that everybody sees.
+    token: of the Hub, None for the one this machine is logged in with.
+    Returns: its address.
     Errors: UnusableInput, one sentence: no token or a wrong one, no right to write, no network, what the Hub refuses.
     """
     from gmtalker.hub import as_sentence, client_of
 
-    spacefile = wanted.spacefile
+    spacefile = planned.spacefile
     repo = check_repo_id(repo or spacefile.repo, "The Space's name")
     api = client_of(token)
-    with as_sentence(api, repo), _payment_said(repo):
+    with as_sentence(api, repo), _payment_as_sentence(repo):
         repo = repo if "/" in repo else f"{api.whoami()['name']}/{repo}"
         made = {"space_sdk": spacefile.sdk, "space_hardware": spacefile.hardware}
         url = api.create_repo(repo, repo_type="space", private=True, exist_ok=True, **made)
@@ -146,9 +154,9 @@ def publish(wanted: Plan, repo: str | None = None, public: bool | None = None, t
             raise UnusableInput(f"Everybody sees {repo} already: say --public to send it there, or --private to hide it first.")
         if not private and not public:
             api.update_repo_settings(repo, repo_type="space", private=True)
-        _settle(api, repo, spacefile)
+        _configure(api, repo, spacefile)
         with tempfile.TemporaryDirectory(prefix="gmtalker-") as folder:
-            wanted.stage(Path(folder), repo)
+            planned.stage(Path(folder), repo)
             what = {"commit_message": "GMTalker Studio", "delete_patterns": "*"}  # what is here no more leaves the Space too
             api.upload_folder(repo_id=repo, repo_type="space", folder_path=folder, **what)
         if private and public:  # last: nobody sees half a Space
@@ -156,8 +164,8 @@ def publish(wanted: Plan, repo: str | None = None, public: bool | None = None, t
     return str(url)
 
 
-def _settle(api, repo: str, spacefile: Spacefile) -> None:
-    """Variables, storage and hardware; only what is otherwise, as each change restarts the Space."""
+def _configure(api, repo: str, spacefile: Spacefile) -> None:
+    """Set variables, storage and hardware; only what is otherwise, as each change restarts the Space."""
     from huggingface_hub import Volume
 
     known = {name: variable.value for name, variable in api.get_space_variables(repo).items()}
@@ -177,8 +185,8 @@ def _settle(api, repo: str, spacefile: Spacefile) -> None:
 
 
 @contextmanager
-def _payment_said(repo: str) -> Iterator[None]:
-    """Spaces, unlike models, may cost something."""
+def _payment_as_sentence(repo: str) -> Iterator[None]:
+    """Spaces, unlike models, may cost something: the Hub's 402 becomes a sentence."""
     from huggingface_hub.errors import HfHubHTTPError
 
     try:
@@ -186,5 +194,5 @@ def _payment_said(repo: str) -> Iterator[None]:
     except HfHubHTTPError as error:
         if error.response.status_code != 402:
             raise
-        said = (error.server_message or "402").strip().splitlines()[0].rstrip(".")
-        raise UnusableInput(f"The Hub wants a subscription or a means of payment for {repo} ({said}).") from error
+        reason = (error.server_message or "402").strip().splitlines()[0].rstrip(".")
+        raise UnusableInput(f"The Hub wants a subscription or a means of payment for {repo} ({reason}).") from error

@@ -10,12 +10,16 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from queue import SimpleQueue
+from typing import TYPE_CHECKING
 
 from gmtalker.avatars.workspace import owned_by, owner
 from gmtalker.media.audio import sound_seconds
-from gmtalker.pipeline import GMTalkerPipeline
-from gmtalker.progress import Progress, Stopped
-from gmtalker.request import SpeakRequest
+from gmtalker.progress import OnProgress, Progress, Stopped
+from studio.loading import PipelineSource, bundled_stages
+
+if TYPE_CHECKING:
+    from gmtalker.pipeline import GMTalkerPipeline
+    from gmtalker.request import SpeakRequest
 
 START_SECONDS = 15  # the process, and the networks on their way to the GPU
 SECONDS_OF_LOAN = 0.5  # for a second of speech: 0.2 to 0.3 on an H200 (docs/results/gpu.md), and the video encoder's
@@ -23,12 +27,15 @@ LONGEST_LOAN = 120  # seconds; a visitor who has not signed in is lent about as 
 
 
 def is_lent() -> bool:
-    """Whether this is such a Space."""
+    """Whether this is a Space on ZeroGPU."""
     return bool(os.environ.get("SPACES_ZERO_GPU")) and find_spec("spaces") is not None
 
 
 def lent(function: Callable[..., Iterator], seconds: Callable[..., int]) -> Callable[..., Iterator]:
-    """The generator function as it is; on ZeroGPU with a GPU, lent for seconds(the same arguments)."""
+    """A generator function, on ZeroGPU with a GPU, elsewhere as it is.
+
+    seconds: takes the function's arguments, and says how long it needs the GPU.
+    """
     if not is_lent():
         return function
     import spaces
@@ -36,23 +43,26 @@ def lent(function: Callable[..., Iterator], seconds: Callable[..., int]) -> Call
     return spaces.GPU(duration=seconds)(function)
 
 
-def speaker(pipeline: GMTalkerPipeline) -> Callable[..., Path]:
-    """pipeline.speak, or on ZeroGPU the same on a lent GPU. Made before the page is launched, as ZeroGPU then asks what for."""
+def speaker(pipeline: PipelineSource) -> Callable[..., Path]:
+    """GMTalkerPipeline.speak of the pipeline, or on ZeroGPU the same on a lent GPU.
+
+    It is made before the page is launched, as ZeroGPU then wants to know what GPUs are lent for.
+    """
     if not is_lent():
-        return pipeline.speak
+        return lambda *arguments, **options: pipeline().speak(*arguments, **options)
     borrowed = lent(_steps, _loan)
 
     def speak(
-        request: SpeakRequest, output: Path, tell: Callable[[Progress], None], stop: Callable[[], bool], live: Path | None = None
+        request: SpeakRequest, output: Path, on_progress: OnProgress, stop: Callable[[], bool], live: Path | None = None
     ) -> Path:
         if _loan(request) > LONGEST_LOAN:
-            return pipeline.speak(request, output, tell, stop, live=live)  # slowly, rather than cut off in the middle
+            return pipeline().speak(request, output, on_progress, stop, live=live)  # slowly, rather than cut off in the middle
         steps = borrowed(request, output, live, owner())
         try:
             for step in steps:
                 if isinstance(step, Exception):
                     raise step
-                tell(step)
+                on_progress(step)
                 if stop():
                     raise Stopped
         finally:
@@ -67,8 +77,10 @@ def _loan(request: SpeakRequest, *_: object) -> int:
 
 
 def _steps(request: SpeakRequest, output: Path, live: Path | None, name: str) -> Iterator[Progress | Exception]:
-    """Speak, in the process that has the GPU. What goes in and comes out is pickled, errors too: raised, they would lose
-    their words on the way."""
+    """Speak, in the process that has the GPU.
+
+    What goes in and comes out is pickled, errors too: raised, they would lose their words on the way.
+    """
     steps: SimpleQueue[Progress | Exception | None] = SimpleQueue()
     stopping = threading.Event()
 
@@ -93,5 +105,5 @@ def _steps(request: SpeakRequest, output: Path, live: Path | None, name: str) ->
 
 @cache
 def _on_gpu() -> GMTalkerPipeline:
-    """Of the forked process, which serves several loans: the page's own pipeline has never seen a GPU."""
-    return GMTalkerPipeline.from_pretrained(device="cuda")
+    """The pipeline of the forked process, which serves several loans: the page's own pipeline has never seen a GPU."""
+    return bundled_stages(device="cuda")

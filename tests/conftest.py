@@ -46,11 +46,11 @@ def tiny_generic(tmp_path_factory) -> Path:
     shutil.copytree(ROOT / "assets" / "generic" / "face_model", folder / "face_model")
     coefficients = json.loads((folder / "face_model" / "config.json").read_text())["coefficients"]
     torch.manual_seed(0)
-    small = {"features": FEATURES, "width": 16, "heads": 2, "encoder_layers": 1, "decoder_layers": 1}
+    small = {"feature_dim": FEATURES, "width": 16, "heads": 2, "encoder_layers": 1, "decoder_layers": 1}
     models = {
-        "speech_encoder": SpeechEncoder(width=16, features=FEATURES, fine_dilations=(1,), coarse_dilations=(1,)),
-        "expression_generator": ExpressionGenerator(coefficients=coefficients, speakers=2, z_size=8, w_size=4, **small),
-        "motion_generator": MotionGenerator(latent=4, flow_steps=2, flow_width=8, flow_reach=2, **small),
+        "speech_encoder": SpeechEncoder(width=16, feature_dim=FEATURES, fine_dilations=(1,), coarse_dilations=(1,)),
+        "expression_generator": ExpressionGenerator(coefficient_dim=coefficients, num_speakers=2, z_dim=8, w_dim=4, **small),
+        "motion_generator": MotionGenerator(latent_dim=4, flow_steps=2, flow_width=8, flow_reach=2, **small),
     }
     for name, model in models.items():
         save_half(perturbed(model), folder / name)
@@ -68,9 +68,9 @@ def avatar_folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("avatar") / "tiny"
     folder.mkdir()
     torch.manual_seed(1)
-    emotion_mapping = EmotionMapping(latent=8, hidden=16, style=8)
+    emotion_mapping = EmotionMapping(latent_dim=8, hidden_dim=16, style_dim=8)
     save_half(perturbed(emotion_mapping, size=0.3), folder / "emotion_mapping")
-    save_half(perturbed(HeadGenerator(size=SIZE, style=8, widths=(8, 8, 8))), folder / "head_generator")
+    save_half(perturbed(HeadGenerator(size=SIZE, style_dim=8, widths=(8, 8, 8))), folder / "head_generator")
     tiny_face().save(folder / "face.safetensors")
     card = {"name": "tiny", "consent": CONSENT, "source": {}, "measures": {}, "versions": {}}
     (folder / "avatar.json").write_text(json.dumps(card), encoding="utf-8")

@@ -13,10 +13,17 @@ import imageio_ffmpeg
 import numpy as np
 import pytest
 
+from gmtalker.assets import BUNDLED
+
 REAL = Path(__file__).resolve().parents[2] / "shared" / "data"
 CELL = 8  # pixels of one bit of a numbered frame
 BITS = 16
 MILLISECONDS = Fraction(1, 1000)
+
+
+def bundled_clip(name: str) -> Path:
+    """A clip of the bundled avatar, in every clone: "idle.mp4", 5 seconds of the real person, or "preview.mp4", of the avatar."""
+    return BUNDLED / "grid-s1" / name
 
 
 def real_clip(name: str) -> Path:

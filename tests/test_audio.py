@@ -5,7 +5,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
-from media import babble, beep, ffmpeg, numbered, onset, real_clip, write_clip, write_wav
+from media import babble, beep, bundled_clip, ffmpeg, numbered, onset, real_clip, write_clip, write_wav
 
 from gmtalker.clock import SAMPLE_RATE, frames_for
 from gmtalker.errors import UnusableSpeech, UnusableVideo
@@ -145,5 +145,6 @@ def test_four_mel_frames_to_a_video_frame(samples):
     torch.testing.assert_close(batch[0], speech_to_mel(waveform))
 
 
-def test_the_sound_of_a_real_clip_is_as_long_as_its_picture():
-    assert frames_for(len(read_speech(real_clip("grid_s1/bbaf2n.mp4")))) == 75
+@pytest.mark.parametrize(("name", "frames"), [("preview.mp4", 125), ("grid_s1/bbaf2n.mp4", 75)])
+def test_the_sound_of_a_real_clip_is_as_long_as_its_picture(name, frames):
+    assert frames_for(len(read_speech(real_clip(name) if "/" in name else bundled_clip(name)))) == frames

@@ -13,8 +13,8 @@ from gmtalker.assets import GENERIC
 from gmtalker.face.context_motion import learn_context_motion, measure_shoulders
 from gmtalker.face.model import FaceModel
 from gmtalker.face.person import PersonFace
-from gmtalker.face.renderer import Renderer
-from gmtalker.tracks import ExpressionTrack, FaceTrack, MotionTrack
+from gmtalker.face.renderer import APPEARANCE, CANONICAL_X, Renderer
+from gmtalker.tracks import MOTION_DIM, ExpressionTrack, FaceTrack, MotionTrack
 from tests.test_face_model import make_face
 
 SIZE = 256
@@ -30,7 +30,7 @@ def face(model) -> PersonFace:
     """The mean face in a picture full of soft spots, moving by 0.1 a standard deviation."""
     spots = cv2.GaussianBlur(np.random.default_rng(0).normal(size=(SIZE, SIZE, 3)), (0, 0), 3)
     picture = np.clip(128 + 400 * spots, 0, 255).astype(np.uint8)
-    return replace(make_face(model, SIZE), reference=picture, motion_scale=np.full(10, 0.1, np.float32))
+    return replace(make_face(model, SIZE), reference=picture, motion_scale=np.full(MOTION_DIM, 0.1, np.float32))
 
 
 def moved(picture: np.ndarray, across: float, down: float) -> np.ndarray:
@@ -56,7 +56,7 @@ def test_a_close_up_without_shoulders_has_none_to_move(model, face):
     assert not measure_shoulders(below, [moved(face.reference, 5, 5)]).any()
 
 
-def test_surroundings_learn_how_the_picture_moves_with_the_head(model, face):
+def test_context_motion_is_how_the_picture_moves_with_the_head(model, face):
     """Everything moves 60 px for each unit of yaw: a frame of a turn that was never shown is drawn in its place."""
     motion = np.tile(face.motion_mean.astype(float), (160, 1))
     motion[:, 0] = np.random.default_rng(1).uniform(-0.12, 0.12, 160)
@@ -65,10 +65,12 @@ def test_surroundings_learn_how_the_picture_moves_with_the_head(model, face):
     learned, shoulders = learn_context_motion(face, frames, motion, usable)
     assert shoulders[:, 0] * SIZE == pytest.approx(60 * motion[:, 0], abs=0.5)
     for index in (152, 157):
-        around = Renderer(model, learned, SIZE).render(np.zeros(model.coefficients), motion[index])
-        still = Renderer(model, face, SIZE).render(np.zeros(model.coefficients), motion[index])
-        outside = (around[..., 3] == 0) & (np.abs(np.arange(SIZE) - SIZE / 2) < 100)[None]
-        error, before = (np.abs(picture[..., :3].astype(int) - frames[index])[outside].mean() for picture in (around, still))
+        around = Renderer(model, learned, SIZE).render(np.zeros(model.coefficient_dim), motion[index])
+        still = Renderer(model, face, SIZE).render(np.zeros(model.coefficient_dim), motion[index])
+        outside = (around[..., CANONICAL_X] == 0) & (np.abs(np.arange(SIZE) - SIZE / 2) < 100)[None]
+        error, before = (
+            np.abs(picture[..., APPEARANCE].astype(int) - frames[index])[outside].mean() for picture in (around, still)
+        )
         assert error < 0.35 * before
 
 
@@ -77,7 +79,7 @@ def test_frames_that_are_not_usable_teach_nothing(face):
     motion[:, 1] = np.linspace(-0.1, 0.1, 20)
     frames = [face.reference] * 10 + [moved(face.reference, 9, 9)] * 10
     learned, _ = learn_context_motion(face, frames, motion, np.arange(20) < 10)
-    assert np.abs(learned.surroundings).max() * SIZE < 0.2
+    assert np.abs(learned.context_motion).max() * SIZE < 0.2
 
 
 def test_shoulders_that_were_not_measured_follow_the_head(face):
@@ -92,7 +94,7 @@ def test_shoulders_that_were_not_measured_follow_the_head(face):
 
 
 def test_shoulders_are_kept_with_the_track(tmp_path):
-    parts = ExpressionTrack(torch.zeros(4, 3)), MotionTrack.unstacked(torch.zeros(4, 10)), torch.ones(4, dtype=torch.bool)
+    parts = ExpressionTrack(torch.zeros(4, 3)), MotionTrack.unstacked(torch.zeros(4, MOTION_DIM)), torch.ones(4, dtype=torch.bool)
     track = FaceTrack(*parts, shoulders=torch.arange(16.0).reshape(4, 4))
     track.save(tmp_path / "t.safetensors")
     again = FaceTrack.load(tmp_path / "t.safetensors")

@@ -7,7 +7,7 @@ from gmtalker.clock import EMOTIONS
 from gmtalker.models.expression_generator import ExpressionBatch, ExpressionGenerator
 
 TINY = dict(
-    coefficients=4, features=6, speakers=2, width=32, heads=2, encoder_layers=1, decoder_layers=2, z_size=6, w_size=3,
+    coefficient_dim=4, feature_dim=6, num_speakers=2, width=32, heads=2, encoder_layers=1, decoder_layers=2, z_dim=6, w_dim=3,
     window=8, period=4, dropout=0.0,
 )  # fmt: skip
 
@@ -57,12 +57,12 @@ def test_cache_stays_within_the_window():
     attention = model.decoder.layers[0].past
     step = attention.step
 
-    def watched(*arguments):
+    def counted(*arguments):
         mixed, cache = step(*arguments)
         lengths.append(cache[0].shape[2])
         return mixed, cache
 
-    attention.step = watched
+    attention.step = counted
     model.generate(torch.randn(40, 6), torch.randn(40, 6))
     assert max(lengths) == TINY["window"] and lengths[0] == 1
 
@@ -168,7 +168,7 @@ def toy(clips, frames, generator):
 
 @pytest.fixture(scope="module")
 def trained():
-    model = tiny(window=16, z_size=8).train()
+    model = tiny(window=16, z_dim=8).train()
     generator = torch.Generator().manual_seed(1)
     optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
     losses = []
@@ -222,20 +222,20 @@ def test_asked_emotion_shows_and_the_posterior_names_it(trained):
         torch.testing.assert_close(made, torch.tensor(wanted), atol=0.6, rtol=0)
 
 
-def test_clips_walk_to_another_mood_as_sliders_do():
-    """z is what generation draws for the mixed weights, and the mean face is mixed by the same part; movement stays."""
+def test_clips_move_towards_another_emotion_as_sliders_do():
+    """z is what generation samples for the blended weights; the mean face is blended by the same share, and movement stays."""
     model = tiny()
     torch.manual_seed(1)
     clips, frames = 64, 12
-    moods, known = torch.randint(8, (clips,)), torch.ones(clips, dtype=torch.bool)
-    batch = batch_of(torch.randn(clips, frames, 4), torch.randn(clips, frames, 6), moods, known)
-    z = 50 + torch.randn(clips, 6)  # far from what is ever drawn
+    emotions, labelled = torch.randint(8, (clips,)), torch.ones(clips, dtype=torch.bool)
+    batch = batch_of(torch.randn(clips, frames, 4), torch.randn(clips, frames, 6), emotions, labelled)
+    z = 50 + torch.randn(clips, 6)  # far from what is ever sampled
     with torch.no_grad():
         model.mixture.hidden[0].weight.zero_()  # components that do not depend on w...
         model.mixture.log_variance.bias.fill_(-20.0)  # ...and are nearly points
         means, _ = model.components(torch.zeros(1, 3))
-        walked, moved = model._drawn(batch, z, batch.emotion)
-    shift = walked.expression - batch.expression
+        blended, moved = model._sample_prior(batch, z, batch.emotion)
+    shift = blended.expression - batch.expression
     torch.testing.assert_close(shift, shift.mean(1, keepdim=True).expand_as(shift), atol=1e-5, rtol=0)
     stayed = torch.isclose(moved, z).all(1)
     assert 0 < stayed.float().mean() < 0.5 and not shift[stayed].any()
@@ -249,27 +249,27 @@ def test_clips_walk_to_another_mood_as_sliders_do():
         assert -0.21 < share < 1.21 and (moved[clip] - torch.lerp(here, there, share)).norm() < 1.5  # the last: deviations of z
 
 
-def test_without_a_labelled_clip_nobody_walks():
+def test_without_a_labelled_clip_nothing_is_blended():
     batch = batch_of(torch.randn(3, 5, 4), torch.randn(3, 5, 6))
     z = torch.randn(3, 6)
-    walked, moved = tiny()._drawn(batch, z, batch.emotion)
-    assert walked is batch and moved is z
+    blended, moved = tiny()._sample_prior(batch, z, batch.emotion)
+    assert blended is batch and moved is z
 
 
-def test_a_crooked_way_between_moods_costs_and_a_straight_one_does_not():
+def test_a_bent_path_between_emotions_costs_and_a_straight_one_does_not():
     model = tiny().train()
     torch.manual_seed(1)
-    moods, known = torch.arange(8), torch.ones(8, dtype=torch.bool)
-    batch = batch_of(torch.randn(8, 10, 4), torch.randn(8, 10, 6), moods, known)
+    emotions, labelled = torch.arange(8), torch.ones(8, dtype=torch.bool)
+    batch = batch_of(torch.randn(8, 10, 4), torch.randn(8, 10, 6), emotions, labelled)
 
-    def crooked() -> torch.Tensor:
+    def interpolation_loss() -> torch.Tensor:
         torch.manual_seed(2)
-        return model._interpolation_loss(batch, batch.emotion, batch.speaker)["straightness"]
+        return model._interpolation_loss(batch, batch.emotion, batch.speaker)["interpolation"]
 
-    cost = crooked()
+    cost = interpolation_loss()
     assert cost > 0
     (slope,) = torch.autograd.grad(cost, model.embed_z.weight)
     assert slope.abs().sum() > 0  # it can be learned away
     with torch.no_grad():
-        model.embed_z.weight.zero_()  # the mood moves nothing: every way is a point
-    assert crooked() < 1e-6
+        model.embed_z.weight.zero_()  # the emotion moves nothing: every path is a point
+    assert interpolation_loss() < 1e-6

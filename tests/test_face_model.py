@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from gmtalker.assets import GENERIC
 from gmtalker.errors import UnusableAvatar
-from gmtalker.face.geometry import align, rotation_angles, rotation_matrix, steadied
+from gmtalker.face.geometry import align, lid_distance, rotation_angles, rotation_matrix, steadied
 from gmtalker.face.model import FaceModel
-from gmtalker.face.person import PersonFace
-from gmtalker.tracks import FaceTrack
+from gmtalker.face.person import FaceShape, PersonFace
+from gmtalker.tracks import BLINK, GAZE, MOTION_DIM, POSE, ROTATION, TRANSLATION, FaceTrack
 
 
 @pytest.fixture(scope="module")
@@ -23,20 +26,17 @@ def make_face(model: FaceModel, size: int = 64) -> PersonFace:
     motion = np.array([0, 0, 0, 0, 0, np.log(0.45), 0, 0, 0, 0])
     points = model.project(model.mean_shape, motion, 1.0)
     picture = np.tile(np.linspace(40, 220, size, dtype=np.uint8)[None, :, None], (size, 1, 3))
-    canonical = model.mean_shape[None]
-    from gmtalker.face.geometry import lid_distance
-
-    eye_open = lid_distance(canonical)[0]
+    eye_open = lid_distance(model.mean_shape[None])[0]
     return PersonFace(
-        model.mean_shape.astype(np.float32),
-        picture,
-        points.astype(np.float32),
-        eye_open.astype(np.float32),
-        (0.25 * eye_open).astype(np.float32),
-        motion.astype(np.float32),
-        np.ones(10, np.float32),
-        np.array([0, 0, size], np.float32),
-        np.array([size, size], np.float32),
+        neutral_shape=model.mean_shape.astype(np.float32),
+        eye_open=eye_open.astype(np.float32),
+        eye_closed=(0.25 * eye_open).astype(np.float32),
+        reference=picture,
+        reference_points=points.astype(np.float32),
+        motion_mean=motion.astype(np.float32),
+        motion_scale=np.ones(MOTION_DIM, np.float32),
+        crop=np.array([0, 0, size], np.float32),
+        source_size=np.array([size, size], np.float32),
     )
 
 
@@ -74,45 +74,45 @@ def test_known_motion_and_coefficients_come_back(model):
     face = make_face(model)
     random = np.random.default_rng(2)
     frames = 40
-    coefficients = random.normal(size=(frames, model.coefficients)) * np.linspace(1, 0.2, model.coefficients)
-    motion = np.zeros((frames, 10))
-    motion[:, :3] = random.uniform(-0.4, 0.4, (frames, 3))
-    motion[:, 3:5] = random.uniform(-0.1, 0.1, (frames, 2))
-    motion[:, 5] = np.log(random.uniform(0.35, 0.6, frames))
-    motion[:, 8:] = random.uniform(-0.2, 0.2, (frames, 2))
-    points = np.stack([model.project(model.shape(face, c, m[6:8], m[8:]), m, 200.0) for c, m in zip(coefficients, motion)])
+    coefficients = random.normal(size=(frames, model.coefficient_dim)) * np.linspace(1, 0.2, model.coefficient_dim)
+    motion = np.zeros((frames, MOTION_DIM))
+    motion[:, ROTATION] = random.uniform(-0.4, 0.4, (frames, 3))
+    place, scale = random.uniform(-0.1, 0.1, (frames, 2)), np.log(random.uniform(0.35, 0.6, frames))
+    motion[:, TRANSLATION] = np.column_stack([place, scale])
+    motion[:, GAZE] = random.uniform(-0.2, 0.2, (frames, 2))
+    points = np.stack([model.project(model.shape(face, c, m[BLINK], m[GAZE]), m, 200.0) for c, m in zip(coefficients, motion)])
     track = model.track(points, face, 200.0, np.ones(frames, bool))
     back = track.motion.stacked().numpy()
     # Expression moves the rigid points a little, so the angles are right to about a degree, not to the bit.
-    assert np.degrees(np.abs(back[:, :3] - motion[:, :3])).mean() < 1.0
-    assert np.abs(back[:, 3:6] - motion[:, 3:6]).mean() < 0.01
+    assert np.degrees(np.abs(back - motion)[:, ROTATION]).mean() < 1.0
+    assert np.abs(back - motion)[:, TRANSLATION].mean() < 0.01
     found, given = track.expression.coefficients.numpy(), coefficients
     assert np.mean([np.corrcoef(found[:, k], given[:, k])[0, 1] for k in range(8)]) > 0.95
-    assert np.corrcoef(back[:, 8], motion[:, 8])[0, 1] > 0.95
+    assert np.corrcoef(back[:, GAZE][:, 0], motion[:, GAZE][:, 0])[0, 1] > 0.95
 
 
 def test_still_expression_comes_back_exactly(model):
     face = make_face(model)
     motion = np.array([[0.2, -0.1, 0.05, 0.02, -0.03, np.log(0.5), 0, 0, 0, 0]])
-    points = model.project(model.shape(face, np.zeros(model.coefficients), motion[0, 6:8], motion[0, 8:]), motion[0], 256.0)[None]
+    shape = model.shape(face, np.zeros(model.coefficient_dim), motion[0, BLINK], motion[0, GAZE])
+    points = model.project(shape, motion[0], 256.0)[None]
     track = model.track(points, face, 256.0, np.ones(1, bool))
-    assert np.allclose(track.motion.stacked()[:, :6], motion[:, :6], atol=1e-4)
+    assert np.allclose(track.motion.stacked()[:, POSE], motion[:, POSE], atol=1e-4)
     assert np.abs(track.expression.coefficients).max() < 0.05
 
 
 def test_closing_the_eyes_is_found_as_a_blink(model):
     face = make_face(model)
     motion = face.motion_mean.astype(float)
-    shapes = [model.shape(face, np.zeros(model.coefficients), np.full(2, blink), np.zeros(2)) for blink in (0.0, 0.5, 1.0)]
-    blinks = model.track(
-        np.stack([model.project(s, motion, 256.0) for s in shapes]), face, 256.0, np.ones(3, bool)
-    ).motion.blink.mean(1)
+    shapes = [model.shape(face, np.zeros(model.coefficient_dim), np.full(2, blink), np.zeros(2)) for blink in (0.0, 0.5, 1.0)]
+    points = np.stack([model.project(shape, motion, 256.0) for shape in shapes])
+    blinks = model.track(points, face, 256.0, np.ones(3, bool)).motion.blink.mean(1)
     assert blinks[0] < 0.1 and blinks[0] < blinks[1] < blinks[2] and blinks[2] > 0.5
 
 
 def test_basis_is_in_standard_deviations_and_invertible(model):
-    given = np.eye(model.coefficients)
-    back = (given @ model.expression_basis[:, :468].reshape(model.coefficients, -1)) @ model.projection.T
+    given = np.eye(model.coefficient_dim)
+    back = (given @ model.expression_basis[:, :468].reshape(model.coefficient_dim, -1)) @ model.projection.T
     assert np.allclose(back, given, atol=1e-3)
 
 
@@ -124,6 +124,30 @@ def test_face_survives_saving_and_a_broken_file_is_named(model, tmp_path):
     (tmp_path / "broken.safetensors").write_bytes(b"not this")
     with pytest.raises(UnusableAvatar):
         PersonFace.load(tmp_path / "broken.safetensors")
+
+
+def test_a_face_from_before_context_motion_had_its_name_is_read(model, tmp_path):
+    face = replace(make_face(model), context_motion=np.random.default_rng(0).normal(size=(19, 48, 48, 2)).astype(np.float32))
+    face.save(tmp_path / "face.safetensors")
+    tensors = load_file(tmp_path / "face.safetensors")
+    assert "surroundings" not in tensors
+    former = {name: tensor for name, tensor in tensors.items() if name != "context_motion"}
+    save_file(former | {"surroundings": face.context_motion}, tmp_path / "former.safetensors")
+    assert np.array_equal(PersonFace.load(tmp_path / "former.safetensors").context_motion, face.context_motion)
+    for wrong in (former, tensors | {"surroundings": face.context_motion}, tensors | {"unknown": face.crop}):
+        save_file(wrong, tmp_path / "wrong.safetensors")
+        with pytest.raises(UnusableAvatar, match="another version"):
+            PersonFace.load(tmp_path / "wrong.safetensors")
+
+
+def test_tracking_needs_no_more_of_a_person_than_the_shape(model):
+    face = make_face(model)
+    shape = FaceShape(face.neutral_shape, face.eye_open, face.eye_closed)
+    points = model.project(model.mean_shape, face.motion_mean.astype(float), 100.0)[None].repeat(3, 0)
+    of_face, of_shape = (model.track(points, one, 100.0, np.ones(3, bool)) for one in (face, shape))
+    assert np.array_equal(of_shape.motion.stacked(), of_face.motion.stacked())
+    with pytest.raises(ValueError, match="eye_open"):
+        FaceShape(face.neutral_shape, np.full(2, np.nan), face.eye_closed)
 
 
 def test_track_file_round_trip(model, tmp_path):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from gmtalker.errors import UnusableAvatar
-from gmtalker.media.full_frame import FEATHER, MOST_FRAMES, IdleLoop, paste, write_idle_loop
+from gmtalker.media.full_frame import FEATHER, IDLE_FRAMES_MAX, IdleLoop, paste, write_idle_loop
 from gmtalker.media.video_writer import VideoWriter
 
 
@@ -45,7 +45,7 @@ def test_the_loop_goes_to_and_fro_and_never_jumps(tmp_path):
     shoulders = np.arange(32.0).reshape(8, 4)
     write_idle_loop(tmp_path, tmp_path / "clip.mp4", 5, np.array([10.0, 5.0, 64.0]), shoulders)
     idle = IdleLoop.load(tmp_path)
-    assert torch.equal(idle.shoulders, torch.from_numpy(shoulders).float()) and len(idle.pictures) == 8 <= MOST_FRAMES
+    assert torch.equal(idle.shoulders, torch.from_numpy(shoulders).float()) and len(idle.pictures) == 8 <= IDLE_FRAMES_MAX
     assert abs(int(idle.picture(0).mean()) - 50) < 6 and abs(int(idle.picture(7).mean()) - 120) < 6
     places = idle.places(40)
     assert places[0] == 0 and places.max() == 7 and np.abs(np.diff(places)).max() == 1

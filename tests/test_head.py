@@ -1,20 +1,21 @@
-"""StyleUNet, EMN and the critic: wavelets, style in the decoder only, learning, resuming."""
+"""StyleUNet, EMN and the discriminator: wavelets, style in the decoder only, learning, resuming."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from skimage.metrics import structural_similarity
 
 from gmtalker.assets import GENERIC
 from gmtalker.face.model import FaceModel
-from gmtalker.face.renderer import Renderer
+from gmtalker.face.renderer import APPEARANCE, CANONICAL, CANONICAL_X, Renderer
 from gmtalker.models.discriminator import Discriminator
 from gmtalker.models.emotion_mapping import EmotionMapping
 from gmtalker.models.head_generator import WIDTHS, HeadGenerator, ModulatedConvolution, haar, inverse_haar
-from gmtalker.tracks import ExpressionTrack, FaceTrack, MotionTrack
-from gmtalker.training.head import HeadTraining, drawn_frames, mean_psnr, train_head
+from gmtalker.tracks import ROTATION, ExpressionTrack, FaceTrack, MotionTrack
+from gmtalker.training.head import HeadHooks, HeadOptions, HeadTraining, generate_frames, mean_psnr, train_head
 from gmtalker.training.head_data import HeadBatches, PersonFrames, mirrored
 from gmtalker.training.head_losses import PixelWeights, structure_loss, texture_loss
 from tests.test_face_model import make_face
@@ -26,7 +27,7 @@ def tiny(seed: int = 0):
     torch.manual_seed(seed)
     return (
         HeadGenerator(SIZE, widths=(8, 12, 16)),
-        EmotionMapping(latent=8, hidden=16, style=64),
+        EmotionMapping(latent_dim=8, hidden_dim=16, style_dim=64),
         Discriminator(widths=(8, 12, 16, 16)),
     )
 
@@ -36,11 +37,11 @@ def tiny_person(frames: int = 6) -> tuple[FaceModel, PersonFrames]:
     model = FaceModel.load(GENERIC / "face_model")
     renderer = Renderer(model, make_face(model, SIZE), SIZE)
     random = np.random.default_rng(0)
-    coefficients = random.normal(size=(frames, model.coefficients)) * 0.5
+    coefficients = random.normal(size=(frames, model.coefficient_dim)) * 0.5
     motion = np.tile(renderer.face.motion_mean.astype(float), (frames, 1))
-    motion[:, :3] += random.normal(size=(frames, 3)) * 0.05
+    motion[:, ROTATION] += random.normal(size=(frames, 3)) * 0.05
     pictures = np.stack([renderer.render(c, m) for c, m in zip(coefficients, motion)])
-    real = pictures[..., :3] // 2 + pictures[..., 3:6] // 4
+    real = pictures[..., APPEARANCE] // 2 + pictures[..., CANONICAL] // 4
     tracked = ExpressionTrack(torch.tensor(coefficients)), MotionTrack.unstacked(torch.tensor(motion)), torch.ones(frames) > 0
     return model, PersonFrames(renderer, real, FaceTrack(*tracked), np.eye(8)[np.zeros(frames, int)])
 
@@ -66,14 +67,16 @@ def test_modulated_convolution_is_stylegan2s():
 
 def test_style_reaches_the_picture_through_the_decoder_only():
     generator, _, _ = tiny()
-    seen = []
-    hooks = [module.register_forward_hook(lambda _m, _i, out: seen.append(out)) for module in (generator.enter, *generator.down)]
+    outputs = []
+    hooks = [
+        module.register_forward_hook(lambda _m, _i, out: outputs.append(out)) for module in (generator.enter, *generator.down)
+    ]
     rendering = torch.randn(1, 8, SIZE, SIZE)
     first, second = (generator(rendering, torch.full((1, 64), value)) for value in (0.0, 3.0))
     for hook in hooks:
         hook.remove()
-    half = len(seen) // 2
-    assert all(torch.equal(a, b) for a, b in zip(seen[:half], seen[half:])) and (first - second).abs().max() > 1e-3
+    half = len(outputs) // 2
+    assert all(torch.equal(a, b) for a, b in zip(outputs[:half], outputs[half:])) and (first - second).abs().max() > 1e-3
 
 
 def test_same_input_same_picture():
@@ -95,20 +98,22 @@ def test_training_learns_and_resumes(tmp_path):
     model, person = tiny_person()
     weights = PixelWeights(model)
     checkpoint = tmp_path / "head.safetensors"
-    told = []
+    reports = []
 
     def make():
         generator, mapping, discriminator = tiny()
-        return HeadTraining(generator, mapping, discriminator, weights, learning_rate=3e-3, average=0.9, device="cpu")
+        return HeadTraining(generator, mapping, discriminator, weights, learning_rate=3e-3, ema_decay=0.9, device="cpu")
 
     training = make()
 
     def quality(networks) -> float:
-        return mean_psnr(drawn_frames(*networks, person), person.frames)
+        return mean_psnr(generate_frames(*networks, person), person.frames)
 
     before = quality(training.networks())
-    train_head(training, [person], minutes=0.12, batch=2, checkpoint=checkpoint, held_out=[person], report=told.append)
+    options = HeadOptions(minutes=0.12, batch=2, checkpoint=checkpoint)
+    train_head(training, [person], [person], options, HeadHooks(reports.append))
     after = quality(training.networks())
+    assert reports[-1].stage == "head" and {"step", "its", "pixel", "discriminator"} <= reports[-1].figures.keys()
     assert after > before + 3 and training.state.curve[-1]["psnr"] == pytest.approx(after, abs=0.01)
     again = make()
     again.load(checkpoint)
@@ -116,12 +121,12 @@ def test_training_learns_and_resumes(tmp_path):
     assert quality(again.networks()) == pytest.approx(after, abs=1e-3)
     best = tmp_path / "best" / "best.safetensors"
     again.save_best(best)
-    for weight in again.average.shadow_params:  # training goes wrong from here on
+    for weight in again.ema.shadow_params:  # training goes wrong from here on
         weight.zero_()
     again.state.curve.append({"seconds": again.state.seconds + 1, "psnr": after - 5})
     assert quality(again.networks()) < after - 3 and quality(again.best_networks(best)) == pytest.approx(after, abs=1e-3)
     again.load(checkpoint)
-    assert all(torch.equal(a, b) for a, b in zip(training.drawing.parameters(), again.drawing.parameters()))
+    assert all(torch.equal(a, b) for a, b in zip(training.generators.parameters(), again.generators.parameters()))
 
 
 def test_resuming_goes_on_as_if_never_interrupted(tmp_path):
@@ -136,28 +141,58 @@ def test_resuming_goes_on_as_if_never_interrupted(tmp_path):
     trainings = []
     for _ in range(2):
         generator, mapping, discriminator = tiny()
-        trainings.append(HeadTraining(generator, mapping, discriminator, weights, learning_rate=1e-3, average=0.9, device="cpu"))
+        trainings.append(
+            HeadTraining(generator, mapping, discriminator, weights, learning_rate=1e-3, ema_decay=0.9, device="cpu")
+        )
     whole, broken = trainings
     run(whole, 4)
     run(broken, 2)
     broken.save(tmp_path / "c.safetensors")
     generator, mapping, discriminator = tiny(seed=5)
-    resumed = HeadTraining(generator, mapping, discriminator, weights, learning_rate=1e-3, average=0.9, device="cpu")
+    resumed = HeadTraining(generator, mapping, discriminator, weights, learning_rate=1e-3, ema_decay=0.9, device="cpu")
     resumed.load(tmp_path / "c.safetensors")
     run(resumed, 2)
-    for a, b in zip(whole.drawing.parameters(), resumed.drawing.parameters()):
+    for a, b in zip(whole.generators.parameters(), resumed.generators.parameters()):
         # bf16 training on some CPUs is not exact to the bit between two objects
         assert torch.allclose(a, b, atol=1e-5)
+
+
+def test_the_names_in_a_checkpoint_stay_what_they_were(tmp_path):
+    """A training that was stopped by an older version goes on in this one."""
+    generator, mapping, discriminator = tiny()
+    model, person = tiny_person()
+    training = HeadTraining(
+        generator, mapping, discriminator, PixelWeights(model), learning_rate=1e-3, ema_decay=0.9, device="cpu"
+    )
+    training.step(HeadBatches([person], 2, False, 0)[0], 0.6)
+    training.state.curve.append({"seconds": 1.0, "psnr": 20.0})
+    training.save(tmp_path / "c.safetensors")
+    with safe_open(str(tmp_path / "c.safetensors"), framework="pt") as file:
+        names, metadata = set(file.keys()), file.metadata()
+    assert set(metadata) == {"step", "seconds", "averaged"} and "curve" in names
+    moments = {"step", "exp_avg", "exp_avg_sq"}
+    for network, optimizer, owner, part in (
+        ("drawing", "draw_optimizer", training.generators, "generator.enter.weight"),
+        ("judge", "judge_optimizer", discriminator, "judge.weight"),
+    ):
+        assert f"{network}.{part}" in names
+        count = len(list(owner.parameters()))
+        assert {name for name in names if name.startswith(f"{optimizer}.")} == {
+            f"{optimizer}.{index}.{moment}" for index in range(count) for moment in moments
+        }
+    assert {name for name in names if name.startswith("average.")} == {
+        f"average.{index}" for index in range(len(training.ema.shadow_params))
+    }
 
 
 def test_checkpoint_of_other_networks_is_refused(tmp_path):
     generator, mapping, discriminator = tiny()
     weights = PixelWeights(FaceModel.load(GENERIC / "face_model"))
-    training = HeadTraining(generator, mapping, discriminator, weights, learning_rate=1e-3, average=0.9, device="cpu")
+    training = HeadTraining(generator, mapping, discriminator, weights, learning_rate=1e-3, ema_decay=0.9, device="cpu")
     training.save(tmp_path / "c.safetensors")
     networks = HeadGenerator(SIZE, widths=(8, 8, 8)), *tiny()[1:]
-    other = HeadTraining(*networks, weights, learning_rate=1e-3, average=0.9, device="cpu")
-    with pytest.raises(ValueError, match="other networks"):
+    other = HeadTraining(*networks, weights, learning_rate=1e-3, ema_decay=0.9, device="cpu")
+    with pytest.raises(ValueError, match="another model"):
         other.load(tmp_path / "c.safetensors")
 
 
@@ -174,7 +209,7 @@ def test_heads_of_unseen_emotions_stay_near_the_generic_ones():
             discriminator,
             weights,
             learning_rate=3e-3,
-            average=0.9,
+            ema_decay=0.9,
             anchor=torch.full((8,), strength),
             device="cpu",
         )
@@ -197,11 +232,11 @@ def test_the_generic_start_sees_mirrored_faces_and_other_colours():
     _, person = tiny_person(1)
     rendering = person.rendering(0)
     again = mirrored(rendering)
-    assert np.array_equal(mirrored(again), rendering) and np.array_equal(again[..., :3], rendering[:, ::-1, :3])
-    face = rendering[:, ::-1, 3] > 0
-    assert np.array_equal(again[..., 3] > 0, face)
-    assert np.all(again[face][:, 3] + rendering[:, ::-1][face][:, 3].astype(int) == 295)
-    varied, plain = (HeadBatches([person], 4, varied, 0)[3] for varied in (True, False))
+    assert np.array_equal(mirrored(again), rendering) and np.array_equal(again[..., APPEARANCE], rendering[:, ::-1, APPEARANCE])
+    face = rendering[:, ::-1, CANONICAL_X] > 0
+    assert np.array_equal(again[..., CANONICAL_X] > 0, face)
+    assert np.all(again[face][:, CANONICAL_X] + rendering[:, ::-1][face][:, CANONICAL_X].astype(int) == 295)
+    varied, plain = (HeadBatches([person], 4, augment, 0)[3] for augment in (True, False))
     assert len(varied.gain.unique()) > 4 and torch.equal(plain.gain, torch.ones(4, 3)) and not plain.lift.any()
     rendering, frame = plain.pictures()
     assert rendering.shape == (4, 8, SIZE, SIZE) and frame.shape == (4, 3, SIZE, SIZE) and -1 <= frame.min() < frame.max() <= 1
@@ -209,7 +244,7 @@ def test_the_generic_start_sees_mirrored_faces_and_other_colours():
 
 def test_a_larger_generator_takes_over_the_levels_of_a_smaller_one():
     torch.manual_seed(0)
-    small, large = HeadGenerator(32, style=4, widths=(6, 8, 10)), HeadGenerator(64, style=4, widths=(4, 6, 8, 10))
+    small, large = HeadGenerator(32, style_dim=4, widths=(6, 8, 10)), HeadGenerator(64, style_dim=4, widths=(4, 6, 8, 10))
     before = large.levels[-1].first.weight.clone()
     large.adopt(small)
     for ours, theirs in zip(large.levels, small.levels):

@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 from conftest import CONSENT, write_speech
 from hub_server import DROP_DOWNLOADS, DROP_UPLOADS
+from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 
 import gmtalker.hub
 from gmtalker.avatars.avatar import data_files, read_card, save_card
-from gmtalker.avatars.on_hub import pull_avatar, push_avatar, update_avatar
+from gmtalker.avatars.on_hub import pull_avatar, push_avatar, resolve, update_avatar
 from gmtalker.avatars.ready import load_avatar
-from gmtalker.avatars.storage import export_avatar, find_avatar, import_avatar, list_avatars, rename_avatar
+from gmtalker.avatars.storage import delete_avatar, export_avatar, find_avatar, import_avatar, list_avatars, rename_avatar
 from gmtalker.errors import UnusableAvatar, UnusableInput
 from gmtalker.pipeline import GMTalkerPipeline
 from personalize.__main__ import main
@@ -88,9 +89,14 @@ def test_an_avatar_comes_back_the_same(hub, tiny_pipeline, tiny_avatar, elsewher
 
 
 def test_where_an_avatar_is_named_its_repo_may_stand_and_without_a_network_too(shared, elsewhere, monkeypatch, hub):
-    elsewhere()
-    folder = find_avatar(REPO)
-    assert load_avatar(REPO).folder == folder and [entry.name for entry in list_avatars() if not entry.bundled] == ["tiny"]
+    here = elsewhere()
+    asked = len(hub.requests)
+    sentence(find_avatar, REPO, error=UnusableAvatar)  # which only looks: nothing is pulled
+    sentence(export_avatar, REPO, here / "x.zip", error=UnusableAvatar)
+    assert len(hub.requests) == asked and left_in(here) == []
+    folder = resolve(REPO)
+    assert find_avatar(REPO) == load_avatar(REPO).folder == folder
+    assert [entry.name for entry in list_avatars() if not entry.bundled] == ["tiny"]
     rename_avatar("tiny", "Somebody else")
     asked = len(hub.requests)
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
@@ -110,12 +116,12 @@ def test_a_second_push_is_what_an_update_fetches(shared, tiny_avatar, home, else
     pull_avatar(REPO, name="My one")
     assert not update_avatar("My one")
     folder = find_avatar("My one")
-    (folder / "moods.safetensors").touch()  # of the version before; gone in the next
+    (folder / "emotion_offsets.safetensors").touch()  # of the version before; gone in the next
     card = json.loads(shared.files["avatar.json"]) | {"measures": {"psnr": 31.0}}
     shared.commit(shared.files | {"avatar.json": json.dumps(card).encode()})
     assert update_avatar("My one")
     assert read_card(folder)["measures"] == {"psnr": 31.0} and read_card(folder)["name"] == "My one"
-    assert not (folder / "moods.safetensors").exists() and left_in(here) == [folder.name]
+    assert not (folder / "emotion_offsets.safetensors").exists() and left_in(here) == [folder.name]
     first = shared.commits[1][0]
     pull_avatar(REPO, revision=first)
     assert read_card(folder)["measures"] == {} and read_card(folder)["hub"]["revision"] == first
@@ -147,10 +153,10 @@ def test_an_archive_may_not_claim_a_repo(shared, tiny_avatar, elsewhere, tmp_pat
     packed = export_avatar(tiny_avatar, tmp_path / "a.zip")
     elsewhere()
     folder = import_avatar(packed)
-    assert "hub" not in read_card(folder) and find_avatar(REPO) != folder
+    assert "hub" not in read_card(folder) and resolve(REPO) != folder
 
 
-# --- AvatarLike may see it, and who agreed ---------------------------------------------------------------------------------------------
+# --- Who may see it, and who agreed --------------------------------------------------------------------------------------------
 
 
 def test_nobody_sees_it_unless_asked_for(hub, tiny_avatar):
@@ -203,7 +209,7 @@ def test_the_card_says_what_it_is_whose_and_how_it_is_used(hub, tiny_avatar, hom
         assert text in card, text
     assert "poster.jpg" not in card  # there is none
     share_avatar(tiny_avatar, REPO, token=ANN, licence="cc-by-4.0")
-    assert "license: cc-by-4.0\nlibrary_name" in hub.repos["model", REPO].files["README.md"].decode()
+    assert "\nlicense: cc-by-4.0\n" in hub.repos["model", REPO].files["README.md"].decode()
     with pytest.raises(ValueError, match="licence"):
         share_avatar(tiny_avatar, REPO, token=ANN, licence="mine\nprivate: no")
 
@@ -282,7 +288,7 @@ def test_half_a_download_leaves_nothing_here(shared, hub, elsewhere, no_waiting)
     assert files_of(folder) == before and left_in(here) == [folder.name]
 
 
-@pytest.mark.parametrize("writer", ["huggingface_hub.file_download._chmod_and_move", "gmtalker.hub.save_card"])
+@pytest.mark.parametrize("writer", ["huggingface_hub.file_download._chmod_and_move", "gmtalker.avatars.on_hub.save_card"])
 def test_a_full_disk_leaves_nothing_and_loses_nothing(shared, elsewhere, monkeypatch, writer):
     here = elsewhere()
     folder = pull_avatar(REPO)
@@ -369,7 +375,11 @@ def test_stages_come_back_the_same_and_are_kept(hub, tiny_pipeline, tiny_avatar,
     where = {"device": "cpu", "cache_dir": tmp_path / "cache"}
     again = GMTalkerPipeline.from_pretrained("ann/stages", token=ANN, **where)
     assert all(np.array_equal(*pair) for pair in zip(again(speech, tiny_avatar, {"happy": 0.5}), frames, strict=True))
-    assert "license: other" in again.card and again._card_for("bob/x").count("## Use") == 1
+    assert ModelCard(again.card).data.license_name == "research-demo" and ModelCard(again.card).data.library_name == "diffusers"
+    again.push_to_hub("bob/stages", token=BOB)  # on from there, with its own card
+    card = hub.repos["model", "bob/stages"].files["README.md"].decode()
+    assert card.count("## Use") == 1 and 'from_pretrained("bob/stages")' in card and "ann/stages" not in card
+    assert [line for line in card.splitlines() if line.startswith("# ")] == ["# Generic stages of GMTalker Studio"]
     asked = len(hub.requests)
     GMTalkerPipeline.from_pretrained("ann/stages", local_files_only=True, **where)
     assert len(hub.requests) == asked
@@ -380,11 +390,12 @@ def test_stages_come_back_the_same_and_are_kept(hub, tiny_pipeline, tiny_avatar,
 
 @pytest.mark.parametrize("part", ["speech_encoder", "expression_generator", "motion_generator", "face_model"])
 def test_a_stage_that_a_repo_lacks_is_the_bundled_one(hub, tiny_generic, tmp_path, monkeypatch, part):
-    monkeypatch.setattr("gmtalker.pipeline.GENERIC", tiny_generic)
+    monkeypatch.setattr("gmtalker.stages.GENERIC", tiny_generic)
     files = {name: content for name, content in files_of(tiny_generic).items() if not name.startswith(part)}
     hub.add("ann/parts", files)
-    with pytest.warns(UserWarning, match=f"does not hold {part}; the bundled"):
+    with pytest.warns(UserWarning, match=f"does not hold {part}; the bundled") as warned:
         pipeline = GMTalkerPipeline.from_pretrained("ann/parts", device="cpu", cache_dir=tmp_path)
+    assert [warning.filename for warning in warned] == [__file__]  # the line that asked for them
     if part != "face_model":
         bundled = load_file(tiny_generic / part / "diffusion_pytorch_model.safetensors")
         assert all((tensor.cpu() == bundled[name].float()).all() for name, tensor in getattr(pipeline, part).state_dict().items())
@@ -411,13 +422,13 @@ def test_stages_that_are_broken_or_none_are_refused(hub, tiny_generic, tmp_path)
 # --- The command line -----------------------------------------------------------------------------------------------------------
 
 
-def test_the_commands_share_pull_and_update(hub, tiny_avatar, elsewhere, capsys, monkeypatch):
+def test_the_commands_share_pull_update_and_export(hub, tiny_avatar, elsewhere, capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("HF_TOKEN", ANN)
     assert main(["share", "tiny", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"avatar": "tiny", "repo": REPO, "address": f"{hub.endpoint}/{REPO}"}
     elsewhere()
     assert main(["pull", REPO, "--name", "Guest"]) == 0 and "Guest" in capsys.readouterr().out
-    assert main(["update", "Guest"]) == 0 and "already" in capsys.readouterr().out
+    assert main(["update", "Guest"]) == 0 and "up to date" in capsys.readouterr().out
     assert main(["share", "Guest", "--repo", "ann/guest", "--public", "--token", ANN]) == 0
     assert not hub.repos["model", "ann/guest"].private
     capsys.readouterr()
@@ -429,3 +440,9 @@ def test_the_commands_share_pull_and_update(hub, tiny_avatar, elsewhere, capsys,
     ):
         assert main(words) == code
         assert len(capsys.readouterr().err.strip().splitlines()) == 1
+    for archive, pulled in (("here already.zip", False), ("pulled first.zip", True)):
+        asked = len(hub.requests)
+        assert main(["export", "ann/guest", "--output", str(tmp_path / archive)]) == 0
+        assert (len(hub.requests) > asked) == pulled
+        assert read_card(import_avatar(tmp_path / archive, archive))["name"] == archive
+        delete_avatar("Guest")

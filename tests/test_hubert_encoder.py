@@ -40,7 +40,7 @@ def folder(tmp_path_factory) -> Path:
 
 def test_one_row_for_every_frame(folder):
     encoder = load_speech_encoder(folder)
-    assert isinstance(encoder, HubertEncoder) and encoder.features == WIDTH
+    assert isinstance(encoder, HubertEncoder) and encoder.feature_dim == WIDTH
     for samples in (1, 640, 641, 16_000, 33_333):
         assert encoder.encode(torch.randn(samples)).shape == (-(-samples // 640), WIDTH)
 
@@ -60,7 +60,7 @@ def test_long_speech_is_heard_in_pieces_without_seams(folder, monkeypatch):
     encoder = load_speech_encoder(folder)
     waveform = torch.randn(6 * 16_000, generator=torch.Generator().manual_seed(2))
     whole = encoder.encode(waveform)
-    monkeypatch.setattr(hubert_encoder, "CHUNK", 2)
+    monkeypatch.setattr(hubert_encoder, "ENCODE_SECONDS", 2)
     pieces = encoder.encode(waveform)
     assert pieces.shape == whole.shape
     # Attention reaches further than the context: near, not equal.
@@ -90,7 +90,7 @@ def test_other_stages_refuse_an_encoder_they_were_not_trained_with(folder, tiny_
     pipeline = GMTalkerPipeline.from_pretrained(generic, device="cpu")  # as wide as the tiny stages expect, so it is taken
     assert pipeline.encode(np.zeros(6400, np.float32)).shape == (10, WIDTH)
     config = json.loads((generic / "expression_generator" / "config.json").read_text())
-    assert config["features"] == WIDTH
+    assert config["feature_dim"] == WIDTH
     shutil.rmtree(generic / "speech_encoder")
     shutil.copytree(GENERIC / "speech_encoder", generic / "speech_encoder")
     with pytest.raises(UnusableInput, match="speech encoder"):
@@ -100,7 +100,7 @@ def test_other_stages_refuse_an_encoder_they_were_not_trained_with(folder, tiny_
 def test_the_projects_own_encoder_answers_the_same_call():
     encoder = load_speech_encoder(GENERIC / "speech_encoder")
     assert isinstance(encoder, SpeechEncoder)
-    assert encoder.encode(torch.randn(16_001)).shape == (26, encoder.features)
+    assert encoder.encode(torch.randn(16_001)).shape == (26, encoder.feature_dim)
 
 
 def test_the_command_takes_a_hubert_as_it_is(folder, tmp_path, capsys):

@@ -1,95 +1,108 @@
-"""Imports run one way; the page alone knows gradio, training alone knows accelerate."""
+"""The house stays as it is drawn: layers, no circles, short functions, documented names; who may import what."""
 
 import ast
 from pathlib import Path
 
 import pytest
 
+from tools import structure
+
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("studio", "gmtalker", "personalize")
-SOURCES = sorted([*ROOT.glob("app.py"), *(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))])
-# A module may import its own layer and those under it. The longest matching name counts.
-LAYERS = {
-    "gmtalker.errors": 0,
-    "gmtalker.device": 0,
-    "gmtalker.tracks": 0,
-    "gmtalker.models": 1,
-    "gmtalker.audio": 2,
-    "gmtalker.video": 2,
-    "gmtalker.face_model": 2,
-    "gmtalker.renderer": 2,
-    "gmtalker.lip_guard": 2,
-    "gmtalker.full_frame": 3,
-    "gmtalker.composing": 2,
-    "gmtalker.emotion_script": 2,
-    "gmtalker.speaking_style": 2,
-    "gmtalker.avatar": 3,
-    "gmtalker.hub": 3,
-    "gmtalker.watermark": 2,
-    "gmtalker.provenance": 3,
-    "gmtalker.pipeline": 4,
-    "gmtalker.benchmark": 4,
-    "gmtalker.mark_benchmark": 4,
-    "personalize": 5,
-    "app": 6,
-    "studio": 6,
-    "gmtalker.__main__": 6,
-    "personalize.__main__": 6,
-}
 PAGE = ("app", "studio")
-TRAINING = ("training", "fitting")  # how the names of the modules that train end
+TRAINING = ("gmtalker.training", "gmtalker.pretrain")
+READERS = {"pathlib", "os", "json", "av", "cv2", "PIL", "safetensors", "safetensors.torch"}
 
 
-def module_name(path: Path) -> str:
-    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+def named(findings: list) -> list[str]:
+    return [f"{finding.path}:{finding.line} {finding.name} {finding.value}" for finding in findings]
 
 
-def imported(path: Path) -> set[str]:
-    """Every module a file imports, wherever in the file; names taken from a package count as its modules where they are."""
+def imported(module: structure.Module) -> set[str]:
+    """Every package and module that a file imports, wherever in the file."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(module.tree):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path.name} imports relatively"
             found.add(node.module)
-            if (ROOT / Path(*node.module.split("."))).is_dir():
-                found |= {f"{node.module}.{alias.name}" for alias in node.names}
     return found
 
 
-def layer(module: str) -> int | None:
-    names = [name for name in LAYERS if module == name or module.startswith(name + ".")]
-    return LAYERS[max(names, key=len)] if names else None
+def users_of(package: str) -> list[str]:
+    found = [
+        module.name
+        for module in structure.modules(ROOT)
+        if any(name == package or name.startswith(f"{package}.") for name in imported(module))
+    ]
+    assert found, f"nobody imports {package}: is it spelled right?"
+    return found
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=module_name)
-def test_a_module_imports_only_its_layer_and_those_under_it(path):
-    module = module_name(path)
-    if module in ("gmtalker", "personalize"):
-        pytest.skip("a package by itself has no layer")
-    own = layer(module)
-    assert own is not None, f"{module} has no layer yet: name one in LAYERS"
-    for name in imported(path):
-        if (other := layer(name)) is not None:
-            assert other <= own, f"{module} must not import {name}"
+def test_every_module_has_a_layer():
+    assert [module.name for module in structure.without_layer(ROOT)] == []
+    folders = {path.parent.relative_to(ROOT).parts[:2] for path in ROOT.glob("gmtalker/*/*.py")}
+    layers = {name for group in structure.LAYERS for name in group}
+    assert {".".join(folder) for folder in folders} <= layers, "a folder without a layer of its own"
+
+
+def test_imports_run_one_way():
+    assert named(structure.upward(ROOT)) == []
+
+
+def test_there_are_no_circles_not_even_within_a_folder():
+    assert structure.circles(ROOT) == []
+
+
+def test_an_upward_import_and_a_circle_would_be_found(tmp_path):
+    (tmp_path / "gmtalker" / "face").mkdir(parents=True)
+    (tmp_path / "gmtalker" / "face" / "one.py").write_text("from gmtalker.face import two\nimport gmtalker.pipeline\n")
+    (tmp_path / "gmtalker" / "face" / "two.py").write_text("def late():\n    from gmtalker.face.one import name\n")
+    (tmp_path / "gmtalker" / "pipeline.py").write_text("")
+    assert structure.circles(tmp_path) == [("gmtalker.face.one", "gmtalker.face.two")]
+    assert [finding.value for finding in structure.upward(tmp_path)] == ["gmtalker.pipeline"]
+
+
+def test_no_import_is_relative():
+    nodes = [(module.name, node) for module in structure.modules(ROOT) for node in ast.walk(module.tree)]
+    assert [name for name, node in nodes if isinstance(node, ast.ImportFrom) and node.level] == []
+
+
+@pytest.mark.parametrize(("limit", "most"), [(60, 0), (40, 12)])
+def test_functions_are_short(limit, most):
+    long = [item for item in structure.functions(ROOT) if item.lines > limit]
+    assert len(long) <= most, [f"{item.path}:{item.line} {item.name} {item.lines}" for item in long]
+
+
+def test_no_function_takes_more_than_eight_parameters():
+    """But the constructors of networks, whose configurations they are."""
+    wide = [f for f in structure.functions(ROOT) if f.kind == "function" and f.parameters > structure.PARAMETER_LIMIT]
+    assert [f"{item.path}:{item.line} {item.name} {item.parameters}" for item in wide] == []
+
+
+def test_every_public_name_says_what_it_is():
+    assert named(structure.undocumented(ROOT)) == []
+    assert [module.name for module in structure.modules(ROOT) if not ast.get_docstring(module.tree)] == []
 
 
 def test_gradio_is_imported_by_the_page_alone():
-    assert [module_name(path) for path in SOURCES if uses(path, "gradio") and module_name(path).split(".")[0] not in PAGE] == []
+    assert [name for name in users_of("gradio") if name.split(".")[0] not in PAGE] == []
 
 
 def test_accelerate_is_imported_by_training_alone():
-    users = [module_name(path) for path in SOURCES if uses(path, "accelerate")]
-    assert [name for name in users if not name.startswith("personalize.") or not name.endswith(TRAINING)] == []
+    assert [name for name in users_of("accelerate") if not name.startswith(TRAINING)] == []
 
 
-def test_models_read_no_files_but_their_own_loading():
-    readers = {"pathlib", "os", "json", "av", "cv2", "PIL", "safetensors", "safetensors.torch"}
-    for path in SOURCES:
-        if path.parent.name == "models" and path.stem not in ("loading", "__init__"):
-            assert not imported(path) & readers, f"{module_name(path)} maps tensors to tensors"
+def test_models_read_no_files_but_their_own_weights():
+    networks = [module for module in structure.modules(ROOT) if module.name.startswith("gmtalker.models.")]
+    readers = [module.name for module in networks if imported(module) & READERS]
+    assert readers == ["gmtalker.models.weights"]
 
 
-def uses(path: Path, package: str) -> bool:
-    return any(name == package or name.startswith(package + ".") for name in imported(path))
+def test_no_file_names_motion_columns_by_number():
+    """tracks.py names them: POSE, BLINK, GAZE."""
+    raw = []
+    for module in structure.modules(ROOT):
+        for node in ast.walk(module.tree) if module.name != "gmtalker.tracks" else ():
+            if isinstance(node, ast.Slice) and ast.unparse(node) in ("6:8", "8:10", ":6"):
+                raw.append(f"{module.path}:{node.lineno}")
+    assert raw == []

@@ -1,4 +1,4 @@
-"""A mood may not hold lips open that the speech closes, and keeps everything else."""
+"""An emotion may not hold lips open that the speech closes, and keeps everything else."""
 
 from __future__ import annotations
 
@@ -27,41 +27,41 @@ def with_measures(guard: LipGuard, *wanted: float) -> torch.Tensor:
     return torch.tensor(wanted) @ guard.change.T
 
 
-def test_lips_that_must_close_close_under_a_mood_that_opens_them(guard):
+def test_lips_that_must_close_close_in_an_emotion_that_opens_them(guard):
     neutral = with_measures(guard, 0.0, 0.0, 0.0, 0.0)
-    moody = neutral + with_measures(guard, 0.05, 0.05, 0.05, 0.02)
-    safe = guard(moody, neutral)
-    assert (moody @ guard.measures.T)[:3].min() > 0.045
+    emotional = neutral + with_measures(guard, 0.05, 0.05, 0.05, 0.02)
+    safe = guard(emotional, neutral)
+    assert (emotional @ guard.measures.T)[:3].min() > 0.045
     assert (safe @ guard.measures.T)[:3].abs().max() < 0.003
     assert (safe @ guard.measures.T)[3] == pytest.approx(0.02, abs=0.003)  # the smile stays
 
 
-def test_open_lips_keep_the_whole_mood(guard):
+def test_open_lips_keep_the_whole_emotion(guard):
     neutral = with_measures(guard, *[OPEN + 0.005] * 3, 0.005)
-    moody = neutral + with_measures(guard, 0.03, 0.03, 0.03, 0.03)
-    assert torch.allclose(guard(moody, neutral), moody, atol=1e-5)
+    emotional = neutral + with_measures(guard, 0.03, 0.03, 0.03, 0.03)
+    assert torch.allclose(guard(emotional, neutral), emotional, atol=1e-5)
 
 
-def test_a_mood_that_presses_the_lips_is_left_alone(guard):
+def test_an_emotion_that_presses_the_lips_is_left_alone(guard):
     neutral = with_measures(guard, CLOSED, CLOSED, CLOSED, 0.0)
-    moody = neutral - with_measures(guard, 0.01, 0.01, 0.01, 0.01)
-    assert torch.allclose(guard(moody, neutral), moody, atol=1e-5)
+    emotional = neutral - with_measures(guard, 0.01, 0.01, 0.01, 0.01)
+    assert torch.allclose(guard(emotional, neutral), emotional, atol=1e-5)
 
 
 def test_the_rest_of_the_face_hardly_moves(model, guard):
-    neutral = torch.zeros(model.coefficients)
-    moody = 1.5 * torch.randn(model.coefficients, generator=torch.Generator().manual_seed(3))
-    moody = moody if (moody @ guard.measures.T)[0] > 0 else -moody
-    change = torch.tensordot(guard(moody, neutral) - moody, torch.tensor(model.expression_basis, dtype=torch.float32), 1)
+    neutral = torch.zeros(model.coefficient_dim)
+    emotional = 1.5 * torch.randn(model.coefficient_dim, generator=torch.Generator().manual_seed(3))
+    emotional = emotional if (emotional @ guard.measures.T)[0] > 0 else -emotional
+    change = torch.tensordot(guard(emotional, neutral) - emotional, torch.tensor(model.expression_basis, dtype=torch.float32), 1)
     moved = change.norm(dim=-1)
     brows = [70, 63, 105, 66, 107, 336, 296, 334, 293, 300]
     assert moved[list(LIPS)].max() > 4 * moved[brows].max()
 
 
 def test_many_frames_at_once(guard):
-    moody, neutral = torch.randn(2, 7, guard.measures.shape[1], generator=torch.Generator().manual_seed(0))
-    rows = torch.stack([guard(a, b) for a, b in zip(moody, neutral)])
-    assert torch.allclose(guard(moody, neutral), rows, atol=1e-5)
+    emotional, neutral = torch.randn(2, 7, guard.measures.shape[1], generator=torch.Generator().manual_seed(0))
+    rows = torch.stack([guard(a, b) for a, b in zip(emotional, neutral)])
+    assert torch.allclose(guard(emotional, neutral), rows, atol=1e-5)
 
 
 def test_lips_are_closed_by_a_part_and_all_else_is_kept(guard):
@@ -71,17 +71,17 @@ def test_lips_are_closed_by_a_part_and_all_else_is_kept(guard):
     assert torch.equal(guard.closed(speaking, torch.zeros(3)), speaking)
 
 
-def test_lips_are_still_in_silence_at_their_own_level_and_moods_come_and_go(guard):
+def test_lips_are_still_in_silence_at_their_own_level_and_emotions_come_and_go(guard):
     silent = np.zeros(60, bool)
     silent[20:40] = True
     opening = 0.02 + 0.01 * torch.sin(torch.arange(60.0))
     spoken = torch.stack([with_measures(guard, float(x), float(x), float(x), 0.0) for x in opening])
-    mood = torch.stack([with_measures(guard, 0.001 * t, 0.001 * t, 0.001 * t, 0.0) for t in range(60)])
-    still = guard.still(spoken + mood, spoken, silent)
+    emotion = torch.stack([with_measures(guard, 0.001 * t, 0.001 * t, 0.001 * t, 0.0) for t in range(60)])
+    still = guard.still(spoken + emotion, spoken, silent)
     lips = (still @ guard.measures.T)[:, 0]
     level = opening[20:40].mean()
     assert lips[20:40].tolist() == pytest.approx([float(level) + 0.001 * t for t in range(20, 40)], abs=1e-4)
-    assert torch.equal(still[:10], (spoken + mood)[:10]) and torch.equal(still[50:], (spoken + mood)[50:])
+    assert torch.equal(still[:10], (spoken + emotion)[:10]) and torch.equal(still[50:], (spoken + emotion)[50:])
 
 
 def test_lips_rest_wholly_in_silence_and_come_to_it_around():

@@ -34,9 +34,9 @@ def short(tiny_avatar, monkeypatch):
 
 def by_label(pipeline) -> ExpressionGenerator:
     torch.manual_seed(0)
-    small = {"features": FEATURES, "width": 16, "heads": 2, "decoder_layers": 1, "z_size": 8}
-    coefficients = pipeline.face_model.coefficients
-    return perturbed(ExpressionGenerator(coefficients=coefficients, speakers=2, by_label=True, **small))
+    small = {"feature_dim": FEATURES, "width": 16, "heads": 2, "decoder_layers": 1, "z_dim": 8}
+    coefficients = pipeline.face_model.coefficient_dim
+    return perturbed(ExpressionGenerator(coefficient_dim=coefficients, num_speakers=2, by_label=True, **small))
 
 
 def test_emotions_that_change_nothing_are_no_distance_apart(tiny_pipeline, short):
@@ -83,8 +83,8 @@ def test_adapting_learns_the_first_part_and_is_measured_on_the_rest(tiny_pipelin
     level = np.repeat(random.random(40), 5)[:200]
     sound = (np.repeat(level, 640) * random.normal(size=128_000) * 0.2).astype(np.float32)
     model = tiny_pipeline.face_model
-    opening = np.array([model.lip_opening(row[None])[0] for row in np.eye(model.coefficients)])
-    coefficients = np.zeros((200, model.coefficients), np.float32)
+    opening = np.array([model.lip_opening(row[None])[0] for row in np.eye(model.coefficient_dim)])
+    coefficients = np.zeros((200, model.coefficient_dim), np.float32)
     coefficients[:, opening.argmax()] = 3 * level
     row = Row(Path("a.mp4"), "a.mp4", "speech", "p", 0.0, True, None, "ok", test=True)
     unseen_speaker = measures.UnseenSpeaker(row, model.lip_opening(coefficients), coefficients, np.zeros((200, 10)), sound)

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from gmtalker.models.motion_generator import BLINK, BLINK_GAIN, CHANNELS, MotionBatch, MotionGenerator, TransformerFlow
-from gmtalker.tracks import count_blinks
+from gmtalker.models.motion_generator import BLINK_GAIN, MotionBatch, MotionGenerator, TransformerFlow
+from gmtalker.tracks import BLINK, MOTION_DIM, count_blinks
 
 TINY = dict(
-    features=6, latent=6, width=32, heads=2, encoder_layers=1, decoder_layers=1, flow_steps=3, flow_width=16, flow_reach=3,
+    feature_dim=6, latent_dim=6, width=32, heads=2, encoder_layers=1, decoder_layers=1, flow_steps=3, flow_width=16, flow_reach=3,
     window=8, period=4, dropout=0.0,
 )  # fmt: skip
 
@@ -32,13 +32,13 @@ def tiny(**changes):
 @pytest.fixture
 def flow():
     torch.manual_seed(0)
-    flow = TransformerFlow(channels=4, condition=3, width=16, heads=2, steps=4, reach=3).double()
+    flow = TransformerFlow(channels=4, condition_dim=3, width=16, heads=2, steps=4, reach=3).double()
     perturb(flow)
     return flow
 
 
 def test_flow_starts_as_the_flipped_identity():
-    flow = TransformerFlow(channels=4, condition=3, width=16, heads=2, steps=4, reach=3)
+    flow = TransformerFlow(channels=4, condition_dim=3, width=16, heads=2, steps=4, reach=3)
     z, valid = torch.randn(2, 5, 4), torch.ones(2, 5, dtype=torch.bool)
     made, log_determinant = flow(z, torch.randn(2, 5, 3), valid)
     torch.testing.assert_close(made, z)
@@ -88,19 +88,19 @@ def test_stream_with_cache_is_the_full_pass():
 def test_generation_starts_in_the_mean_pose_and_the_seed_decides():
     model, speech = tiny(), torch.randn(61, 6)
     motion = model.generate(speech, seed=1)
-    assert motion.shape == (61, CHANNELS)
-    still = [column for column in range(CHANNELS) if not 6 <= column < 8]
+    assert motion.shape == (61, MOTION_DIM)
+    still = [column for column in range(MOTION_DIM) if not 6 <= column < 8]
     assert motion[0, still].abs().max() == 0 < motion[30, still].abs().max()
     assert motion[:, BLINK].min() >= 0 and motion[:, BLINK].max() <= 1
     torch.testing.assert_close(model.generate(speech, seed=1), motion, atol=0, rtol=0)
     assert not torch.allclose(model.generate(speech, seed=2), motion)
     torch.testing.assert_close(*(model.generate(speech, seed=seed, temperature=0.0) for seed in (1, 2)))
-    assert model.generate(speech[:0], seed=1).shape == (0, CHANNELS)
+    assert model.generate(speech[:0], seed=1).shape == (0, MOTION_DIM)
 
 
 def test_scale_is_the_spread_around_each_persons_mean():
     model = tiny()
-    motions = [torch.randn(500, CHANNELS) * 0.1 + person for person in range(3)]
+    motions = [torch.randn(500, MOTION_DIM) * 0.1 + person for person in range(3)]
     model.fit_scale(motions)
     torch.testing.assert_close(model.scale[:6], torch.full((6,), 0.1), atol=0.01, rtol=0)
     assert model.scale[BLINK].tolist() == [1, 1]
@@ -113,7 +113,7 @@ def test_scale_is_the_spread_around_each_persons_mean():
 def toy(clips, frames, generator):
     """A head that sways at its own pace and blinks."""
     time = torch.arange(frames)[None, :, None] / 25
-    phase = torch.rand(clips, 1, CHANNELS, generator=generator) * 6.28
+    phase = torch.rand(clips, 1, MOTION_DIM, generator=generator) * 6.28
     motion = torch.sin(time * 3 + phase)
     motion[..., BLINK] = (motion[..., :1] > 0.9).float()
     return motion
@@ -121,7 +121,7 @@ def toy(clips, frames, generator):
 
 def test_padding_costs_nothing():
     model = tiny()
-    motion, speech = torch.randn(2, 20, CHANNELS), torch.randn(2, 20, 6)
+    motion, speech = torch.randn(2, 20, MOTION_DIM), torch.randn(2, 20, 6)
     mask = (torch.arange(20) < 16).repeat(2, 1)
     heard = torch.ones(2, dtype=torch.bool)
     losses = []
@@ -133,7 +133,7 @@ def test_padding_costs_nothing():
 
 
 def test_it_learns_to_move_like_the_data():
-    model = MotionGenerator(**TINY | {"latent": 8, "flow_reach": 6, "window": 16}).train()
+    model = MotionGenerator(**TINY | {"latent_dim": 8, "flow_reach": 6, "window": 16}).train()
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(1)
     optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
@@ -163,7 +163,7 @@ def test_eyes_shut_as_often_as_asked_and_wholly(monkeypatch):
         for fall in falls[seed]:
             yield torch.tensor([0.0] * 6 + [fall] * 2 + [0.0] * 2)
 
-    monkeypatch.setattr(model, "_raw", hesitating)
+    monkeypatch.setattr(model, "_unsettled", hesitating)
     speeches = [torch.zeros(3000, 6)] * 2
     for wanted in (8.0, 20.0):
         model.fit_blinks(speeches, wanted)
@@ -177,9 +177,9 @@ def test_eyes_shut_as_often_as_asked_and_wholly(monkeypatch):
 def test_heads_move_as_widely_as_the_data():
     model = tiny()
     speeches = [torch.randn(200, 6) for _ in range(3)]
-    plain = [torch.stack(list(model._raw(speech, seed))) for seed, speech in enumerate(speeches)]
+    plain = [torch.stack(list(model._unsettled(speech, seed))) for seed, speech in enumerate(speeches)]
     model.fit_gain(speeches, [1.3 * motion for motion in plain])
-    pose = [index for index in range(CHANNELS) if not BLINK.start <= index < BLINK.stop]
+    pose = [index for index in range(MOTION_DIM) if not BLINK.start <= index < BLINK.stop]
     assert model.gain[pose] == pytest.approx(1.3, rel=1e-4) and torch.all(model.gain[BLINK] == 1)
     made = model.generate(speeches[0], 0)
     torch.testing.assert_close(made[50:, pose], 1.3 * plain[0][50:, pose])

@@ -2,7 +2,9 @@
 
 import copy
 import json
+import os
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -11,17 +13,19 @@ import pytest
 import torch
 from conftest import SIZE, write_speech
 
-from gmtalker.__main__ import _parser, parse_emotion
+from gmtalker.__main__ import _parser, request_of
+from gmtalker.avatars.motion import retarget
 from gmtalker.avatars.ready import load_avatar
 from gmtalker.avatars.speaking_style import save_speaking_style
 from gmtalker.clock import EMOTIONS, frames_for
 from gmtalker.errors import UnusableAvatar, UnusableInput, UnusableSpeech
 from gmtalker.face.person import PersonFace
 from gmtalker.media.audio import read_speech
-from gmtalker.pipeline import GMTalkerPipeline, Performance, retarget
+from gmtalker.performance import Performance
+from gmtalker.pipeline import GMTalkerPipeline
 from gmtalker.progress import Progress, Stopped
-from gmtalker.request import SpeakRequest
-from gmtalker.tracks import EmotionWeights, ExpressionTrack, FaceTrack, MotionTrack
+from gmtalker.request import SpeakRequest, request_file
+from gmtalker.tracks import BLINK, GAZE, POSE, EmotionKey, EmotionWeights, ExpressionTrack, FaceTrack, MotionTrack
 
 
 @pytest.fixture
@@ -68,20 +72,20 @@ def test_every_emotion_changes_the_picture_and_the_expression_but_not_the_motion
     assert np.array_equal(none, drawn["neutral"])
 
 
-def test_an_exaggerated_mood_goes_farther_the_same_way(tiny_pipeline, tiny_avatar, speech):
-    calm, happy, beaming = (
+def test_an_exaggerated_emotion_goes_farther_the_same_way(tiny_pipeline, tiny_avatar, speech):
+    neutral, happy, beaming = (
         tiny_pipeline(speech, tiny_avatar, emotion={"happy": 1.0}, intensity=intensity).track.expression.coefficients
         for intensity in (0.0, 1.0, 2.0)
     )
-    once, twice = (happy - calm).flatten(), (beaming - calm).flatten()
+    once, twice = (happy - neutral).flatten(), (beaming - neutral).flatten()
     assert twice.norm() > 1.3 * once.norm() and torch.cosine_similarity(once, twice, dim=0) > 0.8
 
 
 def test_the_style_alone_changes_the_picture(tiny_pipeline, tiny_avatar, speech):
     track = tiny_pipeline(speech, tiny_avatar).track
-    moods = [EmotionWeights.from_mapping({name: 1.0}) for name in ("neutral", "happy")]
-    calm, happy = (np.stack(list(tiny_pipeline.draw(track, tiny_avatar, mood))) for mood in moods)
-    assert not np.array_equal(calm, happy)
+    weights = [EmotionWeights.from_mapping({name: 1.0}) for name in ("neutral", "happy")]
+    neutral, happy = (np.stack(list(tiny_pipeline.draw(track, tiny_avatar, omega))) for omega in weights)
+    assert not np.array_equal(neutral, happy)
 
 
 def test_a_timeline_begins_as_its_first_key_and_ends_as_its_last(tiny_pipeline, tiny_avatar, speech):
@@ -92,6 +96,8 @@ def test_a_timeline_begins_as_its_first_key_and_ends_as_its_last(tiny_pipeline, 
     assert happy[0] == 1 and sad[-1] == 1 and 0.3 < happy[12] < 0.7
     early = tiny_pipeline(speech, tiny_avatar, emotion={"happy": 1.0}).track.expression.coefficients[:5]
     assert torch.allclose(performance.track.expression.coefficients[:5], early)
+    again = tiny_pipeline(speech, tiny_avatar, timeline=[EmotionKey(0.7, {"sad": 1.0}), EmotionKey(0.3, {"happy": 1.0})])
+    assert torch.equal(again.weights.weights, performance.weights.weights)  # keys themselves, in any order
 
 
 def test_amounts_scale_each_movement_around_the_persons_mean(tiny_pipeline, tiny_avatar, speech):
@@ -100,16 +106,16 @@ def test_amounts_scale_each_movement_around_the_persons_mean(tiny_pipeline, tiny
     still = tiny_pipeline(speech, tiny_avatar, head=0.0, blink=0.0, gaze=0.0).track.motion.stacked()
     assert torch.allclose(still, mean.expand_as(still))
     half = tiny_pipeline(speech, tiny_avatar, head=0.5, gaze=2.0).track.motion.stacked()
-    assert torch.allclose(half[:, :6] - mean[:6], 0.5 * (full[:, :6] - mean[:6]), atol=1e-6)
-    assert torch.allclose(half[:, 8:] - mean[8:], 2 * (full[:, 8:] - mean[8:]), atol=1e-6)
-    assert torch.equal(half[:, 6:8], full[:, 6:8])
+    assert torch.allclose(half[:, POSE] - mean[POSE], 0.5 * (full[:, POSE] - mean[POSE]), atol=1e-6)
+    assert torch.allclose(half[:, GAZE] - mean[GAZE], 2 * (full[:, GAZE] - mean[GAZE]), atol=1e-6)
+    assert torch.equal(half[:, BLINK], full[:, BLINK])
 
 
 def test_the_video_is_h264_and_aac_of_the_speechs_length(tiny_pipeline, tiny_avatar, speech, tmp_path):
     seen: list[Progress] = []
     output = tmp_path / "ein „Video“ 1.mp4"
     tracks = tmp_path / "tracks.safetensors"
-    tiny_pipeline.speak(SpeakRequest(speech, tiny_avatar), output, progress=seen.append, tracks=tracks)
+    tiny_pipeline.speak(SpeakRequest(speech, tiny_avatar), output, seen.append, tracks=tracks)
     with av.open(str(output)) as container:
         video, audio = container.streams.video[0], container.streams.audio[0]
         assert (video.codec_context.name, audio.codec_context.name) == ("h264", "aac")
@@ -142,9 +148,21 @@ def test_silence_is_refused_and_leaves_nothing(tiny_pipeline, tiny_avatar, tmp_p
         {"emotion": {"happy": -0.1}},
         {"emotion": {"happy": float("nan")}},
         {"emotion": {"happy": 0.5}, "timeline": [{"time": 0, "emotion": {}}]},
+        {"emotion": {"happy": 10**400}},
+        {"emotion": {"happy": [1]}},
         {"timeline": [{"time": "soon", "emotion": {}}]},
+        {"timeline": [{"time": float("nan"), "emotion": {}}]},
+        {"timeline": [{"time": 10**400, "emotion": {}}]},
+        {"timeline": [{"time": 0}]},
+        {"timeline": [{"emotion": {"happy": 1.0}}]},
+        {"timeline": [{"time": 0, "emotion": {"joy": 1.0}}]},
+        {"timeline": [{"time": 0, "emotion": "happy"}]},
+        {"timeline": ["happy"]},
         {"timeline": "happy"},
+        {"timeline": {}},
         {"intensity": 2.5},
+        {"intensity": -0.1},
+        {"intensity": "much"},
         {"seed": -1},
         {"seed": 0.5},
         {"head": -1.0},
@@ -157,8 +175,8 @@ def test_a_wrong_request_is_a_value_error_before_any_work(wrong, tmp_path):
 
 
 def test_a_still_follows_the_emotion_and_repeats(tiny_pipeline, tiny_avatar):
-    calm, happy = (tiny_pipeline.still(tiny_avatar, {"happy": weight}) for weight in (0.0, 0.8))
-    assert calm.shape == (SIZE, SIZE, 3) and not np.array_equal(calm, happy)
+    neutral, happy = (tiny_pipeline.still(tiny_avatar, {"happy": weight}) for weight in (0.0, 0.8))
+    assert neutral.shape == (SIZE, SIZE, 3) and not np.array_equal(neutral, happy)
     assert np.array_equal(happy, tiny_pipeline.still(tiny_avatar, {"happy": 0.8}))
 
 
@@ -182,14 +200,14 @@ def walking(frames: int, coefficients: int) -> FaceTrack:
 
 
 def test_reenacting_moves_around_the_avatars_mean(tiny_pipeline, tiny_avatar, speech):
-    driver = walking(60, tiny_pipeline.face_model.coefficients)
+    driver = walking(60, tiny_pipeline.face_model.coefficient_dim)
     performance = tiny_pipeline.reenact(driver, tiny_avatar, speech=read_speech(speech))
     moved, given = performance.track.motion.stacked(), driver.motion.stacked()
     keep = [0, 1, 2, 3, 4, 5, 8, 9]
     mean = torch.tensor(performance.avatar.face.motion_mean)
     assert torch.allclose(moved[:, keep].mean(0), mean[keep], atol=1e-5)
     assert torch.allclose(moved[:, keep].diff(dim=0), given[:, keep].diff(dim=0), atol=1e-6)
-    assert torch.equal(moved[:, 6:8], given[:, 6:8])
+    assert torch.equal(moved[:, BLINK], given[:, BLINK])
     assert performance.weights.weights.shape == (60, 8)
     assert len(frames_of(performance)) == 60
     same = tiny_pipeline.reenact(driver, tiny_avatar, absolute=True)
@@ -197,7 +215,7 @@ def test_reenacting_moves_around_the_avatars_mean(tiny_pipeline, tiny_avatar, sp
 
 
 def test_frames_without_a_face_do_not_move_the_drivers_mean(tiny_pipeline, tiny_avatar):
-    driver = walking(40, tiny_pipeline.face_model.coefficients)
+    driver = walking(40, tiny_pipeline.face_model.coefficient_dim)
     found = torch.arange(40) < 20
     moved = retarget(FaceTrack(driver.expression, driver.motion, found), load_avatar(tiny_avatar))
     assert torch.allclose(moved.motion.rotation[:20].mean(0), torch.zeros(3), atol=1e-5)
@@ -238,7 +256,7 @@ def test_frames_are_drawn_only_a_few_batches_ahead(tiny_pipeline, tiny_avatar, m
     render = GMTalkerPipeline.render
     monkeypatch.setattr(GMTalkerPipeline, "render", lambda self, *place: rendered.append(place[2]) or render(self, *place))
     monkeypatch.setattr("gmtalker.pipeline.usable_cores", lambda: 2)
-    long = walking(2000, tiny_pipeline.face_model.coefficients)
+    long = walking(2000, tiny_pipeline.face_model.coefficient_dim)
     frames = tiny_pipeline.draw(long, tiny_avatar, EmotionWeights.from_mapping(None))
     next(frames)
     frames.close()
@@ -255,22 +273,106 @@ def test_the_number_of_cores_changes_no_frame(tiny_pipeline, tiny_avatar, speech
 
 
 def test_an_unlabelled_track_is_recognised_as_weights(tiny_pipeline):
-    coefficients = tiny_pipeline.face_model.coefficients
+    coefficients = tiny_pipeline.face_model.coefficient_dim
     for frames in (1, 99, 260):
         weights = tiny_pipeline.recognise(walking(frames, coefficients)).weights
         assert weights.shape == (frames, len(EMOTIONS)) and torch.allclose(weights.sum(-1), torch.ones(frames), atol=1e-5)
 
 
-def test_the_shown_command_repeats_the_request():
-    """Read by the command line's own parser, it is the same request; names and files may hold anything."""
-    wish = SpeakRequest(
+def test_the_label_is_for_videos_and_frames_are_bare(tiny_pipeline, tiny_avatar, speech):
+    with pytest.raises(TypeError, match="speak"):
+        tiny_pipeline(speech, tiny_avatar, label=True)
+
+
+# --- Requests ------------------------------------------------------------------------------------------------------------------
+
+
+def parsed(command: str) -> SpeakRequest:
+    """What the command line's own parser makes of the command."""
+    words = shlex.split(command)
+    assert words[:4] == ["python", "-m", "gmtalker", "speak"]
+    return request_of(_parser().parse_args(words[3:]))
+
+
+def test_the_shown_command_repeats_the_request(home):
+    """Names and files may hold anything."""
+    request = SpeakRequest(
         Path("it's me.wav"), 'my "best" one', {"happy": 0.7, "sad": 0.0, "fear": 0.1},
         intensity=0.5, seed=3, blink=0.2, full_frame=True,
     )  # fmt: skip
-    words = shlex.split(wish.command())
-    assert words[:4] == ["python", "-m", "gmtalker", "speak"]
-    options = _parser().parse_args(words[3:])
-    assert (options.avatar, options.speech, options.seed, options.blink) == (wish.avatar, wish.speech, 3, 0.2)
-    assert parse_emotion(options.emotion) == {"happy": 0.7, "fear": 0.1} and options.intensity == 0.5 and options.full_frame
-    plain = _parser().parse_args(shlex.split(SpeakRequest(Path("a.wav")).command())[3:])
-    assert plain.avatar is None and plain.emotion is None and plain.seed == 0 and not plain.full_frame
+    assert parsed(request.command()) == replace(request, emotion={"happy": 0.7, "fear": 0.1})
+    plain = SpeakRequest(Path("a.wav"))
+    assert parsed(plain.command()) == plain
+    keys = [EmotionKey(0.0, {"happy": 0.8}), EmotionKey(1.5, {})]
+    timed = SpeakRequest(Path("a.wav"), "-x", timeline=keys, label=True)
+    assert parsed(timed.command()) == timed
+    saved = SpeakRequest.from_json(json.loads(json.dumps(timed.to_json())))
+    assert saved == replace(timed, speech=os.path.abspath("a.wav"))
+
+
+def test_a_loaded_avatar_is_named_so_that_it_is_found_again(tiny_avatar, avatar_folder, home, monkeypatch):
+    def lasting(avatar) -> str:
+        request = SpeakRequest(Path("a.wav"), avatar)
+        assert parsed(request.command()).avatar in (request.to_json()["avatar"], str(avatar))
+        return request.to_json()["avatar"]
+
+    assert lasting(load_avatar(tiny_avatar)) == tiny_avatar and lasting(tiny_avatar) == tiny_avatar
+    assert lasting(load_avatar(avatar_folder)) == str(avatar_folder)  # its name would lead to the workspace's
+    monkeypatch.chdir(avatar_folder.parent)
+    assert lasting("./tiny") == lasting(Path("tiny")) == str(avatar_folder)
+    assert lasting("tiny") == "tiny"  # a name counts before a folder of that name
+    assert lasting("owner/name") == "owner/name" and SpeakRequest("a.wav").to_json()["avatar"] is None
+
+
+def test_a_request_is_saved_beside_its_video(tiny_pipeline, tiny_avatar, speech, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    request = SpeakRequest(Path(speech.name), tiny_avatar, {"happy": np.float32(0.5)}, seed=4)
+    saved = request_file(tiny_pipeline.speak(request, tmp_path / "v.1.mp4"))
+    assert saved.name == "v.1.request.json" and SpeakRequest.load(saved) == replace(request, speech=str(speech))
+    values = json.loads(saved.read_text(encoding="utf-8"))
+    assert values["request"] == "speak" and values["seed"] == 4 and values["emotion"] == {"happy": 0.5}
+
+
+REQUEST = {"request": "speak", "speech": "/a.wav"}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "Expecting value"),
+        ("{", "Expecting"),
+        ("[" * 100_000, "recursion"),
+        (json.dumps([]), "begin with"),
+        (json.dumps({"speech": "/a.wav"}), "begin with"),
+        (json.dumps(REQUEST | {"request": "train"}), "begin with"),
+        (json.dumps(REQUEST | {"volume": 3}), "'volume'"),
+        (json.dumps({"request": "speak"}), "does not name the file"),
+        (json.dumps(REQUEST | {"speech": None}), "does not name the file"),
+        (json.dumps(REQUEST | {"speech": 3}), "its speech can't be 3"),
+        (json.dumps(REQUEST | {"avatar": ["tiny"]}), "its avatar can't be"),
+        (json.dumps(REQUEST | {"emotion": ["happy"]}), "its emotion can't be"),
+        (json.dumps(REQUEST | {"emotion": {"joy": 1}}), "'joy'"),
+        (json.dumps(REQUEST | {"emotion": {"happy": None}}), "happy must be a number"),
+        (json.dumps(REQUEST | {"full_frame": "no"}), "its full_frame can't be"),
+        (json.dumps(REQUEST | {"label": 1}), "its label can't be"),
+        (json.dumps(REQUEST | {"timeline": {"time": 0}}), "timeline is a list"),
+        (json.dumps(REQUEST | {"seed": 1.5}), "seed must be"),
+        (json.dumps(REQUEST | {"head": None}), "head must be"),
+        (json.dumps(REQUEST | {"intensity": "1"}), "intensity must be"),
+    ],
+)
+def test_what_is_no_saved_request_is_one_sentence(tmp_path, text, said):
+    (tmp_path / "a.request.json").write_text(text, encoding="utf-8")
+    with pytest.raises(UnusableInput, match=said) as caught:
+        SpeakRequest.load(tmp_path / "a.request.json")
+    sentence = str(caught.value)
+    assert sentence.startswith("a.request.json is not a saved request (") and sentence.endswith(").") and "\n" not in sentence
+
+
+def test_samples_are_no_file_to_speak_again_from(tmp_path):
+    request = SpeakRequest(np.zeros(16_000, np.float32), "tiny")
+    assert request.to_json()["speech"] is None
+    request.save(tmp_path / "samples.json")
+    for name in ("samples.json", "missing.json", "."):
+        with pytest.raises(UnusableInput, match="not a saved request"):
+            SpeakRequest.load(tmp_path / name)

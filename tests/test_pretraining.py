@@ -31,7 +31,7 @@ from gmtalker.pretrain.samples import (
 )
 from gmtalker.pretrain.speech import Recording, _in_time, shared_offsets, sound_offset
 from gmtalker.pretrain.speech_labels import GRID_WORDS, PHONES, phone_classes, sentence_phones, word_classes
-from gmtalker.tracks import count_blinks, interpolated
+from gmtalker.tracks import count_blinks, sample_rows
 from personalize import pretraining
 
 
@@ -178,7 +178,7 @@ def test_times_stay_in_the_clip_where_it_is_long_enough():
         assert 0 <= times[0] and times[-1] <= 99
     assert random_times(20, 75, 1.0, random)[0] == 0
     track = np.arange(10.0)[:, None]
-    np.testing.assert_allclose(interpolated(track, np.array([0.5, 3.25, 20.0]))[:, 0], [0.5, 3.25, 9.0])
+    np.testing.assert_allclose(sample_rows(track, np.array([0.5, 3.25, 20.0]))[:, 0], [0.5, 3.25, 9.0])
 
 
 def test_sound_beside_its_picture_is_found_and_moved():
@@ -209,7 +209,7 @@ def test_sound_beside_its_picture_is_found_and_moved():
 def test_stages_hear_a_moved_sound(tmp_path):
     clip = made_up(0, None, True)
     torch.manual_seed(0)
-    encoder = SpeechEncoder(width=16, features=8, fine_dilations=(1,), coarse_dilations=(1,)).eval()
+    encoder = SpeechEncoder(width=16, feature_dim=8, fine_dilations=(1,), coarse_dilations=(1,)).eval()
     (plain,) = encode_speech_views([clip], encoder, tmp_path, 0)
     write_offsets(tmp_path, {clip.file: 2})
     (moved,) = encode_speech_views([clip], encoder, tmp_path, 0)
@@ -222,7 +222,7 @@ def test_silence_is_met_and_its_lips_are_closed(tmp_path):
     clip = replace(clip, mel=np.random.default_rng(0).standard_normal((400, 80)).astype(np.float32), lips=np.zeros((100, 30)))
     before = clip.mel.copy()
     torch.manual_seed(0)
-    encoder = SpeechEncoder(width=16, features=8, fine_dilations=(1,), coarse_dilations=(1,)).eval()
+    encoder = SpeechEncoder(width=16, feature_dim=8, fine_dilations=(1,), coarse_dilations=(1,)).eval()
     (item,) = encode_speech_views([clip], encoder, tmp_path, 0)
     assert np.array_equal(clip.mel, before)
     assert np.array_equal(item.silent[0], clip.silent) and item.silent[1].sum() >= 12 + 5

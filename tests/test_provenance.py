@@ -11,6 +11,7 @@ import pytest
 from conftest import write_speech
 from media import ffmpeg
 
+import gmtalker
 from gmtalker.__main__ import main
 from gmtalker.avatars.ready import load_avatar
 from gmtalker.avatars.storage import rename_avatar
@@ -55,6 +56,7 @@ def test_a_video_names_its_avatar_and_is_valid_to_c2pas_own_reader(video):
         assert str(reader.get_validation_state()).lower() in ("valid", "trusted")
         manifest = reader.get_active_manifest()
     actions = next(x["data"]["actions"] for x in manifest["assertions"] if x["label"].startswith("c2pa.actions"))
+    assert manifest["claim_generator_info"][0]["version"] == gmtalker.__version__
     assert actions[0]["action"] == "c2pa.created" and actions[0]["digitalSourceType"].endswith("trainedAlgorithmicMedia")
     assert "AI-generated" in found.sentence() and card["name"] in found.sentence()
 
@@ -82,6 +84,15 @@ def test_saved_again_it_is_stripped_but_still_marked(video, tmp_path):
 def test_a_renamed_avatar_keeps_its_id(tiny_avatar):
     before = avatar_id(load_avatar(tiny_avatar).card)
     assert avatar_id(load_avatar(rename_avatar(tiny_avatar, "Another Name")).card) == before
+
+
+def test_an_id_is_the_avatars_own_whatever_the_programs_version(monkeypatch):
+    card = {"name": "x", "consent": {"who": "A", "when": "B", "words": "C"}, "versions": {"gmtalker": "0.1.0"}, "measures": {}}
+    assert avatar_id(card) == "76ce1db82e"
+    monkeypatch.setattr("gmtalker.__version__", "9.9")
+    monkeypatch.setattr("gmtalker.provenance.credentials.__version__", "9.9")
+    assert avatar_id(card | {"name": "y", "measures": {"psnr": 30.0}, "hub": {"repo": "a/b"}}) == avatar_id(card)
+    assert avatar_id(card | {"versions": {}}) != avatar_id(card)
 
 
 def test_a_video_of_elsewhere_says_nothing(tmp_path):

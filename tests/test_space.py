@@ -34,14 +34,15 @@ import studio.zero_gpu
 from gmtalker.avatars.workspace import owner
 from gmtalker.errors import UnusableAvatar, UnusableInput
 from gmtalker.media.video import read_frames
-from gmtalker.request import SpeakRequest, Stopped
-from personalize.__main__ import main
-from studio import spacefile as space
-from studio.accounts import FilesApart, SignIn, of_reader, signed_in
+from gmtalker.progress import Stopped
+from gmtalker.request import SpeakRequest
+from studio.__main__ import main
+from studio.accounts import OwnFilesOnly, SignIn, in_own_workspace, signed_in
 from studio.deployment import Deployment
 from studio.live_video import LiveVideos
-from studio.publish import plan, publish
-from studio.spacefile import Limits, Spacefile, split_readme
+from studio.page import build
+from studio.publish import FILES, FOLDERS, plan, publish
+from studio.spacefile import Limits, Spacefile, disagreement, readme_front_matter
 
 WHOLE = {
     "title": "A title",
@@ -59,8 +60,8 @@ WHOLE = {
 
 def test_the_spacefile_is_valid_and_readme_says_the_same():
     described = Spacefile.read()
-    assert space.disagreement(described) is None
-    assert split_readme((ROOT / "README.md").read_text(encoding="utf-8"))[0] == described.front_matter()
+    assert disagreement(described) is None
+    assert readme_front_matter(ROOT / "README.md") == described.front_matter()
 
 
 def test_what_is_left_out_is_the_usual():
@@ -71,7 +72,7 @@ def test_what_is_left_out_is_the_usual():
 
 
 @pytest.mark.parametrize(
-    "changed,told",
+    "changed,expected",
     [
         ({"colour": "red"}, "knows no colour; it knows title, emoji, colorFrom"),
         ({"title": None}, "title in Spacefile is text"),
@@ -100,20 +101,20 @@ def test_what_is_left_out_is_the_usual():
         ({"limits": {"speech_minutes": True}}, "speech_minutes in Spacefile is a number above 0"),
     ],
 )
-def test_what_is_wrong_in_a_spacefile_is_said_in_a_sentence(tmp_path: Path, changed: dict, told: str):
+def test_what_is_wrong_in_a_spacefile_is_said_in_a_sentence(tmp_path: Path, changed: dict, expected: str):
     path = tmp_path / "Spacefile"
     path.write_text(yaml.safe_dump(WHOLE | changed, allow_unicode=True), encoding="utf-8")
     with pytest.raises(UnusableInput) as raised:
         Spacefile.read(path)
-    assert told in str(raised.value) and str(raised.value).endswith(".") and "\n" not in str(raised.value)
+    assert expected in str(raised.value) and str(raised.value).endswith(".") and "\n" not in str(raised.value)
 
 
-@pytest.mark.parametrize("text,told", [("a: [", "can't be read"), ("- a", "names and values"), ("title: a", "lacks emoji")])
-def test_what_is_no_spacefile_is_said_in_a_sentence(tmp_path: Path, text: str, told: str):
+@pytest.mark.parametrize("text,expected", [("a: [", "can't be read"), ("- a", "names and values"), ("title: a", "lacks emoji")])
+def test_what_is_no_spacefile_is_said_in_a_sentence(tmp_path: Path, text: str, expected: str):
     path = tmp_path / "Spacefile"
     path.write_text(text, encoding="utf-8")
     for place in (path, tmp_path / "none"):
-        with pytest.raises(UnusableInput, match=told if place is path else "can't be read") as raised:
+        with pytest.raises(UnusableInput, match=expected if place is path else "can't be read") as raised:
             Spacefile.read(place)
         assert "\n" not in str(raised.value)
 
@@ -130,7 +131,7 @@ def test_a_duplicate_of_a_demo_is_none():
 def test_the_program_is_sent_and_nothing_else():
     if shutil.which("git") is None or not (ROOT / ".git").exists():
         pytest.skip("what belongs to the program is known from git")
-    known = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z", *space.FILES, *space.FOLDERS]
+    known = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z", *FILES, *FOLDERS]
     names = subprocess.run(known, cwd=ROOT, check=True, capture_output=True, text=True).stdout.split("\0")
     assert list(plan().files) == sorted(name for name in names if (ROOT / name).is_file())
 
@@ -140,7 +141,7 @@ def project(tmp_path: Path, monkeypatch) -> Path:
     """A program of a few files, with all that may lie beside one."""
     folder = tmp_path / "the program"
     described = {**WHOLE, "repo": "studio", "variables": {"A": "1"}, "secrets": ["HF_TOKEN"]}
-    front = space.front_matter_text(Spacefile(**described | {"secrets": ("HF_TOKEN",)}).front_matter())
+    front = yaml.safe_dump(Spacefile(**described).front_matter(), sort_keys=False, allow_unicode=True)
     files = {
         "Spacefile": yaml.safe_dump(described, allow_unicode=True),
         "README.md": f"---\n{front}---\n\n# A program\n",
@@ -162,7 +163,7 @@ def project(tmp_path: Path, monkeypatch) -> Path:
         (folder / name).write_text(content, encoding="utf-8")
     (tmp_path / "secret.txt").write_text("hf_secret")
     (folder / "assets" / "link.txt").symlink_to(tmp_path / "secret.txt")
-    monkeypatch.setattr(space, "ROOT", folder)
+    monkeypatch.setattr("studio.publish.ROOT", folder)
     return folder
 
 
@@ -181,9 +182,9 @@ def test_check_shows_what_would_be_sent(project: Path, capsys):
     for part in ("colorFrom: indigo", "cpu-basic", "A=1", "HF_TOKEN (set them by hand)", "6 files", "gmtalker/audio.py", "none"):
         assert part in shown
     assert main(["space", "check", "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert [file["path"] for file in told["files"]] == SENT and told["problem"] is None
-    assert told["bytes"] == sum((project / name).stat().st_size for name in SENT)
+    planned = json.loads(capsys.readouterr().out)
+    assert [file["path"] for file in planned["files"]] == SENT and planned["problem"] is None
+    assert planned["bytes"] == sum((project / name).stat().st_size for name in SENT)
 
 
 def test_check_says_where_readme_and_spacefile_disagree(project: Path, capsys):
@@ -245,8 +246,8 @@ def test_publish_makes_the_space(project: Path, hub: Hub, capsys):
     made = hub.repos["space", "ann/studio"]
     assert made.private and made.settings == {"sdk": "gradio", "hardware": "cpu-basic", "variables": {"A": "1"}}
     assert sorted(made.files) == [".gitattributes", *SENT]
-    front, body = split_readme(made.files["README.md"].decode())
-    assert front == Spacefile.read(project / "Spacefile").front_matter() and body == "# A program\n"
+    _, front, body = made.files["README.md"].decode().split("---\n")
+    assert yaml.safe_load(front) == Spacefile.read(project / "Spacefile").front_matter() and body == "\n# A program\n"
     assert yaml.safe_load(made.files["Spacefile"])["repo"] == "ann/studio"
 
 
@@ -268,7 +269,7 @@ def test_publish_again_changes_only_what_is_otherwise(project: Path, hub: Hub, c
     assert made.settings["volumes"] == [{"type": "model", "source": "ann/face", "mountPath": "/face"}, bucket]
     assert hub.repos["bucket", "ann/kept"].private
     assert "gmtalker/sound.py" in made.files and "gmtalker/audio.py" not in made.files
-    assert split_readme(made.files["README.md"].decode())[0]["suggested_hardware"] == "zero-a10g"
+    assert "\nsuggested_hardware: zero-a10g\n" in made.files["README.md"].decode()
 
 
 def test_nothing_is_sent_where_everybody_sees_it_unless_that_is_said(project: Path, hub: Hub, capsys):
@@ -339,17 +340,17 @@ def test_the_published_space_runs_from_a_clone(hub: Hub, tmp_path: Path):
 def test_a_space_keeps_what_is_made_where_it_outlives_a_restart(tmp_path: Path, monkeypatch):
     surroundings = {"SPACE_ID": "ann/studio", "CPU_CORES": "2.0"}
     monkeypatch.setattr(os, "environ", surroundings)
-    monkeypatch.setattr(studio.space, "STORAGE", tmp_path / "data")
-    studio.space.prepare()
+    monkeypatch.setattr(studio.deployment, "STORAGE", tmp_path / "data")
+    studio.deployment.prepare()
     assert "GMTALKER_HOME" not in surroundings and surroundings["OMP_NUM_THREADS"] == "2"
     (tmp_path / "data").mkdir()
-    studio.space.prepare()
+    studio.deployment.prepare()
     assert surroundings.pop("GMTALKER_HOME") == str(tmp_path / "data")
     monkeypatch.setattr(os, "environ", surroundings | {"GMTALKER_HOME": "/elsewhere"})
-    studio.space.prepare()
+    studio.deployment.prepare()
     assert os.environ["GMTALKER_HOME"] == "/elsewhere"
     monkeypatch.setattr(os, "environ", {})
-    studio.space.prepare()
+    studio.deployment.prepare()
     assert set(os.environ) == {"GRADIO_ANALYTICS_ENABLED"}
 
 
@@ -366,8 +367,8 @@ def on_a_space(monkeypatch) -> None:
     """What gradio looks for on a Space where visitors sign in."""
     for name, value in (("SYSTEM", "spaces"), ("SPACE_ID", "ann/studio")):
         monkeypatch.setenv(name, value)
-    told = {"OAUTH_CLIENT_ID": "id", "OAUTH_CLIENT_SECRET": "secret", "OAUTH_SCOPES": "openid profile"}
-    for name, value in (told | {"OPENID_PROVIDER_URL": "https://localhost"}).items():
+    oauth = {"OAUTH_CLIENT_ID": "id", "OAUTH_CLIENT_SECRET": "secret", "OAUTH_SCOPES": "openid profile"}
+    for name, value in (oauth | {"OPENID_PROVIDER_URL": "https://localhost"}).items():
         monkeypatch.setattr(gr.oauth, name, value)
 
 
@@ -380,23 +381,21 @@ def on_a_space(monkeypatch) -> None:
     ],
 )
 def test_the_page_offers_what_its_place_allows(tiny_pipeline, on_a_space, place: Deployment, shown: set[str]):
-    import app
-
-    parts = app.build(tiny_pipeline, LiveVideos(), place).config["components"]
+    parts = build(lambda: tiny_pipeline, LiveVideos(), place).config["components"]
     there = {part["props"].get("elem_id") for part in parts}
     assert there & {"create", "train", "shelf", "import", "demo", "duplicate", "sign-out"} == shown
 
 
 def test_only_who_has_signed_in_comes_in_and_works_in_a_workspace_of_their_own(on_a_space):
-    @of_reader
-    def whose(request: gr.Request) -> str:
+    @in_own_workspace
+    def whose(visitor: gr.Request) -> str:
         return owner()
 
     with gr.Blocks() as page:
         gr.LoginButton()
         said = gr.Textbox()
         gr.Button().click(whose, None, said, api_name="whose", queue=False)
-    apart = {"middleware": [Middleware(SignIn), Middleware(FilesApart)]}
+    apart = {"middleware": [Middleware(SignIn), Middleware(OwnFilesOnly)]}
     server = gr.routes.App.create_app(page, app_kwargs=apart, auth_dependency=signed_in)
 
     def visitor(**session) -> TestClient:
@@ -409,11 +408,11 @@ def test_only_who_has_signed_in_comes_in_and_works_in_a_workspace_of_their_own(o
         return {"oauth_info": {"userinfo": {"preferred_username": name}, "expires_at": time.time() + seconds}}
 
     call = ("/gradio_api/run/whose", {"data": []})
-    for unseen_speaker in (visitor(), visitor(**who("ann", -1))):
-        door = unseen_speaker.get("/", headers={"accept-language": "zh"})
+    for stranger in (visitor(), visitor(**who("ann", -1))):
+        door = stranger.get("/", headers={"accept-language": "zh"})
         assert 'href="/login/huggingface" target="_blank"' in door.text and "登录" in door.text and "gradio" not in door.text
-        assert unseen_speaker.post(call[0], json=call[1]).status_code == 401 == unseen_speaker.get("/config").status_code
-        assert unseen_speaker.get("/gradio_api/startup-events").status_code == 200
+        assert stranger.post(call[0], json=call[1]).status_code == 401 == stranger.get("/config").status_code
+        assert stranger.get("/gradio_api/startup-events").status_code == 200
     ann = visitor(**who("ann"))
     assert ann.get("/config").status_code == 200 and ann.post(call[0], json=call[1]).json()["data"] == ["ann"]
     assert visitor(**who("bob")).post(call[0], json=call[1]).json()["data"] == ["bob"]
@@ -452,21 +451,22 @@ def loans(tiny_pipeline, monkeypatch) -> list[float]:
 
 
 def spoken(speak, folder: Path, stop=lambda: False, avatar: str = "tiny", seconds: float = 1.0) -> tuple[np.ndarray, list]:
-    told: list = []
-    wish = SpeakRequest(write_speech(folder / "speech.wav", seconds), avatar)
-    return np.stack([*read_frames(speak(wish, folder / "video.mp4", told.append, stop, live=folder / "live.mp4"))]), told
+    progress: list = []
+    request = SpeakRequest(write_speech(folder / "speech.wav", seconds), avatar)
+    video = speak(request, folder / "video.mp4", progress.append, stop, live=folder / "live.mp4")
+    return np.stack([*read_frames(video)]), progress
 
 
 def test_a_gpu_is_lent_for_as_long_as_the_speech_needs(loans, tiny_pipeline, tmp_path: Path):
     usual, _ = spoken(tiny_pipeline.speak, tmp_path)
-    made, told = spoken(studio.zero_gpu.speaker(tiny_pipeline), tmp_path, seconds=1.0)
-    assert np.array_equal(made, usual) and told[0].stage == "listening" and told[-1].done == told[-1].total == 25
-    spoken(studio.zero_gpu.speaker(tiny_pipeline), tmp_path, seconds=2.0)
+    made, progress = spoken(studio.zero_gpu.speaker(lambda: tiny_pipeline), tmp_path, seconds=1.0)
+    assert np.array_equal(made, usual) and progress[0].stage == "listening" and progress[-1].done == progress[-1].total == 25
+    spoken(studio.zero_gpu.speaker(lambda: tiny_pipeline), tmp_path, seconds=2.0)
     assert loans == [math.ceil(studio.zero_gpu.START_SECONDS + studio.zero_gpu.SECONDS_OF_LOAN * length) for length in (1, 2)]
 
 
 def test_stop_and_errors_come_through_a_loan(loans, tiny_pipeline, tmp_path: Path):
-    speak = studio.zero_gpu.speaker(tiny_pipeline)
+    speak = studio.zero_gpu.speaker(lambda: tiny_pipeline)
     with pytest.raises(Stopped):
         spoken(speak, tmp_path, stop=lambda: True)
     with pytest.raises(UnusableAvatar, match="There is no avatar 'nobody'"):
@@ -476,15 +476,16 @@ def test_stop_and_errors_come_through_a_loan(loans, tiny_pipeline, tmp_path: Pat
 
 def test_a_speech_that_outlasts_the_longest_loan_is_spoken_without_one(loans, tiny_pipeline, tmp_path: Path, monkeypatch):
     monkeypatch.setattr(studio.zero_gpu, "LONGEST_LOAN", 15)
-    made, _ = spoken(studio.zero_gpu.speaker(tiny_pipeline), tmp_path)
+    made, _ = spoken(studio.zero_gpu.speaker(lambda: tiny_pipeline), tmp_path)
     assert len(made) == 25 and loans == []
 
 
 @pytest.mark.parametrize("missing", ["package", "variable"])
-def test_without_zero_gpu_the_pipeline_speaks_itself(loans, tiny_pipeline, monkeypatch, missing: str):
+def test_without_zero_gpu_the_pipeline_speaks_itself(loans, tiny_pipeline, tmp_path: Path, monkeypatch, missing: str):
     if missing == "package":
         monkeypatch.delitem(sys.modules, "spaces")
     else:
         monkeypatch.delenv("SPACES_ZERO_GPU")
-    assert studio.zero_gpu.speaker(tiny_pipeline) == tiny_pipeline.speak
+    made, _ = spoken(studio.zero_gpu.speaker(lambda: tiny_pipeline), tmp_path)
+    assert len(made) == 25 and loans == []
     assert studio.zero_gpu.lent(loans.append, len) == loans.append

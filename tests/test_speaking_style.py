@@ -1,4 +1,4 @@
-"""How much of a learned speaking style is used, and what it is judged on."""
+"""How much of a learned speaking style is used, what it is validated on, and how an accent is fitted."""
 
 from __future__ import annotations
 
@@ -13,9 +13,17 @@ from scipy.ndimage import uniform_filter1d
 
 from gmtalker.avatars.speaking_style import save_speaking_style, with_speaking_style
 from gmtalker.errors import UnusableAvatar
-from gmtalker.tracks import interpolated
-from personalize.sound_sync import SpokenFootage, in_time, sound_lag
-from personalize.speaking_style import STRENGTHS, _best_strength, _without_last_part, learn_accent
+from gmtalker.tracks import sample_rows
+from personalize.sound_sync import SpokenFootage, shift_sound, sound_lag
+from personalize.speaking_style import (
+    FOLDS,
+    RIDGE_ALPHAS,
+    STRENGTHS,
+    _best_strength,
+    _train_and_validation,
+    fit_ridge,
+    learn_accent,
+)
 
 
 def footage(frames: int, clip_starts=(0,)) -> SpokenFootage:
@@ -23,12 +31,12 @@ def footage(frames: int, clip_starts=(0,)) -> SpokenFootage:
     return SpokenFootage(torch.zeros(frames, 3), torch.zeros(frames, 4), np.ones(frames, bool), emotion, list(clip_starts))
 
 
-def test_the_last_part_is_watched_and_never_learned_from():
-    kept, watched = _without_last_part(footage(1000, (0, 850)))
-    assert not kept.usable[800:].any() and kept.usable[:800].all()
-    assert [len(features) for _, features in watched] == [50, 150]
-    kept, watched = _without_last_part(footage(200))
-    assert kept.usable.all() and watched == []
+def test_the_last_part_is_for_validation_and_never_trained_on():
+    train, validation = _train_and_validation(footage(1000, (0, 850)))
+    assert not train.usable[800:].any() and train.usable[:800].all()
+    assert [len(features) for _, features in validation] == [50, 150]
+    train, validation = _train_and_validation(footage(200))
+    assert train.usable.all() and validation == []
 
 
 @pytest.fixture
@@ -48,7 +56,7 @@ def styled(tiny_pipeline):
 
 def test_a_style_that_harms_is_not_used_and_one_that_helps_is(styled, tiny_pipeline, tmp_path):
     generic, model = tiny_pipeline.expression_generator, tiny_pipeline.face_model
-    features = torch.randn(120, generic.config.features, generator=torch.Generator().manual_seed(0))
+    features = torch.randn(120, generic.config.feature_dim, generator=torch.Generator().manual_seed(0))
     latent = generic.latent(torch.eye(8)[:1].expand(120, -1), seed=0)
     plain, own = generic.generate(features, latent), styled.generate(features, latent)
     assert not torch.allclose(plain, own, atol=0.05)
@@ -68,7 +76,7 @@ def test_an_accent_is_what_the_speech_foretells_and_nothing_else(tiny_pipeline, 
     generator, model = tiny_pipeline.expression_generator, tiny_pipeline.face_model
     random = torch.Generator().manual_seed(0)
     frames, emotion = 600, torch.eye(8)[:1].expand(600, -1)
-    features = torch.randn(frames, generator.config.features, generator=random)
+    features = torch.randn(frames, generator.config.feature_dim, generator=random)
     plain = generator.generate(features, generator.latent(emotion, seed=0, temperature=0.0))
     true = 0.3 * torch.randn(features.shape[1], plain.shape[1], generator=random)
     noise = torch.randn(plain.shape, generator=random)
@@ -95,19 +103,53 @@ def test_an_accent_is_what_the_speech_foretells_and_nothing_else(tiny_pipeline, 
         with_speaking_style(generator, tmp_path / "style")
 
 
+def ridge_in_closed_form(inputs, targets, projection):
+    """The place of the best alpha, and the weights (d, n) by the normal equations; None where the last alpha is best."""
+
+    def solve(rows, alpha):
+        middle, x = targets[rows].mean(0), inputs[rows]
+        return np.linalg.solve(x.T @ x + alpha * np.eye(x.shape[1]), x.T @ (targets[rows] - middle)), middle
+
+    folds, errors = np.array_split(np.arange(len(inputs)), FOLDS), []
+    for alpha in RIDGE_ALPHAS:
+        error = 0.0
+        for fold in folds:
+            weight, middle = solve(np.setdiff1d(np.arange(len(inputs)), fold), alpha)
+            error += np.square((targets[fold] - middle - inputs[fold] @ weight) @ projection).sum()
+        errors.append(error)
+    best = int(np.argmin(errors))
+    return best, None if best == len(RIDGE_ALPHAS) - 1 else solve(np.arange(len(inputs)), RIDGE_ALPHAS[best])[0]
+
+
+def test_ridge_regression_agrees_with_the_closed_form():
+    random, chosen = np.random.default_rng(0), set()
+    for rows, noise in ((501, 1.0), (502, 25.0), (503, 30.0), (502, 35.0), (401, 40.0), (403, 1000.0)):
+        inputs = random.normal(size=(rows, 40)) + np.linspace(-1, 1, rows)[:, None]  # the folds differ in their means
+        inputs = (inputs - inputs.mean(0)) / inputs.std(0, ddof=1)
+        targets = 2 + inputs @ random.normal(size=(40, 5)) + noise * random.normal(size=(rows, 5))
+        projection = random.normal(size=(5, 9))
+        best, expected = ridge_in_closed_form(inputs, targets, projection)
+        found = fit_ridge(inputs, targets, projection)
+        assert (found is None) == (expected is None)
+        if expected is not None:
+            np.testing.assert_allclose(found, expected, atol=1e-5)
+        chosen.add(best)
+    assert len(chosen) > 2 and len(RIDGE_ALPHAS) - 1 in chosen  # or it would not show that the choice agrees
+
+
 def test_sound_that_lags_is_found_and_brought_in_time(tiny_pipeline):
     generator, model = tiny_pipeline.expression_generator, tiny_pipeline.face_model
     frames, emotion = 400, torch.eye(8)[:1].expand(400, -1)
-    noise = np.random.default_rng(0).normal(size=(420, generator.config.features))
+    noise = np.random.default_rng(0).normal(size=(420, generator.config.feature_dim))
     speech = uniform_filter1d(noise, 5, axis=0).astype(np.float32)
     clock = np.arange(frames)
     real = generator.generate(torch.from_numpy(speech[10:410]), generator.latent(emotion, seed=0))
     for lag in (-2.0, 0.0, 1.5, 3.0):  # the sound of frame t is heard at frame t + lag
-        heard = torch.from_numpy(interpolated(speech, 10 + clock - lag))
+        heard = torch.from_numpy(sample_rows(speech, 10 + clock - lag))
         footage = SpokenFootage(real, heard, np.ones(frames, bool), emotion, [0])
         found = sound_lag(generator, footage, model)
         assert found == pytest.approx(lag, abs=0.4)
-        moved = in_time(footage, lag).features[20:-20]
+        moved = shift_sound(footage, lag).features[20:-20]
         assert (moved - torch.from_numpy(speech[30:390])).abs().mean() < 0.5 * np.abs(speech).mean()
     noise = SpokenFootage(torch.randn_like(real), footage.features, footage.usable, emotion, [0])
     assert sound_lag(generator, noise, model) == 0.0

@@ -8,7 +8,8 @@ from gmtalker.models.mel import speech_to_mel
 from gmtalker.models.speech_encoder import SpeechBatch, SpeechEncoder, augment
 
 TINY = dict(
-    mels=16, width=24, features=12, fine_dilations=(1, 2), coarse_dilations=(1, 2), phones=5, words=4, lips=3, dropout=0.0,
+    num_mels=16, width=24, feature_dim=12, fine_dilations=(1, 2), coarse_dilations=(1, 2), num_phones=5, num_words=4, lip_dim=3,
+    dropout=0.0,
 )  # fmt: skip
 
 
@@ -92,17 +93,17 @@ def test_all_heads_learn():
 
 def test_long_speech_is_encoded_piece_by_piece_as_in_one_go(monkeypatch):
     torch.manual_seed(0)
-    model = SpeechEncoder(width=16, features=8).eval()  # as deep as the real one: as far does it reach
+    model = SpeechEncoder(width=16, feature_dim=8).eval()  # as deep as the real one: as far does it reach
     waveform = torch.randn(16_000 * 6 + 123)
     whole = model(speech_to_mel(waveform)[None])[0]
-    monkeypatch.setattr(speech_encoder, "CHUNK", 40)
+    monkeypatch.setattr(speech_encoder, "ENCODE_FRAMES", 40)
     torch.testing.assert_close(model.encode(waveform), whole, atol=1e-5, rtol=1e-4)
-    monkeypatch.setattr(speech_encoder, "REACH", 2)
+    monkeypatch.setattr(speech_encoder, "CONTEXT_FRAMES", 2)
     assert (model.encode(waveform) - whole).abs().max() > 1e-3  # it does need what is around
 
 
 @pytest.mark.parametrize("level", [0.0, 1e-7])
 def test_silence_is_encoded_as_numbers(level):
     torch.manual_seed(0)
-    model = SpeechEncoder(width=16, features=8).eval()
+    model = SpeechEncoder(width=16, feature_dim=8).eval()
     assert torch.isfinite(model.encode(torch.full((33_333,), level))).all()

@@ -22,10 +22,12 @@ from gmtalker.face.tracking import (
     in_crop,
     measure_neutral,
     measure_person,
+    measure_shape,
     track_video,
 )
 from gmtalker.media.video import read_frames
-from tests.media import real_clip
+from gmtalker.tracks import BLINK, GAZE
+from tests.media import bundled_clip
 from tests.test_face_model import make_face
 
 
@@ -100,7 +102,7 @@ def test_cut_keeps_the_aspect_and_pads(model):
 def test_neutral_shape_is_found_among_talking_frames(model):
     face = make_face(model)
     random = np.random.default_rng(0)
-    coefficients = random.normal(size=(60, model.coefficients)) * 0.5
+    coefficients = random.normal(size=(60, model.coefficient_dim)) * 0.5
     coefficients[::4] = 0
     coefficients[:, 0] = np.abs(coefficients[:, 0])
     shapes = np.stack([model.shape(face, c, np.zeros(2), np.zeros(2)) for c in coefficients])
@@ -108,8 +110,21 @@ def test_neutral_shape_is_found_among_talking_frames(model):
     assert np.linalg.norm(neutral[:468] - model.mean_shape[:468], axis=-1).mean() < 0.02
 
 
+def test_the_shape_is_measured_in_neutral_frames_where_there_are_any(model):
+    """Half of the frames hold another expression: labelled or not, lids and lips alone could not tell."""
+    face, other = make_face(model), np.zeros(model.coefficient_dim)
+    other[3] = 2.0
+    shapes = np.stack([model.shape(face, c, np.zeros(2), np.zeros(2)) for c in (np.zeros_like(other), other) for _ in range(30)])
+    neutral = np.arange(60) < 30
+    with_labels, none = (measure_shape(model, shapes * 200, labels) for labels in (neutral, np.zeros(60, bool)))
+    away = [np.linalg.norm((shape.neutral_shape - model.mean_shape)[:468], axis=-1).mean() for shape in (with_labels, none)]
+    assert away[0] < 0.002 < away[1]
+    assert with_labels.eye_open == pytest.approx(face.eye_open, rel=0.02)
+    assert with_labels.eye_closed == pytest.approx(0.35 * with_labels.eye_open)  # they never blinked
+
+
 def test_real_face_is_redrawn_where_it_was_found(model):
-    frames = list(islice(read_frames(real_clip("av/vrt2.mp4")), 40))
+    frames = list(islice(read_frames(bundled_clip("idle.mp4")), 40))
     points, found = detect_landmarks(frames)
     assert found.all()
     points = fill_and_smooth(points, found)
@@ -119,12 +134,12 @@ def test_real_face_is_redrawn_where_it_was_found(model):
     track = model.track(in_crop(points, crop), face, 1.0, found)
     motion, coefficients = track.motion.stacked().numpy(), track.expression.coefficients.numpy()
     for index in range(0, 40, 5):
-        shape = model.shape(face, coefficients[index], motion[index, 6:8], motion[index, 8:])
+        shape = model.shape(face, coefficients[index], motion[index, BLINK], motion[index, GAZE])
         again = model.project(shape, motion[index].astype(float), 256.0)
         assert np.linalg.norm((again - in_crop(points[index], crop, 256.0))[:468, :2], axis=-1).mean() < 0.6
 
 
-def test_track_video_of_a_stranger(model):
-    track = track_video(real_clip("av/vrt5.mp4"), model)
+def test_track_video_of_anyone(model):
+    track = track_video(bundled_clip("preview.mp4"), model)
     assert track.found.float().mean() > 0.95 and len(track) > 100
     assert track.motion.rotation.abs().max() < 1.0 and track.expression.coefficients.std() > 0.1

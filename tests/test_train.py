@@ -1,4 +1,4 @@
-"""From a real clip to an avatar that speaks, in seconds of training: every part is there, held-out frames stay held out."""
+"""From clips to an avatar that speaks, in seconds of training: every part is there, held-out frames stay held out."""
 
 from __future__ import annotations
 
@@ -8,19 +8,22 @@ import numpy as np
 import pytest
 import torch
 
-import personalize.benchmark as head_comparison
 from gmtalker.avatars.ready import load_avatar
 from gmtalker.avatars.storage import list_avatars
 from gmtalker.clock import EMOTIONS
 from gmtalker.errors import UnusableInput
-from gmtalker.media.video import read_frames
 from gmtalker.pipeline import GMTalkerPipeline
+from gmtalker.progress import nobody_listens
+from personalize import benchmark, person_head, train
 from personalize.benchmark import compare_heads
 from personalize.consent import Consent
+from personalize.progress import TRAINING_CURVE, TRAINING_STRIP, TrainingProgress
+from personalize.request import REQUEST_FILE, TrainRequest
 from personalize.train import train_avatar
-from tests.media import babble, real_clip, write_clip
+from tests.media import babble, bundled_clip, real_clip, write_clip
 
 pytestmark = pytest.mark.xdist_group("training")  # one at a time: each trains
+SPEAKING, SILENT = bundled_clip("preview.mp4"), bundled_clip("idle.mp4")
 
 
 @pytest.fixture(scope="module")
@@ -34,21 +37,26 @@ def workspace(tmp_path, monkeypatch):
     return tmp_path
 
 
+def request_of(name, *clips, minutes=0.05, **options):
+    return TrainRequest(name, clips, Consent.given_now(options.pop("who", name)), minutes=minutes, **options)
+
+
 def test_a_clip_becomes_an_avatar_that_speaks(workspace, pipeline):
-    told = []
-    clip = real_clip("av/vrt2.mp4")
-    consent = Consent.given_now("Ann O'Nymous")
-    folder = train_avatar(
-        [clip], "Ann’s “first”", consent, minutes=0.15, emotions={clip: "happy"}, report=told.append, pipeline=pipeline
-    )
+    request = request_of("Ann’s “first”", SPEAKING, who="Ann O'Nymous", minutes=0.15, emotions={SPEAKING: "happy"})
+    reports = []
+    folder = train_avatar(request, reports.append, pipeline)
     card = json.loads((folder / "avatar.json").read_text(encoding="utf-8"))
     assert card["consent"]["who"] == "Ann O'Nymous" and card["source"]["held_out_seconds"] > 0
     assert card["measures"]["psnr"] > 25 and card["measures"]["frames"] == round(card["source"]["held_out_seconds"] * 25)
-    assert card["source"]["emotions_seen"]["happy"] == 1.0
-    for name in ("poster.jpg", "emotions.jpg", "preview.mp4", "README.md", "speaking_style"):
+    assert card["source"]["emotions_seen"]["happy"] == 1.0 and card["source"]["labelled_emotions"] == ["happy"]
+    assert card["training"]["minutes"] == 0.15 and card["training"]["preset"] == "standard"
+    for name in ("poster.jpg", "emotions.jpg", "preview.mp4", "README.md", "speaking_style", "idle.mp4"):
         assert (folder / name).exists()
-    percents = [line["percent"] for line in told if "percent" in line]
-    assert percents == sorted(percents) and percents[-1] == 100 and any("its" in line for line in told)
+    check_progress(reports)
+    work = workspace / "home of “tests”" / "training" / folder.name
+    assert {path.name for path in work.iterdir()} == {REQUEST_FILE, TRAINING_STRIP, TRAINING_CURVE}
+    assert TrainRequest.load(work / REQUEST_FILE) == request
+
     avatar = load_avatar("Ann’s “first”")
     performance = pipeline(babble(1.0).astype(np.float32), avatar, emotion={"happy": 0.8}, seed=3)
     first, again = list(performance), list(performance)
@@ -57,63 +65,107 @@ def test_a_clip_becomes_an_avatar_that_speaks(workspace, pipeline):
     assert np.abs(still.astype(int) - avatar.face.reference.astype(int)).mean() < 25  # it is this person
 
 
+def check_progress(reports):
+    """The percentage rises to 100, time left and steps are known while training, and the stages come in order."""
+    percents = [report.percent for report in reports if report.percent is not None]
+    assert percents == sorted(percents) and percents[-1] == 100
+    head = [report for report in reports if report.stage == "training the head"]
+    assert any("its" in report.figures and "step" in report.figures for report in head)
+    assert all(report.seconds_left >= 0 for report in head if report.seconds_left is not None)
+    assert list(dict.fromkeys(report.stage for report in reports)) == [
+        "finding the face", "cropping the head", "learning how hair and shoulders move", "learning the speaking style",
+        "training the head", "measuring", "pictures of the avatar", "done",
+    ]  # fmt: skip
+    assert "held_out_psnr" in reports[-1].figures and reports[-1].to_json()["percent"] == 100
+
+
 def test_unseen_emotions_still_look_like_the_person(workspace, pipeline):
-    clip = real_clip("av/vrt2.mp4")
-    folder = train_avatar([clip], "ann", Consent.given_now("ann"), minutes=0.15, emotions={clip: "neutral"}, pipeline=pipeline)
+    folder = train_avatar(request_of("ann", SPEAKING, minutes=0.15, emotions={SPEAKING: "neutral"}), pipeline=pipeline)
     avatar = load_avatar(folder)
     neutral = pipeline.still(avatar).astype(int)
     for emotion in EMOTIONS[1:]:
         assert np.abs(pipeline.still(avatar, {emotion: 1.0}) - neutral).mean() < 20
 
 
+@pytest.fixture(scope="module")
+def footage(pipeline, tmp_path_factory):
+    """A silent clip without a label and a labelled one with speech, at different sizes."""
+    request = request_of("two", SILENT, SPEAKING, emotions={SPEAKING: "happy"})
+    work, reports = tmp_path_factory.mktemp("work"), []
+    return train.gather_footage(request, pipeline, work, TrainingProgress(reports.append)), request, work
+
+
+def test_clips_become_one_footage(footage, pipeline, monkeypatch):
+    gathered, request, work = footage
+    count = len(gathered.track)
+    assert gathered.clip_starts == [0, 125] and count == 250 and gathered.seconds == 10.0
+    assert gathered.frames.shape == (250, 256, 256, 3) and gathered.frame_numbers.tolist() == list(range(250))
+    assert not gathered.speaks[:125].any() and gathered.speaks[125:].all() and (gathered.features[:125] == 0).all()
+    assert set(gathered.labels[:125]) == {-1} and set(gathered.labels[125:]) == {EMOTIONS.index("happy")}
+    assert (gathered.emotion[125:, EMOTIONS.index("happy")] == 1).all()
+    assert gathered.held_out.nonzero()[0].tolist() == list(range(225, 250))  # a tenth, at the end
+    spoken = gathered.spoken(pipeline.lip_guard)
+    assert not spoken.usable[:125].any() and not spoken.usable[225:].any() and spoken.usable[125:225].all()
+
+    monkeypatch.setattr("personalize.footage.track_points", lambda *_: pytest.fail("tracked again"))  # the work folder keeps it
+    again = train.gather_footage(request, pipeline, work, TrainingProgress(nobody_listens))
+    assert torch.equal(again.track.motion.stacked(), gathered.track.motion.stacked())
+
+
+def test_of_long_footage_the_sharp_frames_of_every_appearance_are_kept(footage, pipeline, monkeypatch):
+    gathered, request, work = footage
+    monkeypatch.setattr("personalize.footage.TRAINING_FRAMES_MAX", 60)
+    reports = []
+    chosen = train.gather_footage(request, pipeline, work, TrainingProgress(reports.append))
+    assert len(chosen.frames) == len(chosen.frame_numbers) == 60 and len(chosen.track) == 250
+    assert np.array_equal(chosen.frames, gathered.frames[chosen.frame_numbers])
+    assert any("60 of 250 frames" in report.message for report in reports)
+
+
 def test_silent_clip_trains_the_picture_and_says_so(workspace, pipeline):
-    frames = [frame for _, frame in zip(range(60), read_frames(real_clip("av/vrt5.mp4")))]
-    silent = write_clip(workspace / "silent one.mp4", frames)
-    told = []
-    folder = train_avatar([silent], "quiet", Consent.given_now("quiet"), minutes=0.05, report=told.append, pipeline=pipeline)
+    reports = []
+    folder = train_avatar(request_of("quiet", SILENT), reports.append, pipeline)
     assert not (folder / "speaking_style").exists()
-    assert any("not the speaking style" in line.get("message", "") for line in told)
+    assert any("not the speaking style" in report.message for report in reports)
     assert load_avatar(folder).speaking_style is None
 
 
 def test_no_face_leaves_no_avatar(workspace, pipeline):
     grey = write_clip(workspace / "grey.mp4", [np.full((96, 128, 3), 90, np.uint8)] * 60)
     with pytest.raises(UnusableInput, match="No face"):
-        train_avatar([grey], "nobody", Consent.given_now("nobody"), minutes=0.05, pipeline=pipeline)
+        train_avatar(request_of("nobody", grey), pipeline=pipeline)
     assert [entry.name for entry in list_avatars() if not entry.bundled] == []
     left = [path for path in (workspace / "home of “tests”" / "avatars").glob("*")]
     assert left == []
 
 
-def test_training_needs_consent_and_a_known_preset(workspace, pipeline):
-    with pytest.raises(ValueError, match="consent"):
-        train_avatar([], "x", None, pipeline=pipeline)
-    with pytest.raises(ValueError, match="preset"):
-        train_avatar([], "x", Consent.given_now("x"), preset="ultra", pipeline=pipeline)
-
-
 def test_held_out_frames_are_never_drawn_for_training(workspace, pipeline, monkeypatch):
-    import personalize.training as training
+    used = {}
 
-    seen = {}
-
-    def spy(state, people, *, held_out, **options):
-        seen["train"], seen["held"] = people[0].frames, held_out[0].frames
+    def spy(training, people, held_out, options, hooks):
+        used["train"], used["held out"] = people[0].frames, held_out[0].frames
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(training, "train_head", spy)
-    monkeypatch.setattr(training, "adapt_style", lambda *arguments: None)
+    monkeypatch.setattr(person_head, "train_head", spy)
+    monkeypatch.setattr(train, "adapt_style", lambda *arguments: None)
     with pytest.raises(KeyboardInterrupt):
-        train_avatar([real_clip("av/vrt2.mp4")], "h", Consent.given_now("h"), minutes=0.1, pipeline=pipeline)
-    train, held = (torch.from_numpy(seen[name].reshape(len(seen[name]), -1).astype(np.int16)) for name in ("train", "held"))
-    assert len(train) + len(held) >= 110
-    assert min(int((train - row).abs().sum(1).min()) for row in held) > 0
+        train_avatar(request_of("h", SPEAKING, minutes=0.1), pipeline=pipeline)
+    learned, held = (torch.from_numpy(frames.reshape(len(frames), -1).astype(np.int16)) for frames in used.values())
+    assert len(learned) + len(held) >= 110
+    assert min(int((learned - row).abs().sum(1).min()) for row in held) > 0
 
 
 def test_two_heads_are_compared_on_the_same_footage(workspace, pipeline, monkeypatch, tmp_path):
-    monkeypatch.setitem(head_comparison.REFERENCE_WIDTHS, 256, (4, 4, 4, 4, 4))
-    result = compare_heads([real_clip("av/vrt2.mp4")], 0.05, pipeline, picture=tmp_path / "c.png")
+    monkeypatch.setitem(benchmark.REFERENCE_WIDTHS, 256, (4, 4, 4, 4, 4))
+    result = compare_heads([SPEAKING], 0.05, pipeline, picture=tmp_path / "c.png")
     curves = result["seconds_and_held_out_psnr"]
     assert set(curves) == {"ours", "reference"} and all(10 < curve[-1][1] < 60 for curve in curves.values())
     assert result["ours_better_by_db"] == pytest.approx(curves["ours"][-1][1] - curves["reference"][-1][1], abs=0.02)
     assert (tmp_path / "c.png").stat().st_size > 1000
+
+
+def test_a_real_person_is_drawn_well(workspace, pipeline):
+    """The bundled clips show an avatar or a still face; this one a person who talks."""
+    folder = train_avatar(request_of("real", real_clip("av/vrt2.mp4"), minutes=0.15), pipeline=pipeline)
+    card = json.loads((folder / "avatar.json").read_text(encoding="utf-8"))
+    assert card["measures"]["psnr"] > 25 and (folder / "speaking_style").exists()

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from gmtalker.training.loop import TrainOptions, fit
@@ -37,7 +38,7 @@ def made():
 
 
 def options(steps, **others):
-    return TrainOptions("line", steps=steps, learning_rate=0.05, warm_up=5, average=0.9, device="cpu", **others)
+    return TrainOptions("line", steps=steps, learning_rate=0.05, warm_up=5, ema_decay=0.9, device="cpu", **others)
 
 
 def test_it_learns_and_reports(tmp_path):
@@ -45,7 +46,8 @@ def test_it_learns_and_reports(tmp_path):
     state = fit(model, batches, tmp_path, options(300), reports.append, lambda model: {"bias": abs(model.layer.bias.item())})
     assert state.step == 300 and not model.training
     torch.testing.assert_close(model.layer.weight, torch.ones(1, 3), atol=0.2, rtol=0)
-    assert reports[-1]["stage"] == "line" and reports[-1]["percent"] == 100 and {"error", "bias", "its"} <= reports[-1].keys()
+    last = reports[-1]
+    assert last.stage == "line" and last.stage_percent == 100 and {"error", "bias", "its"} <= last.figures.keys()
 
 
 def test_resuming_is_exact(tmp_path):
@@ -64,6 +66,16 @@ def test_resuming_is_exact(tmp_path):
         fit(first, breaking, tmp_path / "parts", options(20, checkpoint_seconds=0.0))
     fit(second, batches, tmp_path / "parts", options(20))
     torch.testing.assert_close(second.state_dict(), whole.state_dict(), atol=0, rtol=0)
+
+
+def test_the_names_in_a_checkpoint_stay_what_they_were(tmp_path):
+    """A training that was stopped by an older version goes on in this one."""
+    fit(made(), batches, tmp_path, options(2))
+    with safe_open(str(tmp_path / "checkpoint.safetensors"), framework="pt") as file:
+        assert set(file.metadata()) == {"step", "seconds", "average_step"}
+        assert set(file.keys()) == {"weights.layer.weight", "weights.layer.bias", "average.0", "average.1"} | {
+            f"optimizer.{index}.{part}" for index in range(2) for part in ("step", "exp_avg", "exp_avg_sq")
+        }
 
 
 def test_a_finished_training_is_not_repeated(tmp_path):

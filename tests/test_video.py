@@ -8,6 +8,7 @@ import pytest
 from media import (
     babble,
     beep,
+    bundled_clip,
     corners,
     ffmpeg,
     number_of,
@@ -22,7 +23,7 @@ from media import (
 from gmtalker.clock import frames_for
 from gmtalker.errors import UnusableInput, UnusableVideo
 from gmtalker.media.audio import read_speech
-from gmtalker.media.video import LARGEST_SIDE, read_frames, read_info
+from gmtalker.media.video import SIDE_MAX, read_frames, read_info
 from gmtalker.media.video_writer import VideoWriter
 
 ODD_NAMES = ["two words", "-dash", 'it\'s "so"', "видео 影片", "a:b", "100%d", "$(touch made); x"]
@@ -223,7 +224,7 @@ def test_sound_longer_than_the_picture_is_not_a_cut(tmp_path):
 
 
 def test_giant_pictures_are_refused_before_they_are_decoded(tmp_path):
-    ffmpeg("-f", "lavfi", "-i", f"color=size={LARGEST_SIDE + 16}x16:duration=0.08:rate=25", tmp_path / "wide.mp4")
+    ffmpeg("-f", "lavfi", "-i", f"color=size={SIDE_MAX + 16}x16:duration=0.08:rate=25", tmp_path / "wide.mp4")
     message = refused(tmp_path / "wide.mp4")
     assert "8208 x 16" in message and "8192" in message and message == refused(tmp_path / "wide.mp4", read_info)
 
@@ -318,9 +319,9 @@ def test_an_impossible_place_is_named(tmp_path):
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["file", "taken.mp4"]
 
 
-@pytest.mark.parametrize("name", ["av/andrew1.mp4", "av/wda60.mp4"])
+@pytest.mark.parametrize("name", ["idle.mp4", "preview.mp4", "av/andrew1.mp4", "av/wda60.mp4"])
 def test_real_clips_are_as_long_as_they_say(name):
-    path = real_clip(name)
+    path = real_clip(name) if "/" in name else bundled_clip(name)
     info = read_info(path)
     shapes = [frame.shape for frame in read_frames(path)]
     assert set(shapes) == {(info.height, info.width, 3)} and len(shapes) == round(info.seconds * 25)

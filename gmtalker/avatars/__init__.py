@@ -1,0 +1,1 @@
+"""Avatars: folders of data, where they are kept, made ready to speak."""

@@ -5,39 +5,43 @@ from __future__ import annotations
 import json
 import re
 import stat
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError
 
-from gmtalker.avatars.emotion_offsets import OFFSETS_FILE, EmotionOffsets
 from gmtalker.avatars.workspace import clean_name
 from gmtalker.errors import UnusableAvatar, first_line
-from gmtalker.face.person import PersonFace
-from gmtalker.files import MEGABYTE
-from gmtalker.models.emotion_mapping import EmotionMapping
-from gmtalker.models.head_generator import HeadGenerator
-from gmtalker.models.weights import load_strict
+from gmtalker.files import MEGABYTE, whole_file
 
+if TYPE_CHECKING:
+    from gmtalker.avatars.emotion_offsets import EmotionOffsets
+    from gmtalker.face.person import PersonFace
+    from gmtalker.models.emotion_mapping import EmotionMapping
+    from gmtalker.models.head_generator import HeadGenerator
+
+CARD = "avatar.json"
 LARGEST_FILE = {".json": MEGABYTE, ".md": MEGABYTE, ".safetensors": 400 * MEGABYTE, ".mp4": 100 * MEGABYTE, ".jpg": 20 * MEGABYTE}
 LARGEST_AVATAR = 1000 * MEGABYTE
 MOST_FILES = 64
-
-
 # Formats whose readers run code from the file: an avatar that holds one was not made by this project.
 CODE_SUFFIXES = frozenset(".bin .pt .pth .pkl .pickle .ckpt .joblib .npy .npz .h5 .py .pyc .so .dll .exe .sh .bat".split())
-
-
-REQUIRED = ("avatar.json", "face.safetensors", "head_generator/config.json", "emotion_mapping/config.json")
+REQUIRED = (CARD, "face.safetensors", "head_generator/config.json", "emotion_mapping/config.json")
 
 
 @dataclass(frozen=True, eq=False)
 class Avatar:
     """A person, ready to be drawn.
 
-    card: avatar.json; face: what the person looks like; head_generator, emotion_mapping: the person's networks in eval mode;
-    speaking_style: folder of the LoRA and the accent of the expression generator, None when the person's clips held no sound;
-    moods: their own look of the emotions, None when no clip had a label.
+    name: as people call it.
+    folder: where its files are.
+    card: avatar.json.
+    face: the person's face: shape, reference picture, usual motion.
+    head_generator, emotion_mapping: the person's networks, in eval mode.
+    speaking_style: folder of the LoRA and the accent of the expression generator; None when the person's clips held no sound.
+    emotion_offsets: how the person shows each emotion; None when no clip had a label.
     """
 
     name: str
@@ -47,14 +51,21 @@ class Avatar:
     head_generator: HeadGenerator
     emotion_mapping: EmotionMapping
     speaking_style: Path | None
-    moods: EmotionOffsets | None = None
+    emotion_offsets: EmotionOffsets | None = None
 
 
 def read_avatar(folder: Path) -> Avatar:
     """Check an avatar's folder and load it.
 
-    Errors: UnusableAvatar when it is missing, holds code, is too large, or misses a weight.
+    Errors: UnusableAvatar when it is missing, holds code, is too large, or lacks a weight.
     """
+    # Late: the page lists avatars before the networks' libraries are imported, which takes seconds.
+    from gmtalker.avatars.emotion_offsets import EmotionOffsets
+    from gmtalker.face.person import PersonFace
+    from gmtalker.models.emotion_mapping import EmotionMapping
+    from gmtalker.models.head_generator import HeadGenerator
+    from gmtalker.models.weights import load_strict
+
     card = read_card(folder)
     check_files(folder)
     name = card["name"]
@@ -62,58 +73,66 @@ def read_avatar(folder: Path) -> Avatar:
         face = PersonFace.load(folder / "face.safetensors")
         head_generator = load_strict(HeadGenerator, folder / "head_generator")
         emotion_mapping = load_strict(EmotionMapping, folder / "emotion_mapping")
-        moods = EmotionOffsets.load(folder) if (folder / OFFSETS_FILE).exists() else None
+        offsets = EmotionOffsets.load(folder)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise UnusableAvatar(f"The avatar {name!r} is broken ({first_line(error)}); make or import it again.") from error
     style = folder / "speaking_style"
-    return Avatar(name, folder, card, face, head_generator, emotion_mapping, style if style.is_dir() else None, moods)
+    return Avatar(name, folder, card, face, head_generator, emotion_mapping, style if style.is_dir() else None, offsets)
 
 
 def read_card(folder: Path) -> dict:
-    """avatar.json of a folder, checked: name, and objects for consent (who, when, words), source, training, measures, versions
-    and hub (repo and revision, of an avatar that was pulled from there or pushed to it).
+    """avatar.json of an avatar's folder, checked.
 
-    Errors: UnusableAvatar.
+    Returns: its name, and objects for consent (who, when, words), source, training, measures, versions and hub (repo and
+        revision, of an avatar that was pulled from the Hub or pushed to it).
+    Errors: UnusableAvatar when it is missing, broken or too large.
     """
-    path = folder / "avatar.json"
+    path = folder / CARD
     try:
         if path.stat().st_size > LARGEST_FILE[".json"]:
-            raise ValueError("avatar.json is too large")
+            raise ValueError(f"{CARD} is too large")
         card = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(card, dict) or not isinstance(card.get("name"), str):
-            raise ValueError("avatar.json has no name")
+            raise ValueError(f"{CARD} has no name")
         card["name"] = clean_name(card["name"])
         consent = card.get("consent")
         if not isinstance(consent, dict) or not all(isinstance(consent.get(key), str) for key in ("who", "when", "words")):
-            raise ValueError("avatar.json does not say who agreed, when, and in which words")
+            raise ValueError(f"{CARD} does not say who agreed, when, and in which words")
         for key in ("source", "training", "measures", "versions", "hub"):
             if not isinstance(card.get(key, {}), dict):
-                raise ValueError(f"{key} in avatar.json is not an object")
+                raise ValueError(f"{key} in {CARD} is not an object")
     except FileNotFoundError as error:
-        raise UnusableAvatar(f"{folder.name} is not an avatar: it has no avatar.json.") from error
+        raise UnusableAvatar(f"{folder.name} is not an avatar: it has no {CARD}.") from error
     except (OSError, ValueError, RecursionError) as error:
         raise UnusableAvatar(f"{folder.name} is not a usable avatar ({first_line(error)}).") from error
     return card
 
 
-def save_card(folder: Path, card: dict) -> None:
-    """Write avatar.json of a folder, whole or not at all."""
-    writing = folder / ".writing-avatar.json"
-    try:
-        writing.write_text(json.dumps(card, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
-        writing.replace(folder / "avatar.json")
-    finally:
-        writing.unlink(missing_ok=True)
+def card_json(card: Mapping) -> str:
+    """The text of avatar.json."""
+    return json.dumps(card, ensure_ascii=False, indent=2) + "\n"
+
+
+def save_card(folder: Path, card: Mapping) -> None:
+    """Write avatar.json of a folder, whole or not at all. Errors: OSError when it can't be written."""
+    with whole_file(folder / CARD) as unfinished:
+        unfinished.write_text(card_json(card), encoding="utf-8")
 
 
 def data_files(folder: Path) -> dict[str, Path]:
-    """The files an avatar is handed on with, by their place in it: all but hidden ones (.DS_Store, .gitattributes)."""
+    """The files that an avatar is handed on with: all but hidden ones (.DS_Store, .gitattributes).
+
+    Returns: path within the avatar, with forward slashes -> file here.
+    """
     found = (path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.startswith("."))
     return {path.relative_to(folder).as_posix(): path for path in found}
 
 
 def check_place(name: str) -> None:
-    """Whether a file of a stranger may lie at a place in an avatar. Errors: ValueError for one that leaves it or can run code."""
+    """Check that a file from a stranger may stand at this path within an avatar.
+
+    Errors: ValueError for a path that leaves the avatar, or for a file that can run code.
+    """
     place = PurePosixPath(name)
     safe = re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_./-]*", name) and ".." not in place.parts and len(place.parts) <= 3
     if not safe or place.suffix.lower() in CODE_SUFFIXES:
@@ -121,7 +140,10 @@ def check_place(name: str) -> None:
 
 
 def check_files(folder: Path) -> None:
-    """Errors: UnusableAvatar for a missing file, a file that may hold code, a link, or too much of anything."""
+    """Check what an avatar's folder holds, without loading anything.
+
+    Errors: UnusableAvatar for a missing file, a file that can run code, a link, or too much of anything.
+    """
     total = 0
     for count, path in enumerate(folder.rglob("*"), start=1):
         state = path.lstat()

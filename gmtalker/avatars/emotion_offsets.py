@@ -1,45 +1,58 @@
-"""A person's own look of each emotion, beside the generic one."""
+"""How one person's face differs from the generic one in each emotion."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from torch.nn import functional as F
 
 from gmtalker.clock import EMOTIONS
+from gmtalker.tracks import BLINK, MOTION_DIM
 
-OFFSETS_FILE = "moods.safetensors"
+OFFSETS_FILE = "emotion_offsets.safetensors"
+OLD_OFFSETS_FILE = "moods.safetensors"  # as version 0.1 wrote it
 
 
 @dataclass(frozen=True, eq=False)
 class EmotionOffsets:
-    """What a person's face in each emotion has beside the generic one.
+    """What a person's face in each emotion has beside the generic one; an emotion that no clip showed has what neutral has.
 
-    expression: (8, n) coefficients; motion: (8, 10) by how much the head is held, and the eyelids and the eyes rest, otherwise
-    than usual, as MotionTrack.stacked(). An emotion that was never shown has what neutral has, or zeros.
-    Errors: ValueError for other shapes.
+    expression: (8, n) coefficients, in standard deviations of the shared basis.
+    motion: (8, 10) by how much the head, the resting eyelids and the gaze differ from the person's usual ones, in the columns and
+        units of MotionTrack.stacked().
+    Errors: ValueError for other shapes, or for a number that is not finite.
+    Source: our own; docs/method.md section 11, equation (33).
     """
 
     expression: Tensor
     motion: Tensor
 
     def __post_init__(self) -> None:
-        shapes = self.expression.ndim == 2 and len(self.expression) == len(EMOTIONS) and self.motion.shape == (len(EMOTIONS), 10)
-        if not shapes or not (self.expression.isfinite().all() and self.motion.isfinite().all()):
-            raise ValueError("moods hold one row of finite numbers for each emotion")
+        kinds = len(EMOTIONS)
+        fits = self.expression.ndim == 2 and len(self.expression) == kinds and self.motion.shape == (kinds, MOTION_DIM)
+        if not fits or not (self.expression.isfinite().all() and self.motion.isfinite().all()):
+            raise ValueError("emotion offsets hold one row of finite numbers for each emotion")
 
     def save(self, folder: Path) -> None:
-        """Into an avatar's folder."""
+        """Write them into an avatar's folder."""
         tensors = {name: getattr(self, name).float().contiguous() for name in ("expression", "motion")}
         save_file(tensors, str(folder / OFFSETS_FILE))
 
     @classmethod
-    def load(cls, folder: Path) -> EmotionOffsets:
-        """Of an avatar's folder. Errors: ValueError, KeyError, SafetensorError for a broken file."""
-        tensors = load_file(str(folder / OFFSETS_FILE))
-        if "lids" in tensors:  # an avatar of an older version: only how low both eyelids rest
-            tensors["motion"] = F.pad(tensors.pop("lids")[:, None].expand(-1, 2), (6, 2))
+    def load(cls, folder: Path) -> EmotionOffsets | None:
+        """Read those of an avatar's folder, as this or an older version wrote them.
+
+        Returns: None when the avatar has none.
+        Errors: OSError, ValueError, KeyError, SafetensorError for a broken file.
+        """
+        path = next((folder / name for name in (OFFSETS_FILE, OLD_OFFSETS_FILE) if (folder / name).exists()), None)
+        if path is None:
+            return None
+        tensors = load_file(str(path))
+        if "lids" in tensors:  # the oldest form: only how low both eyelids rest
+            tensors["motion"] = torch.zeros(len(tensors["lids"]), MOTION_DIM)
+            tensors["motion"][:, BLINK] = tensors["lids"][:, None]
         return cls(tensors["expression"].float(), tensors["motion"].float())

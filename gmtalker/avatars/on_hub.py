@@ -1,18 +1,19 @@
-"""Avatars from the Hub and to it. a stranger's is data, looked at before it is fetched and after."""
+"""Avatars from the Hugging Face Hub and to it. A stranger's avatar is data, checked before it is fetched and after."""
 
 from __future__ import annotations
 
 import errno
-import json
 import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
 from gmtalker.avatars.avatar import (
+    CARD,
     LARGEST_AVATAR,
     LARGEST_FILE,
     MOST_FILES,
+    card_json,
     check_place,
     data_files,
     read_avatar,
@@ -25,13 +26,15 @@ from gmtalker.errors import UnusableAvatar
 from gmtalker.files import MEGABYTE
 from gmtalker.hub import REPO_ID, Token, address_of, as_sentence, check_repo, client_of, declared_files, fetch, push_files
 
-CARD, README = "avatar.json", "README.md"
+README = "README.md"
 
 
 def resolve(name_or_folder: str | Path | None) -> Path:
-    """The folder of an avatar, which is pulled from the Hub when it is not here yet. Nothing else pulls.
+    """The folder of an avatar, pulled into the workspace first where it is a repo on the Hub that is not here yet.
 
-    name_or_folder: as for find_avatar, or a repo on the Hub ("owner/name").
+    Nothing else pulls by itself: what only looks for an avatar calls storage.find_avatar.
+
+    name_or_folder: as for storage.lookup_avatar, or any repo on the Hub ("owner/name").
     Errors: UnusableAvatar when there is none, UnusableInput when the Hub does not give it.
     """
     found = lookup_avatar(name_or_folder)
@@ -41,7 +44,11 @@ def resolve(name_or_folder: str | Path | None) -> Path:
 
 
 def check_consent(card: Mapping) -> None:
-    """Nobody's avatar is shared without their consent. Errors: UnusableAvatar when who, when or words of it are empty."""
+    """Check that an avatar may be shared.
+
+    card: its avatar.json.
+    Errors: UnusableAvatar when the consent in it does not say who agreed, when, or in which words.
+    """
     missing = [key for key in ("who", "when", "words") if not card["consent"][key].strip()]
     if missing:
         lacking = " and ".join(missing)
@@ -49,9 +56,11 @@ def check_consent(card: Mapping) -> None:
 
 
 def repo_of(avatar: str | Path | None, token: Token = None) -> str:
-    """Where an avatar goes if nothing else is said: where it was before, or a repo of its name of the person whose token it is.
+    """The repo that an avatar is pushed to by default: where it was before, else one of its name in the account of the token.
 
-    Errors: UnusableInput when nobody is logged in.
+    avatar: as for storage.lookup_avatar.
+    Returns: "owner/name".
+    Errors: UnusableAvatar when there is no such avatar, UnusableInput when nobody is logged in.
     """
     card = read_card(find_avatar(avatar))
     if repo := card.get("hub", {}).get("repo"):
@@ -62,16 +71,21 @@ def repo_of(avatar: str | Path | None, token: Token = None) -> str:
 
 
 def push_avatar(avatar: str | Path | None, repo: str, readme: str, private: bool = True, token: Token = None) -> str:
-    """Push an avatar into a model repo, which is made when it is missing: one commit, or nothing. Returns its address.
+    """Push an avatar into a model repo, which is made when it is missing: one commit, or nothing.
 
-    readme: the model card. An avatar of the workspace keeps the repo in mind, so that `repo` names it from then on.
+    An avatar of the workspace notes the repo in its card, so that `repo` names it from then on.
+
+    avatar: as for storage.lookup_avatar.
+    readme: the model card.
+    private: whether only the owner may see it.
+    Returns: the repo's address.
     Errors: UnusableAvatar when it is broken or nobody consented; UnusableInput when the Hub does not take it.
     """
     folder = find_avatar(avatar)
     card = read_avatar(folder).card
     check_consent(card)
     card.pop("hub", None)
-    files: dict[str, Path | bytes] = {**data_files(folder), CARD: _as_json(card), README: readme.encode()}
+    files: dict[str, Path | bytes] = {**data_files(folder), CARD: card_json(card).encode(), README: readme.encode()}
     revision = push_files(files, repo, CARD, private, token)
     api = client_of(token)
     if folder.parent.resolve() == avatars_folder().resolve():
@@ -81,12 +95,13 @@ def push_avatar(avatar: str | Path | None, repo: str, readme: str, private: bool
 
 
 def pull_avatar(repo: str, name: str | None = None, revision: str | None = None, token: Token = None) -> Path:
-    """Fetch an avatar from a model repo into the workspace, whole or not at all. Returns its folder.
+    """Fetch an avatar from a model repo into the workspace, whole or not at all; only what came from the same repo is replaced.
 
-    name: what it is called here; else as when it was pulled before, else as its card says if that is free, else as its repo.
-    revision: a branch, a tag or a commit. Only what came from the same repo is ever replaced.
+    name: what it is called here; None is as when it was pulled before, else as its card says if that is free, else as its repo.
+    revision: a branch, a tag or a commit; None is the newest.
+    Returns: its folder.
     Errors: UnusableInput when the Hub does not give it; UnusableAvatar when it is no avatar, holds what no avatar has, is too
-    large, or the name is taken; ValueError for a name that is none.
+        large, or the name is taken; ValueError for a bad name.
     """
     check_repo(repo)
     if name is None and (before := pulled_from(repo)):
@@ -115,8 +130,9 @@ def pull_avatar(repo: str, name: str | None = None, revision: str | None = None,
 
 
 def update_avatar(name: str, token: Token = None) -> bool:
-    """Fetch an avatar of the workspace again if its repo holds another version by now. Returns whether it did.
+    """Fetch an avatar of the workspace again if its repo holds another version by now.
 
+    Returns: whether it did.
     Errors: UnusableAvatar when it has no repo; else as pull_avatar, and then the avatar stays as it is.
     """
     card = read_card(find_avatar(name))
@@ -132,7 +148,7 @@ def update_avatar(name: str, token: Token = None) -> bool:
 
 
 def _came_from(repo: str | None, name: str) -> bool:
-    """Whether the workspace's avatar `name` belongs to a repo."""
+    """Whether an avatar of the workspace belongs to a repo."""
     own = [entry.card.get("hub", {}).get("repo") for entry in list_avatars() if not entry.bundled and entry.name == name]
     return repo is not None and repo in own
 
@@ -141,12 +157,8 @@ def _taken() -> set[str]:
     return {entry.name for entry in list_avatars()}
 
 
-def _as_json(card: Mapping) -> bytes:
-    return (json.dumps(card, ensure_ascii=False, indent=2) + "\n").encode()
-
-
 def _checked(repo: str, declared: Mapping[str, int]) -> dict[str, int]:
-    """The files of an avatar's repo that are worth fetching, by what the index says of them. Errors: UnusableAvatar."""
+    """The files of an avatar's repo to fetch and their sizes, judged by its index. Errors: UnusableAvatar."""
     wanted = {}
     for name, size in declared.items():
         place = PurePosixPath(name)
@@ -168,7 +180,7 @@ def _checked(repo: str, declared: Mapping[str, int]) -> dict[str, int]:
 
 
 def _check_sizes(folder: Path, declared: Mapping[str, int]) -> None:
-    """Errors: UnusableAvatar when a fetched file is missing or another one than the index spoke of."""
+    """Errors: UnusableAvatar when a fetched file is missing or has another size than the index says."""
     for name, size in declared.items():
         path = folder / name
         if not path.is_file() or path.stat().st_size != size:

@@ -91,6 +91,6 @@ class ReadyAvatars:
         if avatar.speaking_style is not None:
             generator = with_speaking_style(generator, avatar.speaking_style)
         offsets = avatar.emotion_offsets
-        if offsets is not None and offsets.expression.shape[1] != generator.config.coefficients:
+        if offsets is not None and offsets.expression.shape[1] != generator.config.coefficient_dim:
             raise UnusableAvatar(f"The emotions of {avatar.name!r} are of another face model; train it again.")
         return ReadyAvatar(avatar, Renderer(self.face_model, avatar.face, size_of(avatar)), generator)

@@ -1,5 +1,5 @@
-"""A person's way of speaking, kept apart from the generic weights: a LoRA of the expression generator, and an accent: what their
-face does with the same sounds beyond it, linear in the speech features."""
+"""A person's speaking style, kept apart from the generic weights: a LoRA of the expression generator, and an accent, which is
+what their face does beyond it, linear in the speech features (docs/method.md section 10)."""
 
 from __future__ import annotations
 
@@ -21,8 +21,12 @@ LARGEST_RANK = 128
 
 
 def save_speaking_style(generator: ExpressionGenerator, folder: Path, strength: float = 1.0) -> None:
-    """Save the LoRA attached to a generator, at a part of its strength, and its accent, where it has one, and nothing of the
-    generator itself, into folder (made when missing)."""
+    """Save the LoRA attached to a generator and its accent, where it has one, but nothing of the generator itself.
+
+    generator: changed: its LoRA is scaled by strength.
+    folder: made when it is missing.
+    strength: 0 to 1 of the LoRA as it was trained.
+    """
     with torch.no_grad():
         for name, weight in generator.named_parameters():
             if ".lora_B." in name:
@@ -43,7 +47,11 @@ def with_speaking_style(generator: ExpressionGenerator, folder: Path) -> Express
     """A copy of the generator with a person's LoRA merged into its weights, in eval mode.
 
     A copy, so that avatars used at the same time don't change each other; merged, so that it is as fast as without.
+
+    generator: the generic one; it stays as it is.
+    folder: as save_speaking_style wrote it.
     Errors: UnusableAvatar when LoRA or accent do not fit this generator to the last weight.
+    Source: LoRA, arXiv 2106.09685; docs/method.md section 10.
     """
     folder, generator = Path(folder), copy.deepcopy(generator)
     try:
@@ -55,7 +63,7 @@ def with_speaking_style(generator: ExpressionGenerator, folder: Path) -> Express
         generator.fuse_lora(adapter_names=["style"])
         generator.unload_lora()
         if (folder / ACCENT_FILE).exists():
-            accent = nn.Linear(generator.config.features, generator.config.coefficients)
+            accent = nn.Linear(generator.config.feature_dim, generator.config.coefficient_dim)
             accent.load_state_dict(load_file(str(folder / ACCENT_FILE)))  # strict, in names and in shapes
             generator.accent = accent.to(generator.device)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from gmtalker.assets import BUNDLED
 from gmtalker.avatars.avatar import (
+    CARD,
     LARGEST_AVATAR,
     MOST_FILES,
     check_files,
@@ -25,7 +26,7 @@ from gmtalker.avatars.avatar import (
 )
 from gmtalker.avatars.workspace import avatars_folder, clean_name, slug, workspace
 from gmtalker.errors import UnusableAvatar, first_line
-from gmtalker.files import MEGABYTE
+from gmtalker.files import MEGABYTE, whole_file
 
 HALF_DONE = (".writing-", ".deleting-", ".importing-", ".pulling-")
 ABANDONED = 7 * 24 * 3600  # seconds: longer than any training
@@ -33,7 +34,13 @@ ABANDONED = 7 * 24 * 3600  # seconds: longer than any training
 
 @dataclass(frozen=True)
 class AvatarEntry:
-    """An avatar in a list: what its card says, with nothing loaded."""
+    """An avatar in a list, with nothing loaded.
+
+    name: as people call it.
+    folder: where its files are.
+    bundled: whether it came with the program.
+    card: avatar.json.
+    """
 
     name: str
     folder: Path
@@ -42,7 +49,7 @@ class AvatarEntry:
 
 
 def list_avatars() -> list[AvatarEntry]:
-    """Bundled avatars first, then the workspace's, each by name. A folder whose card can't be read is left out."""
+    """The bundled avatars, then those of the workspace, each sorted by name; folders whose card can't be read are left out."""
     entries = []
     for root, bundled in ((BUNDLED, True), (workspace() / "avatars", False)):
         found = []
@@ -59,10 +66,10 @@ def list_avatars() -> list[AvatarEntry]:
 
 
 def find_avatar(name_or_folder: str | Path | None) -> Path:
-    """The folder of an avatar, found without the network.
+    """The folder of an avatar on this machine, found without the network.
 
     name_or_folder: as for lookup_avatar.
-    Errors: UnusableAvatar when there is none.
+    Errors: UnusableAvatar, naming those there are, when there is none.
     """
     if found := lookup_avatar(name_or_folder):
         return found
@@ -73,10 +80,11 @@ def find_avatar(name_or_folder: str | Path | None) -> Path:
 
 
 def lookup_avatar(name_or_folder: str | Path | None) -> Path | None:
-    """The folder of an avatar, None when it is not on this machine.
+    """The folder of an avatar on this machine, found without the network.
 
     name_or_folder: a name in the workspace, a bundled name, a folder, or the repo on the Hub ("owner/name") that an avatar of the
         workspace came from; None is the bundled avatar.
+    Returns: None when it is not on this machine.
     """
     entries = list_avatars()
     if name_or_folder is None:
@@ -95,15 +103,21 @@ def lookup_avatar(name_or_folder: str | Path | None) -> Path | None:
 
 
 def pulled_from(repo: str) -> AvatarEntry | None:
-    """The workspace's avatar that came from a repo on the Hub, or went there; found without asking the Hub."""
+    """The avatar of the workspace that came from a repo on the Hub, or went there; found without the network.
+
+    repo: "owner/name".
+    Returns: None when there is none.
+    """
     return next((entry for entry in list_avatars() if not entry.bundled and entry.card.get("hub", {}).get("repo") == repo), None)
 
 
 @contextmanager
 def write_avatar(name: str, replace: bool = False) -> Iterator[Path]:
-    """A new folder to fill; it becomes the avatar `name` of the workspace when the block ends without an error.
+    """A new folder to fill; it becomes an avatar of the workspace when the block ends without an error, and is gone otherwise.
 
-    Errors: ValueError for a bad name; UnusableAvatar when the name is taken (unless replace) or a file is missing at the end.
+    name: that of its avatar.json.
+    replace: whether an avatar of that name may be replaced.
+    Errors: ValueError for a bad name; UnusableAvatar when the name is taken, or a file is missing at the end.
     """
     name = clean_name(name)
     destination = avatars_folder() / slug(name)
@@ -114,7 +128,7 @@ def write_avatar(name: str, replace: bool = False) -> Iterator[Path]:
     try:
         yield writing
         if read_card(writing)["name"] != name:
-            raise ValueError(f"avatar.json was written with a name that is not {name!r}")
+            raise ValueError(f"{CARD} was written with a name that is not {name!r}")
         check_files(writing)
         writing.chmod(0o755)
         if replace and destination.exists():
@@ -125,7 +139,7 @@ def write_avatar(name: str, replace: bool = False) -> Iterator[Path]:
 
 
 def _sweep(avatars: Path) -> None:
-    """Away with what processes that were killed left half-written, long ago."""
+    """Delete what processes that were killed left half-written, long ago."""
     for folder in avatars.iterdir():
         if folder.name.startswith(HALF_DONE) and folder.stat().st_mtime < time.time() - ABANDONED:
             shutil.rmtree(folder, ignore_errors=True)
@@ -140,9 +154,10 @@ def delete_avatar(name: str) -> None:
 
 
 def rename_avatar(name: str, new_name: str) -> Path:
-    """Give an avatar of the workspace another name. Returns its folder.
+    """Give an avatar of the workspace another name.
 
-    Errors: ValueError for a name that is none; UnusableAvatar when there is no such avatar, it is bundled, or the name is taken.
+    Returns: its folder.
+    Errors: ValueError for a bad name; UnusableAvatar when there is no such avatar, it is bundled, or the name is taken.
     """
     folder, new_name = find_avatar(name), clean_name(new_name)
     if folder.parent.resolve() != avatars_folder().resolve():
@@ -166,28 +181,31 @@ def _discard(folder: Path) -> None:
 
 
 def export_avatar(name_or_folder: str | Path | None, output: Path) -> Path:
-    """Pack an avatar into one zip file. Errors: UnusableAvatar."""
+    """Pack an avatar into one zip file, whole or not at all.
+
+    name_or_folder: as for lookup_avatar.
+    Returns: output.
+    Errors: UnusableAvatar when there is no such avatar, it is incomplete, or there is no such folder to write into.
+    """
     folder = find_avatar(name_or_folder)
     read_card(folder)
     check_files(folder)
     output = Path(output)
     if not output.parent.is_dir():
         raise UnusableAvatar(f"The folder {output.parent} does not exist.")
-    writing = output.with_name(f".writing-{output.name}")
-    try:
-        with zipfile.ZipFile(writing, "w", zipfile.ZIP_STORED) as archive:  # weights and videos don't shrink
-            for name, path in data_files(folder).items():
-                archive.write(path, name)
-        writing.replace(output)
-    finally:
-        writing.unlink(missing_ok=True)
+    with whole_file(output) as unfinished, zipfile.ZipFile(unfinished, "w", zipfile.ZIP_STORED) as archive:
+        for name, path in data_files(folder).items():
+            archive.write(path, name)  # stored: weights and videos don't shrink
     return output
 
 
 def import_avatar(archive_path: Path, name: str | None = None) -> Path:
-    """Unpack a file made by export_avatar into the workspace, as `name` or as the name it brings. Returns its folder.
+    """Unpack a file made by export_avatar into the workspace.
 
-    Errors: UnusableAvatar when the file is no avatar, tries to leave its folder, is too large, or the name is taken.
+    name: what it is called here; None is the name it brings.
+    Returns: its folder.
+    Errors: UnusableAvatar when the file is no avatar, tries to leave its folder, is too large, or the name is taken; ValueError
+        for a bad name.
     """
     archive_path = Path(archive_path)
     with tempfile.TemporaryDirectory(prefix=".importing-", dir=avatars_folder()) as unpacked:

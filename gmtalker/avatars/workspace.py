@@ -23,7 +23,7 @@ _OWNER: ContextVar[str | None] = ContextVar("owner", default=None)
 
 
 def owner() -> str:
-    """Whose workspace this is: the one set by owned_by, or $GMTALKER_OWNER; empty where one person has it all."""
+    """Whose workspace this is: the name set by owned_by, or $GMTALKER_OWNER; empty where one person has it all."""
     return _OWNER.get() if _OWNER.get() is not None else os.environ.get("GMTALKER_OWNER", "")
 
 
@@ -38,7 +38,10 @@ def owned_by(name: str) -> Iterator[None]:
 
 
 def workspace(name: str | None = None) -> Path:
-    """The folder of everything a person makes: home() itself, or where several use it, that of owner() or of `name`."""
+    """The folder of everything that a person makes: home() itself or, where several people use it, one within it.
+
+    name: whose; None is owner().
+    """
     name = owner() if name is None else name
     return home() / "people" / slug(name) if name else home()
 
@@ -51,7 +54,10 @@ def avatars_folder() -> Path:
 
 
 def clean_name(name: str) -> str:
-    """A name as it is kept: composed letters, single spaces. Errors: ValueError when empty, too long or not printable."""
+    """A name as it is kept: composed letters (NFC), single spaces.
+
+    Errors: ValueError when it is empty, too long or not printable.
+    """
     name = " ".join(unicodedata.normalize("NFC", name).split())
     if not name or len(name) > LONGEST_NAME or not name.isprintable():
         raise ValueError(f"An avatar's name has 1 to {LONGEST_NAME} printable characters")
@@ -59,9 +65,11 @@ def clean_name(name: str) -> str:
 
 
 def slug(name: str) -> str:
-    """The folder of a name: safe on every file system, readable, and never the same for two different names.
+    """The folder's name for a name: safe on every file system, readable, and never the same for two different names.
 
     A short name of small latin letters, digits and single hyphens is its own folder; any other gets a digest of itself added.
+
+    Errors: ValueError as clean_name.
     """
     name = clean_name(name)
     letters = unicodedata.normalize("NFKD", name).lower().encode("ascii", "ignore").decode()

@@ -12,7 +12,11 @@ EYE_RADIUS = 0.55  # eyeball radius in eye widths (about 12.5 mm to 24 mm of lid
 
 
 def rotation_matrix(rotation: np.ndarray) -> np.ndarray:
-    """(frames, 3) yaw, pitch, roll in radians to (frames, 3, 3): R = Rz(roll) Rx(pitch) Ry(yaw)."""
+    """R = Rz(roll) Rx(pitch) Ry(yaw).
+
+    rotation: (..., 3) yaw, pitch and roll in radians.
+    Returns: (..., 3, 3).
+    """
     yaw, pitch, roll = np.moveaxis(np.asarray(rotation, np.float64), -1, 0)
     cy, sy, cp, sp, cr, sr = np.cos(yaw), np.sin(yaw), np.cos(pitch), np.sin(pitch), np.cos(roll), np.sin(roll)
     rows = [
@@ -24,7 +28,7 @@ def rotation_matrix(rotation: np.ndarray) -> np.ndarray:
 
 
 def rotation_angles(matrix: np.ndarray) -> np.ndarray:
-    """(frames, 3, 3) to (frames, 3) yaw, pitch, roll: the inverse of rotation_matrix for pitch within a quarter turn."""
+    """The inverse of rotation_matrix, for pitch within a quarter turn: (..., 3, 3) to (..., 3) yaw, pitch and roll."""
     yaw = np.arctan2(-matrix[..., 2, 0], matrix[..., 2, 2])
     pitch = np.arcsin(np.clip(matrix[..., 2, 1], -1, 1))
     roll = np.arctan2(-matrix[..., 0, 1], matrix[..., 1, 1])
@@ -32,9 +36,12 @@ def rotation_angles(matrix: np.ndarray) -> np.ndarray:
 
 
 def align(source: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Similarity that best carries `source` (n, 3) onto each `target` (frames, n, 3), in closed form (Umeyama 1991, eq. 40-42).
+    """The similarity that best maps one set of points to each of others, in closed form.
 
-    Returns scale (frames,), R (frames, 3, 3), offset (frames, 3) with target = scale * R @ source + offset.
+    source: (n, 3).
+    target: (frames, n, 3).
+    Returns: scale (frames,), R (frames, 3, 3) and offset (frames, 3), with target = scale * R @ source + offset.
+    Source: Umeyama 1991, equations 40 to 42.
     """
     source_mean, target_mean = source.mean(0), target.mean(1)
     centred, spread = source - source_mean, target - target_mean[:, None]
@@ -49,9 +56,14 @@ def align(source: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 
 def steadied(rows: np.ndarray, jitter: Sequence[float], window: int) -> np.ndarray:
-    """rows (frames, d) without jitter, whose deviation in each column is known; real movement stays as quick as it is.
+    """Rows without jitter of known size; real movement stays as quick as it is.
 
-    Wiener's filter over a few frames: where they differ by no more than jitter does, their mean; where by far more, as they are.
+    A Wiener filter over a few frames: where they differ by no more than jitter does, their mean; where by far more, unchanged.
+
+    rows: (frames, d).
+    jitter: (d,) standard deviation of each column.
+    window: frames, odd.
+    Returns: (frames, d).
     """
     from scipy.signal import wiener  # late: half a second that opening the page need not wait for
 
@@ -62,26 +74,35 @@ def steadied(rows: np.ndarray, jitter: Sequence[float], window: int) -> np.ndarr
 
 
 def lid_distance(canonical: np.ndarray) -> np.ndarray:
-    """(frames, 2) distance of upper and lower lid in eye widths, left eye of the picture first."""
+    """(frames, 2) distance of upper and lower lid in eye widths, of canonical points (frames, 478, 3)."""
     eyes = []
     for eye in EYES:
-        upper, lower = canonical[:, list(eye["upper"])], canonical[:, list(eye["lower"])]
-        width = np.linalg.norm(canonical[:, eye["corners"][0]] - canonical[:, eye["corners"][1]], axis=-1)
+        upper, lower = canonical[:, list(eye.upper)], canonical[:, list(eye.lower)]
+        left, right = eye.corners
+        width = np.linalg.norm(canonical[:, left] - canonical[:, right], axis=-1)
         eyes.append(np.linalg.norm(upper - lower, axis=-1).mean(-1) / width)
     return np.stack(eyes, axis=1)
 
 
 def eyelids(canonical: np.ndarray, eye_open: np.ndarray, eye_closed: np.ndarray) -> np.ndarray:
-    """(frames, 2) blink, 0 open to 1 closed, relative to the person's own range."""
+    """(frames, 2) blink, 0 open to 1 closed.
+
+    canonical: (frames, 478, 3).
+    eye_open, eye_closed: (2,) the person's lid distances in eye widths.
+    Source: docs/method.md equation (28).
+    """
     return np.clip((eye_open - lid_distance(canonical)) / (eye_open - eye_closed), 0, 1)
 
 
 def gaze_angles(canonical: np.ndarray) -> np.ndarray:
-    """(frames, 2) yaw and pitch in radians, mean of both irises' offsets from the middle of the eye's corners."""
+    """(frames, 2) gaze yaw and pitch in radians, of canonical points (frames, 478, 3): the mean of both eyes.
+
+    Source: docs/method.md equation (28).
+    """
     angles = []
     for eye in EYES:
-        outer, inner = canonical[:, eye["corners"][0]], canonical[:, eye["corners"][1]]
-        width = np.linalg.norm(outer - inner, axis=-1, keepdims=True)
-        offset = (canonical[:, eye["iris"]] - (outer + inner) / 2)[:, :2] / width
+        left, right = canonical[:, eye.corners[0]], canonical[:, eye.corners[1]]
+        width = np.linalg.norm(left - right, axis=-1, keepdims=True)
+        offset = (canonical[:, eye.iris] - (left + right) / 2)[:, :2] / width
         angles.append(np.arcsin(np.clip(offset / EYE_RADIUS, -0.95, 0.95)))
     return np.mean(angles, axis=0)

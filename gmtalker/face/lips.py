@@ -1,23 +1,31 @@
-"""How far lips open, and how well two openings agree over time."""
+"""Lip opening of face points, and how well two openings agree over time."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from gmtalker.face.landmarks import INNER_LIPS
+from gmtalker.face.landmarks import INNER_LIPS, OUTER_EYE_CORNERS
 
-LARGEST_OFFSET = 5  # frames to each side in which the best agreement of lips and sound is looked for
+OFFSET_MAX = 5  # frames to each side within which the best offset of lips and sound is searched
 
 
 def lip_opening(points: np.ndarray) -> np.ndarray:
-    """(frames,) distance of the inner lips of points (frames, 478, 3), in units of the distance of the eyes' outer corners."""
-    upper, lower = INNER_LIPS
-    eyes = np.linalg.norm(points[:, 263] - points[:, 33], axis=-1)
+    """Distance of the inner lips in units of the distance between the eyes' outer corners.
+
+    points: (frames, 478, 3) at any scale.
+    Returns: (frames,).
+    """
+    (upper, lower), (left, right) = INNER_LIPS, OUTER_EYE_CORNERS
+    eyes = np.linalg.norm(points[:, right] - points[:, left], axis=-1)
     return np.linalg.norm(points[:, lower] - points[:, upper], axis=-1) / eyes
 
 
 def shifted_correlation(made: np.ndarray, real: np.ndarray, offset: int) -> float:
-    """Correlation of made with real when made is read `offset` frames later (positive: made is late)."""
+    """Pearson correlation of made with real, both (frames,), when made is read `offset` frames later.
+
+    offset: a peak at a positive one means that made is late.
+    Returns: 0 where fewer than 5 frames overlap or one of them is constant.
+    """
     if offset >= 0:
         a, b = made[offset:], real[: len(real) - offset]
     else:

@@ -1,8 +1,4 @@
-"""Draw the posed face as the picture that the head generator reads: CPU only, one thread, no OpenGL, a few milliseconds.
-
-Channels, uint8: 0-2 the person's own look (reference picture, its surroundings carried along, face drawn by its triangles),
-3-5 canonical coordinates, 6 eyes (iris 255, rest of the eye 128), 7 inside of the mouth.
-"""
+"""Draws the posed face as the rendering that the head generator reads: CPU only, one thread, no OpenGL, a few milliseconds."""
 
 from __future__ import annotations
 
@@ -10,17 +6,31 @@ import cv2
 import numpy as np
 from numba import njit
 
-from gmtalker.face.landmarks import EYES, INNER_LIP_RING, LEFT_EYE_RING, RIGHT_EYE_RING
+from gmtalker.face.landmarks import EYES, INNER_LIP_RING, LEFT_EYE_RING, POINTS, RIGHT_EYE_RING, Eye
 from gmtalker.face.model import FaceModel
 from gmtalker.face.person import PersonFace
+from gmtalker.tracks import BLINK, GAZE
 
+# Channels of a rendering, uint8.
+APPEARANCE = slice(0, 3)  # the reference picture: on the face by its triangles, around it moved with the head
+CANONICAL = slice(3, 6)  # x, y and z of the mean face as 40 to 255; 0 where there is no face
+CANONICAL_X, CANONICAL_Y, CANONICAL_Z = 3, 4, 5
+EYE_MAP = 6  # 255 iris, 128 the rest of the eye
+MOUTH_MAP = 7  # 255 inside of the mouth
 CHANNELS = 8
-FACE, EYE, MOUTH = 0, 1, 2
+
+_SKIN, _EYE, _MOUTH = 0, 1, 2  # kinds of triangles
+_IRIS, _EYE_WHITE, _INSIDE_MOUTH = 255, 128, 255
+_MOUTH_COLOUR = (40, 18, 18)
 
 
 @njit(cache=True, nogil=True)
-def _rasterise(triangles, kinds, points, sources, colours, source_map, picture, depth):
-    """Fill every triangle: z-buffered, barycentric. points (n, 3) px, sources (n, 2) px, colours (n, 3), picture (h, w, 5)."""
+def _rasterise(triangles, kinds, points, sources, colours, source_map, rendering, depth):
+    """Fill every triangle: z-buffered, barycentric.
+
+    points: (n, 3) in pixels; sources: (n, 2) in pixels of the reference; colours: (n, 3); source_map: (h, w, 2) and
+    rendering: (h, w, CHANNELS), both written to; depth: (h, w), infinite at first.
+    """
     height, width = depth.shape
     for index in range(len(triangles)):
         a, b, c = triangles[index]
@@ -46,31 +56,34 @@ def _rasterise(triangles, kinds, points, sources, colours, source_map, picture, 
                 depth[y, x] = z
                 source_map[y, x, 0] = wa * sources[a, 0] + wb * sources[b, 0] + wc * sources[c, 0]
                 source_map[y, x, 1] = wa * sources[a, 1] + wb * sources[b, 1] + wc * sources[c, 1]
-                for channel in range(3):
-                    picture[y, x, channel] = wa * colours[a, channel] + wb * colours[b, channel] + wc * colours[c, channel]
-                picture[y, x, 3] = 128 if kind == 1 else 0
-                picture[y, x, 4] = 255 if kind == 2 else 0
+                for axis in range(3):
+                    rendering[y, x, CANONICAL_X + axis] = wa * colours[a, axis] + wb * colours[b, axis] + wc * colours[c, axis]
+                rendering[y, x, EYE_MAP] = _EYE_WHITE if kind == _EYE else 0
+                rendering[y, x, MOUTH_MAP] = _INSIDE_MOUTH if kind == _MOUTH else 0
 
 
 @njit(cache=True, nogil=True)
-def _irises(picture, discs):
-    """Paint the iris where an eye is open: discs (eyes, 3) middle x, y and radius in px."""
-    height, width = picture.shape[:2]
+def _irises(rendering, discs):
+    """Paint the iris where an eye is open: discs (eyes, 3) middle x, y and radius in pixels."""
+    height, width = rendering.shape[:2]
     for x0, y0, radius in discs:
         for y in range(max(int(y0 - radius), 0), min(int(y0 + radius) + 2, height)):
             for x in range(max(int(x0 - radius), 0), min(int(x0 + radius) + 2, width)):
-                if picture[y, x, 3] == 128 and (x - x0) ** 2 + (y - y0) ** 2 <= radius**2:
-                    picture[y, x, 3] = 255
+                if rendering[y, x, EYE_MAP] == _EYE_WHITE and (x - x0) ** 2 + (y - y0) ** 2 <= radius**2:
+                    rendering[y, x, EYE_MAP] = _IRIS
 
 
 def canonical_colours(model: FaceModel, points: np.ndarray) -> np.ndarray:
-    """Canonical points (..., 3) as the colours that channels 3 to 5 show: 40 to 255 across the mean face, 0 is "no face here"."""
+    """Canonical points (..., 3) as the values that the CANONICAL channels hold: 40 to 255 across the mean face."""
     low, high = model.mean_shape.min(0), model.mean_shape.max(0)
     return (points - low) / (high - low) * 215 + 40
 
 
 class Renderer:
-    """Draws one person's face at `size` pixels. `render` holds no state, so several threads may share one renderer."""
+    """Draws one person's face at `size` pixels. `render` changes no state, so several threads may share one renderer.
+
+    Source: docs/method.md section 7.
+    """
 
     def __init__(self, face_model: FaceModel, face: PersonFace, size: int = 256):
         self.model, self.face, self.size = face_model, face, size
@@ -83,11 +96,11 @@ class Renderer:
         # A lid or lip ring has no triangles inside: fans around a middle point close it.
         fans, kinds, self.rings = [], [], (LEFT_EYE_RING, RIGHT_EYE_RING, INNER_LIP_RING)
         for number, ring in enumerate(self.rings):
-            middle = 478 + number
+            middle = POINTS + number
             fans += [(ring[i], ring[(i + 1) % len(ring)], middle) for i in range(len(ring))]
-            kinds += [MOUTH if ring is INNER_LIP_RING else EYE] * len(ring)
+            kinds += [_MOUTH if ring is INNER_LIP_RING else _EYE] * len(ring)
         self.triangles = np.concatenate([face_model.triangles, np.array(fans, np.int32)])
-        self.kinds = np.array([FACE] * len(face_model.triangles) + kinds, np.uint8)
+        self.kinds = np.array([_SKIN] * len(face_model.triangles) + kinds, np.uint8)
         self.sources = self._closed(face.reference_points.astype(np.float64) * size)[:, :2].copy() - 0.5
         self.colours = canonical_colours(face_model, self._closed(face_model.mean_shape))
         self.still = np.stack(np.meshgrid(np.arange(size), np.arange(size)), axis=-1).astype(np.float32)
@@ -97,33 +110,37 @@ class Renderer:
         return np.concatenate([points, [points[list(ring)].mean(0) for ring in self.rings]])
 
     def points(self, coefficients: np.ndarray, motion: np.ndarray) -> np.ndarray:
-        """(478, 3) where the face's points are in the picture, in pixels; coefficients (n,), motion (10,)."""
-        return self.model.project(self.model.shape(self.face, coefficients, motion[6:8], motion[8:10]), motion, self.size)
+        """(478, 3) the face's points in pixels of the picture; coefficients (n,), motion (10,)."""
+        return self.model.project(self.model.shape(self.face, coefficients, motion[BLINK], motion[GAZE]), motion, self.size)
 
     def render(self, coefficients: np.ndarray, motion: np.ndarray, shoulders: np.ndarray | None = None) -> np.ndarray:
-        """(size, size, 8) uint8 for one frame: coefficients (n,), motion (10,) as MotionTrack.stacked(), shoulders (4,).
+        """The rendering of one frame.
 
-        Without shoulders, they follow the head.
+        coefficients: (n,).
+        motion: (10,) one row of MotionTrack.stacked().
+        shoulders: (4,) as in FaceTrack; without them, they follow the head.
+        Returns: (size, size, CHANNELS) uint8.
         """
         size = self.size
         motion = np.asarray(motion, np.float64)
         points = self._closed(self.points(np.asarray(coefficients, np.float64), motion)) - 0.5
-        source_map = self._carried(motion, shoulders)
-        picture = np.zeros((size, size, 5), np.uint8)
+        source_map = self._source_map(motion, shoulders)
+        rendering = np.zeros((size, size, CHANNELS), np.uint8)
         depth = np.full((size, size), np.inf, np.float32)
-        _rasterise(self.triangles, self.kinds, points, self.sources, self.colours, source_map, picture, depth)
-        discs = np.array([[*points[eye["iris"], :2], self._iris_radius(points, eye)] for eye in EYES])
-        _irises(picture, discs)
-        look = cv2.remap(self.reference, source_map, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-        look[picture[..., 4] > 0] = (40, 18, 18)  # the reference keeps its lips closed: nothing to show inside
-        return np.concatenate([look, picture], axis=-1)
+        _rasterise(self.triangles, self.kinds, points, self.sources, self.colours, source_map, rendering, depth)
+        discs = np.array([[*points[eye.iris, :2], self._iris_radius(points, eye)] for eye in EYES])
+        _irises(rendering, discs)
+        appearance = cv2.remap(self.reference, source_map, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        appearance[rendering[..., MOUTH_MAP] > 0] = _MOUTH_COLOUR  # the reference keeps its lips closed: nothing to show inside
+        rendering[..., APPEARANCE] = appearance
+        return rendering
 
     @staticmethod
-    def _iris_radius(points: np.ndarray, eye: dict) -> float:
-        return float(np.linalg.norm(points[list(eye["ring"]), :2] - points[eye["iris"], :2], axis=-1).mean())
+    def _iris_radius(points: np.ndarray, eye: Eye) -> float:
+        return float(np.linalg.norm(points[list(eye.iris_ring), :2] - points[eye.iris, :2], axis=-1).mean())
 
-    def _carried(self, motion: np.ndarray, shoulders: np.ndarray | None) -> np.ndarray:
+    def _source_map(self, motion: np.ndarray, shoulders: np.ndarray | None) -> np.ndarray:
         """(size, size, 2) where in the reference each pixel around the face comes from: hair, shoulders, background."""
         features = self.face.context_features(motion[None], None if shoulders is None else np.asarray(shoulders)[None])
-        moved = np.tensordot(features[0].astype(np.float32), self.face.surroundings, 1) * self.size
+        moved = np.tensordot(features[0].astype(np.float32), self.face.context_motion, 1) * self.size
         return self.still + cv2.resize(moved, (self.size, self.size), interpolation=cv2.INTER_LINEAR)

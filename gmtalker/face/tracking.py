@@ -5,27 +5,27 @@ from __future__ import annotations
 import os
 import sys
 import warnings
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Iterable, Iterator
 
 import cv2
 import numpy as np
 
 from gmtalker.errors import UnusableVideo
 from gmtalker.face.geometry import lid_distance
-from gmtalker.face.landmarks import CHIN, FOREHEAD, POINTS
+from gmtalker.face.landmarks import CHIN, FOREHEAD, INNER_LIPS, POINTS
 from gmtalker.face.model import FaceModel
-from gmtalker.face.person import PersonFace
+from gmtalker.face.person import FaceShape, PersonFace
 from gmtalker.media.video import read_frames
-from gmtalker.tracks import FaceTrack
+from gmtalker.tracks import BLINK, GAZE, POSE, FaceTrack
 
 CROP_FACES = 2.1  # side of the head-and-shoulders crop in face heights
 HEAD_FACES = 1.3  # side of the smallest square that still holds the whole head
 FACE_PLACE = 0.47  # how far down the crop the middle of the face sits
-NEVER_BLINKED = 0.35  # closed lids of someone who never blinked, as a part of their open ones
-MOODY, NOT_CALM = 2.0, 20.0  # what speaks against a reference picture: a deviation of expression; a label that is not neutral
+NEVER_BLINKED = 0.35  # lid distance of the closed eyes of someone who never blinked, as a share of that of the open ones
+EXPRESSION_COST, NOT_NEUTRAL_COST = 2.0, 20.0  # of a reference picture: per deviation of expression; no neutral label
 CUT_JUMP = 0.12  # a face that jumps by more than this (face heights) between two frames was cut there...
 CUT_STEP = 0.015  # ...or by this much, when it hardly moves around that moment
 
@@ -33,8 +33,9 @@ CUT_STEP = 0.015  # ...or by this much, when it hardly moves around that moment
 def detect_landmarks(frames: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """FaceMesh points of the one face in each frame.
 
-    frames: (height, width, 3) uint8 RGB. Returns points (frames, 478, 3) float32 in pixels (x right, y down, z away from the
-    camera, on the scale of x) and found (frames,) bool; frames without a face hold NaN.
+    frames: (height, width, 3) uint8 RGB each.
+    Returns: points (frames, 478, 3) float32 in pixels (x right, y down, z away from the camera, on the scale of x; NaN in frames
+        without a face), and found (frames,) bool.
     """
     points, found = [], []
     with face_mesh(max_num_faces=1, min_tracking_confidence=0.5) as find:
@@ -51,9 +52,10 @@ def detect_landmarks(frames: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarr
 
 @contextmanager
 def face_mesh(**options) -> Iterator[Callable[[np.ndarray], list]]:
-    """MediaPipe FaceMesh with iris points: yields a function from a frame to its faces (each with .landmark).
+    """MediaPipe FaceMesh with iris points, its native log kept off stderr.
 
-    Its native log, which no person asked for, is kept off stderr: it comes at the start and with the first face.
+    options: of mediapipe's FaceMesh.
+    Yields: a function from a frame (height, width, 3) uint8 RGB to its faces, each with .landmark.
     """
     with _silence(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # mediapipe's protobuf messages warn of their own age
@@ -61,14 +63,14 @@ def face_mesh(**options) -> Iterator[Callable[[np.ndarray], list]]:
 
         mesh = mediapipe.solutions.face_mesh.FaceMesh(refine_landmarks=True, **options)
         mesh.process(np.zeros((128, 128, 3), np.uint8))  # its models load, and log, in threads: wait for them
-    met = False
+    found_one = False
 
     def find(frame: np.ndarray) -> list:
-        nonlocal met
-        with warnings.catch_warnings(), nullcontext() if met else _silence():
+        nonlocal found_one
+        with warnings.catch_warnings(), nullcontext() if found_one else _silence():  # it logs once more with the first face
             warnings.simplefilter("ignore")
             faces = mesh.process(frame).multi_face_landmarks or []
-        met = met or bool(faces)
+        found_one = found_one or bool(faces)
         return list(faces)
 
     with mesh:
@@ -77,33 +79,36 @@ def face_mesh(**options) -> Iterator[Callable[[np.ndarray], list]]:
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """The process's stderr, native code's included, goes nowhere inside the block."""
+    """Discards what is written to the process's stderr inside the block, by native code too."""
     sys.stderr.flush()
-    kept = os.dup(2)
+    stderr = os.dup(2)
     nowhere = os.open(os.devnull, os.O_WRONLY)
     try:
         os.dup2(nowhere, 2)
         yield
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
+        os.dup2(stderr, 2)
+        os.close(stderr)
         os.close(nowhere)
 
 
 def fill_and_smooth(points: np.ndarray, found: np.ndarray) -> np.ndarray:
-    """Points with missing frames interpolated and jitter smoothed by a zero-phase filter that does not reach across cuts.
+    """Interpolate frames without a face, and smooth jitter by a zero-phase filter that does not reach across cuts.
 
+    points: (frames, 478, 3).
+    found: (frames,) bool.
+    Returns: (frames, 478, 3) float64.
     Errors: UnusableVideo when no frame shows a face.
     """
     from scipy.signal import savgol_filter  # late: half a second that opening the page need not wait for
 
     if not found.any():
         raise UnusableVideo("No face was found in the video. Please film one person from the front, in good light.")
-    clock, seen = np.arange(len(points)), np.flatnonzero(found)
+    clock, detected = np.arange(len(points)), np.flatnonzero(found)
     filled = np.empty(points.shape)
     for axis in range(points.shape[2]):
         for point in range(points.shape[1]):
-            filled[:, point, axis] = np.interp(clock, seen, points[seen, point, axis])
+            filled[:, point, axis] = np.interp(clock, detected, points[detected, point, axis])
     bounds = [0, *find_cuts(filled), len(points)]
     for start, stop in zip(bounds[:-1], bounds[1:]):
         if stop - start >= 5:
@@ -112,7 +117,10 @@ def fill_and_smooth(points: np.ndarray, found: np.ndarray) -> np.ndarray:
 
 
 def find_cuts(points: np.ndarray) -> np.ndarray:
-    """First frames after a cut: the face jumps, far beyond how it moved just before and after. points (frames, 478, 3)."""
+    """Frame numbers of the first frames after a cut: the face jumps, far beyond how it moved just before and after.
+
+    points: (frames, 478, 3).
+    """
     if len(points) < 3:
         return np.zeros(0, int)
     height = np.median(np.linalg.norm(points[:, CHIN] - points[:, FOREHEAD], axis=-1))
@@ -125,9 +133,11 @@ def find_cuts(points: np.ndarray) -> np.ndarray:
 
 
 def choose_crop(points: np.ndarray, width: int, height: int) -> np.ndarray:
-    """(3,) left, top, side in pixels of the square that holds head and shoulders through the whole video.
+    """The square that holds head and shoulders through a whole video; in a close-up its side is the picture's short one.
 
-    In a close-up it is the picture's short side. What falls outside the picture is padded when it is cut.
+    points: (frames, 478, 3) in pixels.
+    width, height: of the picture.
+    Returns: (3,) left, top and side in pixels; what falls outside the picture is padded when it is cut.
     """
     face = np.median(np.linalg.norm(points[:, CHIN] - points[:, FOREHEAD], axis=-1))
     middle = np.median((points[:, CHIN] + points[:, FOREHEAD]) / 2, axis=0)[:2]
@@ -142,51 +152,62 @@ def choose_crop(points: np.ndarray, width: int, height: int) -> np.ndarray:
 
 
 def cut(frame: np.ndarray, crop: np.ndarray, size: int) -> np.ndarray:
-    """The square `crop` of a frame as (size, size, 3) uint8; what lies outside the frame repeats its border."""
+    """The square `crop` of a frame, as (size, size, 3) uint8; what lies outside the frame repeats its border."""
     left, top, side = crop
     inside = side <= min(frame.shape[:2]) and left >= 0 and top >= 0
     inside = inside and left + side <= frame.shape[1] and top + side <= frame.shape[0]
     if inside:
         part = frame[int(top) : int(top + side), int(left) : int(left + side)]
-        return (
-            part.copy()
-            if len(part) == size
-            else cv2.resize(part, (size, size), interpolation=cv2.INTER_AREA if side > size else cv2.INTER_CUBIC)
-        )
+        if len(part) == size:
+            return part.copy()
+        return cv2.resize(part, (size, size), interpolation=cv2.INTER_AREA if side > size else cv2.INTER_CUBIC)
     zoom = size / side
     matrix = np.array([[zoom, 0, -left * zoom + (zoom - 1) / 2], [0, zoom, -top * zoom + (zoom - 1) / 2]])
     return cv2.warpAffine(frame, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
 
 def in_crop(points: np.ndarray, crop: np.ndarray, size: float = 1.0) -> np.ndarray:
-    """Points in pixels of the picture to pixels of its square crop drawn at `size`."""
+    """Points (..., 3) in pixels of a picture to pixels of its square crop resized to `size`; crop widths with size 1."""
     left, top, side = crop
     return (points - np.array([left, top, 0.0])) * (size / side)
 
 
-def measure_neutral(model: FaceModel, points: np.ndarray, calm: np.ndarray | None = None) -> np.ndarray:
-    """(478, 3) the person's neutral shape: the median of their frames with closed lips and open eyes.
+def measure_neutral(model: FaceModel, points: np.ndarray, neutral_frames: np.ndarray | None = None) -> np.ndarray:
+    """A person's neutral shape: the median of their frames with closed lips and open eyes.
 
-    points: (frames, 478, 3) at any scale; calm: (frames,) bool, frames known to be neutral (from labelled clips), if any.
+    points: (frames, 478, 3) at any scale.
+    neutral_frames: (frames,) bool, those of clips labelled neutral; only they are used, where there are any.
+    Returns: (478, 3) canonical.
     """
-    shape = model.mean_shape
+    shape, (upper, lower) = model.mean_shape, INNER_LIPS
     for _ in range(3):  # the pose depends a little on the shape, and the shape on the pose
         canonical = model.unpose(points, model.pose(points, shape))
-        gap = np.linalg.norm(canonical[:, 14] - canonical[:, 13], axis=-1)
+        gap = np.linalg.norm(canonical[:, lower] - canonical[:, upper], axis=-1)
         lids = lid_distance(canonical).mean(1)
-        use = np.ones(len(points), bool) if calm is None or not calm.any() else calm
+        use = np.ones(len(points), bool) if neutral_frames is None or not neutral_frames.any() else neutral_frames
         still = use & (gap <= np.quantile(gap[use], 0.35)) & (lids >= np.quantile(lids[use], 0.4))
         shape = np.median(canonical[still if still.any() else use], axis=0)
     return shape
 
 
 def measure_eyes(canonical: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(2,) open and (2,) closed lid distance in eye widths, of this person."""
+    """Lid distances (2,) of a person's open and of their closed eyes, in eye widths, from canonical points (frames, 478, 3)."""
     lids = lid_distance(canonical)
     eye_open = np.quantile(lids, 0.75, axis=0)
     eye_closed = np.quantile(lids, 0.005, axis=0)
     blinked = eye_closed < 0.55 * eye_open
     return eye_open, np.where(blinked, eye_closed, NEVER_BLINKED * eye_open)
+
+
+def measure_shape(model: FaceModel, points: np.ndarray, neutral_frames: np.ndarray | None = None) -> FaceShape:
+    """A person's neutral shape and range of the eyelids.
+
+    points: (frames, 478, 3) at any scale, of frames in which a face was found.
+    neutral_frames: (frames,) bool, those of clips labelled neutral, if any.
+    """
+    neutral = measure_neutral(model, points, neutral_frames)
+    eye_open, eye_closed = measure_eyes(model.unpose(points, model.pose(points, neutral)))
+    return FaceShape(neutral.astype(np.float32), eye_open.astype(np.float32), eye_closed.astype(np.float32))
 
 
 def measure_person(
@@ -196,73 +217,89 @@ def measure_person(
     source_size: tuple[int, int],
     pick_frame: Callable[[int], np.ndarray],
     found: np.ndarray,
-    calm: np.ndarray | None = None,
+    neutral_frames: np.ndarray | None = None,
     size: int = 256,
 ) -> PersonFace:
-    """What is the person's own, from smoothed points in picture pixels; pick_frame(i) gives the picture of frame i."""
-    crop_points = in_crop(points, crop, 1.0)
-    usable = np.flatnonzero(found)
-    neutral = measure_neutral(model, crop_points[usable], None if calm is None else calm[usable])
-    pose = model.pose(crop_points[usable], neutral)
-    canonical = model.unpose(crop_points[usable], pose)
-    eye_open, eye_closed = measure_eyes(canonical)
-    face = PersonFace(
-        neutral.astype(np.float32),
-        np.zeros((size, size, 3), np.uint8),
-        crop_points[0].astype(np.float32),
-        eye_open.astype(np.float32),
-        eye_closed.astype(np.float32),
-        np.zeros(10, np.float32),
-        np.ones(10, np.float32),
-        crop.astype(np.float32),
-        np.array(source_size, np.float32),
-    )
-    track = model.track(crop_points[usable], face, 1.0, found[usable], film=False)
+    """A person's shape, way of holding the head, and reference picture.
+
+    points: (frames, 478, 3) smoothed, in pixels of the picture.
+    crop: (3,) left, top and side, in pixels of the picture.
+    source_size: width and height of the picture.
+    pick_frame: gives the picture (height, width, 3) uint8 of a frame by its number.
+    found: (frames,) bool, the frames that may be used.
+    neutral_frames: (frames,) bool, those of clips labelled neutral, if any.
+    size: of the reference picture, in pixels.
+    """
+    crop_points, usable = in_crop(points, crop, 1.0), np.flatnonzero(found)
+    neutral = None if neutral_frames is None else neutral_frames[usable]
+    shape = measure_shape(model, crop_points[usable], neutral)
+    track = model.track(crop_points[usable], shape, 1.0, found[usable], consecutive=False)
     motion = track.motion.stacked().numpy()
-    mean, scale = np.median(motion, axis=0), motion.std(axis=0) + 1e-4
-    coefficients = track.expression.coefficients.numpy()
-    # The reference picture: near the mean pose, lips closed, eyes open and looking ahead.
-    far = (np.abs(motion - mean)[:, [0, 1, 2, 3, 4, 5]] / (scale[:6] + 0.01)).sum(1)
-    far += 20 * model.lip_opening(coefficients, neutral) + 3 * motion[:, 6:8].sum(1) + 4 * np.abs(motion[:, 8:] - mean[8:]).sum(1)
-    # Its texture is under every expression: brows that are raised in it are raised in all of them.
-    far += MOODY * np.sqrt(np.square(coefficients).mean(1))
-    if calm is not None and calm[usable].any():
-        far += NOT_CALM * ~calm[usable]
+    cost = _reference_cost(model, shape, track)
+    if neutral is not None and neutral.any():
+        cost += NOT_NEUTRAL_COST * ~neutral
     # Right after a cut or a gap the tracker still settles: a picture whose points are off would shift all that is drawn from it.
-    breaks = np.concatenate([[0], find_cuts(points), np.flatnonzero(~found), [len(points)]])
-    far += 10 * (np.abs(usable[:, None] - breaks[None]).min(1) < 6)
-    best = int(usable[np.argmin(far)])
-    reference = cut(pick_frame(best), crop, size)
-    return replace(
-        face,
-        reference=reference,
+    cost += 10 * _near_a_break(points, found)[usable]
+    best = int(usable[np.argmin(cost)])
+    return PersonFace(
+        **vars(shape),
+        reference=cut(pick_frame(best), crop, size),
         reference_points=crop_points[best].astype(np.float32),
-        motion_mean=mean.astype(np.float32),
-        motion_scale=scale.astype(np.float32),
+        motion_mean=np.median(motion, axis=0).astype(np.float32),
+        motion_scale=(motion.std(axis=0) + 1e-4).astype(np.float32),
+        crop=crop.astype(np.float32),
+        source_size=np.array(source_size, np.float32),
     )
+
+
+def _near_a_break(points: np.ndarray, found: np.ndarray) -> np.ndarray:
+    """(frames,) bool: less than 6 frames from a cut, from a frame without a face, or from an end of the video."""
+    breaks = np.concatenate([[0], find_cuts(points), np.flatnonzero(~found), [len(points)]])
+    return np.abs(np.arange(len(points))[:, None] - breaks[None]).min(1) < 6
+
+
+def _reference_cost(model: FaceModel, shape: FaceShape, track: FaceTrack) -> np.ndarray:
+    """(frames,) lowest near the mean pose with lips closed, eyes open and looking ahead, and little expression."""
+    motion, coefficients = track.motion.stacked().numpy(), track.expression.coefficients.numpy()
+    mean, scale = np.median(motion, axis=0), motion.std(axis=0) + 1e-4
+    cost = (np.abs(motion - mean)[:, POSE] / (scale[POSE] + 0.01)).sum(1)
+    lips, lids, gaze = model.lip_opening(coefficients, shape.neutral_shape), motion[:, BLINK], motion[:, GAZE] - mean[GAZE]
+    cost += 20 * lips + 3 * lids.sum(1) + 4 * np.abs(gaze).sum(1)
+    # Its texture is under every expression: brows that are raised in it are raised in all of them.
+    cost += EXPRESSION_COST * np.sqrt(np.square(coefficients).mean(1))
+    return cost
 
 
 @dataclass(frozen=True)
 class TrackedVideo:
-    """FaceMesh points of a video, in picture pixels, smoothed; found (frames,), and the picture's size (width, height)."""
+    """The face in each frame of a video.
+
+    points: (frames, 478, 3) FaceMesh points in pixels of the picture, smoothed.
+    found: (frames,) bool.
+    source_size: width and height of the picture.
+    """
 
     points: np.ndarray
     found: np.ndarray
     source_size: tuple[int, int]
 
 
-def track_points(path: Path, progress: Callable[[int], None] | None = None) -> TrackedVideo:
-    """Read a video and find the face in every frame. Errors: UnusableVideo when it can't be read or shows no face."""
+def track_points(path: Path, on_frame: Callable[[int], None] | None = None) -> TrackedVideo:
+    """Find the face in every frame of a video.
+
+    on_frame: is called with the number of each frame before it is searched.
+    Errors: UnusableVideo when the video can't be read or shows no face.
+    """
     size = [0, 0]
 
-    def watched() -> Iterator[np.ndarray]:
+    def frames() -> Iterator[np.ndarray]:
         for index, frame in enumerate(read_frames(path)):
             size[:] = frame.shape[1], frame.shape[0]
-            if progress:
-                progress(index)
+            if on_frame:
+                on_frame(index)
             yield frame
 
-    points, found = detect_landmarks(watched())
+    points, found = detect_landmarks(frames())
     if not found.any():
         raise UnusableVideo(f"No face was found in {Path(path).name}. Please film one person from the front, in good light.")
     return TrackedVideo(fill_and_smooth(points, found), found, (size[0], size[1]))
@@ -271,15 +308,16 @@ def track_points(path: Path, progress: Callable[[int], None] | None = None) -> T
 def track_video(path: Path, model: FaceModel) -> FaceTrack:
     """The FaceTrack of a video of anyone, measured against that person's own neutral face, in a crop of its own."""
     video = track_points(path)
-    crop = choose_crop(video.points, *video.source_size)
-    face = measure_person(model, video.points, crop, video.source_size, lambda _: np.zeros((8, 8, 3), np.uint8), video.found)
-    return model.track(in_crop(video.points, crop), face, 1.0, video.found)
+    points = in_crop(video.points, choose_crop(video.points, *video.source_size))
+    return model.track(points, measure_shape(model, points[video.found]), 1.0, video.found)
 
 
 def track_of_person(video: TrackedVideo, model: FaceModel, face: PersonFace) -> tuple[FaceTrack, np.ndarray]:
-    """The FaceTrack of another video of the avatar's own person, and the crop (3,) it was measured in.
+    """The FaceTrack of another video of the avatar's own person.
 
     The same picture size means the same camera: the avatar's crop is used as it is. Otherwise the crop is chosen anew.
+
+    Returns: the track, and the crop (3,) it was measured in.
     """
     same = tuple(video.source_size) == tuple(int(side) for side in face.source_size)
     crop = face.crop if same else choose_crop(video.points, *video.source_size)

@@ -1,0 +1,1 @@
+"""Measuring: avatars, generic stages, speed and memory, the watermark."""

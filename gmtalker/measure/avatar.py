@@ -18,13 +18,15 @@ from gmtalker.device import one_core
 from gmtalker.errors import UnusableVideo
 from gmtalker.face.context_motion import measure_shoulders
 from gmtalker.face.landmarks import EYE_REGION, LIPS
-from gmtalker.face.lips import LARGEST_OFFSET, lip_opening, shifted_correlation
+from gmtalker.face.lips import OFFSET_MAX, lip_opening, shifted_correlation
+from gmtalker.face.renderer import CANONICAL_X
 from gmtalker.face.tracking import TrackedVideo, cut, detect_landmarks, fill_and_smooth, track_of_person, track_points
 from gmtalker.measure.identity import FaceRecogniser
 from gmtalker.measure.plots import draw_lips
 from gmtalker.media.audio import read_sound_or_none
 from gmtalker.media.video import read_frames
-from gmtalker.pipeline import GMTalkerPipeline, Performance
+from gmtalker.performance import Performance
+from gmtalker.pipeline import GMTalkerPipeline
 from gmtalker.progress import OnProgress, Progress, nobody_listens
 from gmtalker.tracks import ExpressionTrack, FaceTrack, MotionTrack
 
@@ -90,12 +92,12 @@ def evaluate_avatar(
     if speech:
         correlations = np.array([row["correlations"] for row in speech])
         mean = np.average(correlations, axis=0, weights=[row["frames"] for row in speech])
-        best = int(mean.argmax()) - LARGEST_OFFSET
+        best = int(mean.argmax()) - OFFSET_MAX
         if pictures is not None:
             pictures.mkdir(parents=True, exist_ok=True)
             draw_lips(*speech[0]["lips"], pictures / "lips.png")
         result |= {
-            "lip_correlation": round(float(mean[LARGEST_OFFSET]), 3),
+            "lip_correlation": round(float(mean[OFFSET_MAX]), 3),
             "lip_best_offset_frames": best,
             "lip_best_offset_ms": best * 1000 // FPS,
             "lip_correlation_at_best_offset": round(float(mean.max()), 3),
@@ -140,7 +142,7 @@ class _Scene:
 
     def reenacted(self) -> Performance:
         weights = self.pipeline.recognise(self.track, None if self.sound is None else self.pipeline.encode(self.sound))
-        return Performance(self.pipeline, self.avatar, self.track, weights, None)
+        return Performance(self.pipeline.draw, self.avatar, self.track, weights, None)
 
     def spoken(self) -> Performance | None:
         """What `speak` makes of the video's own sound: the avatar never sees the picture."""
@@ -157,13 +159,13 @@ def emotion_mapping_measures(avatar: Avatar, pipeline: GMTalkerPipeline, identit
     points went (pixels), which tells the shape of the face; "identity", with a judge, similarity of the two pictures.
     """
     still = FaceTrack(
-        ExpressionTrack(torch.zeros(1, pipeline.face_model.coefficients)),
+        ExpressionTrack(torch.zeros(1, pipeline.face_model.coefficient_dim)),
         MotionTrack.unstacked(torch.as_tensor(avatar.face.motion_mean).float()[None]),
         torch.ones(1, dtype=torch.bool),
     )
     rendering = pipeline.render(still, avatar)
     drawn = pipeline.paint(avatar, rendering.repeat(len(EMOTIONS), axis=0), torch.eye(len(EMOTIONS)))
-    face = rendering[0, ..., 3] > 0
+    face = rendering[0, ..., CANONICAL_X] > 0
     points = [detect_landmarks([frame])[0][0] for frame in drawn]
     result: dict[str, dict[str, float]] = {"picture": {}, "landmarks": {}}
     for index, emotion in enumerate(EMOTIONS[1:], start=1):
@@ -253,7 +255,7 @@ def speech_measures(scene: _Scene, spoken: Performance) -> dict:
     track = model.lip_opening(spoken.track.expression.coefficients.numpy()[:count], face.neutral_shape)
     before = model.lip_opening(_without_style(scene, spoken)[:count], face.neutral_shape)
     track_real = model.lip_opening(scene.track.expression.coefficients.numpy()[:count], face.neutral_shape)
-    offsets = range(-LARGEST_OFFSET, LARGEST_OFFSET + 1)
+    offsets = range(-OFFSET_MAX, OFFSET_MAX + 1)
     return {
         "frames": count,
         "correlations": [shifted_correlation(drawn[:count], real[:count], offset) for offset in offsets],

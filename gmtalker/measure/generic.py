@@ -20,16 +20,15 @@ from gmtalker.avatars.ready import load_avatar
 from gmtalker.clock import EMOTIONS, FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
 from gmtalker.device import one_core
 from gmtalker.errors import UnusableVideo
-from gmtalker.face.lips import LARGEST_OFFSET, shifted_correlation
-from gmtalker.face.tracking import choose_crop, in_crop, measure_person, track_points
+from gmtalker.face.lips import OFFSET_MAX, shifted_correlation
+from gmtalker.face.tracking import choose_crop, in_crop, measure_shape, track_points
 from gmtalker.measure.plots import draw_generic
 from gmtalker.media.audio import read_sound_or_none, read_speech, silent_frames
 from gmtalker.models.expression_generator import ExpressionGenerator
-from gmtalker.models.motion_generator import BLINK
 from gmtalker.pipeline import GMTalkerPipeline
 from gmtalker.pretrain.datasets import Row, read_rows
 from gmtalker.progress import OnProgress, Progress, nobody_listens
-from gmtalker.tracks import EmotionWeights, ExpressionTrack, FaceTrack, MotionTrack, count_blinks
+from gmtalker.tracks import BLINK, POSE, ROTATION, EmotionWeights, ExpressionTrack, FaceTrack, MotionTrack, count_blinks
 
 STEPS = 16  # from one emotion to another (M in method section 4)
 PATH_FRAMES = 75  # of speech that is said on every step of the way
@@ -208,9 +207,9 @@ def motion_measures(
         result["real"] = _moves([unseen_speaker.motion for unseen_speaker in unseen_speakers])
         result["real"] |= _beats([(unseen_speaker.motion, unseen_speaker.waveform) for unseen_speaker in unseen_speakers])
         for name, motions in (("made", made), ("real", [unseen_speaker.motion for unseen_speaker in unseen_speakers])):
-            result[name]["distance_between_takes"] = _between([motion[:length, :6] for motion in motions], scale)
+            result[name]["distance_between_takes"] = _between([motion[:length, POSE] for motion in motions], scale)
     else:
-        result["made"]["distance_between_takes"] = _between([motion[:, :6] for motion in made], scale)
+        result["made"]["distance_between_takes"] = _between([motion[:, POSE] for motion in made], scale)
     return result
 
 
@@ -218,11 +217,11 @@ def _moves(motions: Sequence[np.ndarray]) -> dict:
     blinks = sum(count_blinks(motion[:, BLINK].mean(1)) for motion in motions)
     return {
         "rotation_std_degrees": [
-            round(float(value), 2) for value in np.mean([np.degrees(motion[:, :3].std(0)) for motion in motions], axis=0)
+            round(float(value), 2) for value in np.mean([np.degrees(motion[:, ROTATION].std(0)) for motion in motions], axis=0)
         ],
         "blinks_a_minute": round(60 * FPS * blinks / sum(map(len, motions)), 1),
         "largest_turn_of_a_frame_degrees": round(
-            float(max(np.degrees(np.abs(np.diff(motion[:, :3], axis=0))).max() for motion in motions)), 2
+            float(max(np.degrees(np.abs(np.diff(motion[:, ROTATION], axis=0))).max() for motion in motions)), 2
         ),
     }
 
@@ -256,7 +255,7 @@ def stressed_frames(waveform: np.ndarray, frames: int) -> np.ndarray:
 
 def beat_alignment(motion: np.ndarray, stress: np.ndarray) -> float:
     """Mean over the stressed frames of exp(-d^2 / 2 s^2), d frames to the nearest moment at which the head turns fastest."""
-    speed = np.linalg.norm(np.diff(motion[:, :3], axis=0), axis=1)
+    speed = np.linalg.norm(np.diff(motion[:, ROTATION], axis=0), axis=1)
     beats = 1 + np.flatnonzero((speed[1:-1] > speed[:-2]) & (speed[1:-1] >= speed[2:]))
     if not len(beats):
         return 0.0
@@ -327,7 +326,7 @@ def lip_measures(pipeline: GMTalkerPipeline, unseen_speakers: Sequence[UnseenSpe
         count = min(len(made), len(unseen_speaker.lips))
         tables[row.file] = [
             shifted_correlation(made[:count], unseen_speaker.lips[:count], offset)
-            for offset in range(-LARGEST_OFFSET, LARGEST_OFFSET + 1)
+            for offset in range(-OFFSET_MAX, OFFSET_MAX + 1)
         ]
         speed = np.abs(np.diff(made[:count]))
         quiet = silent[1:count]
@@ -335,14 +334,14 @@ def lip_measures(pipeline: GMTalkerPipeline, unseen_speakers: Sequence[UnseenSpe
         spoken.append(speed[~quiet])
     mean = np.mean(list(tables.values()), axis=0)
     at_rest, spoken = np.concatenate(at_rest), np.concatenate(spoken)
-    best = int(mean.argmax()) - LARGEST_OFFSET
+    best = int(mean.argmax()) - OFFSET_MAX
     return {
         "clips": len(tables),
-        "lip_correlation": round(float(mean[LARGEST_OFFSET]), 3),
+        "lip_correlation": round(float(mean[OFFSET_MAX]), 3),
         "lip_best_offset_frames": best,
         "lip_best_offset_ms": best * 1000 // FPS,
         "lip_motion_in_silence": round(float(at_rest.mean() / spoken.mean()), 3) if len(at_rest) else None,
-        "by_clip": {file: round(table[LARGEST_OFFSET], 3) for file, table in tables.items()},
+        "by_clip": {file: round(table[OFFSET_MAX], 3) for file, table in tables.items()},
     }
 
 
@@ -364,10 +363,10 @@ def read_unseen_speakers(
         sound = read_sound_or_none(row.heard_in)
         if sound is None or found.mean() < 0.9:
             continue
-        crop = choose_crop(points, *video.source_size)
-        face = measure_person(model, points, crop, video.source_size, lambda _: np.zeros((8, 8, 3), np.uint8), found)
-        track = model.track(in_crop(points, crop), face, 1.0, found)
+        points = in_crop(points, choose_crop(points, *video.source_size))
+        shape = measure_shape(model, points[found])
+        track = model.track(points, shape, 1.0, found)
         coefficients, motion = track.expression.coefficients.numpy(), track.motion.stacked().numpy()
-        lips = model.lip_opening(coefficients, face.neutral_shape)
+        lips = model.lip_opening(coefficients, shape.neutral_shape)
         unseen_speakers.append(UnseenSpeaker(row, lips, coefficients, motion, sound[: LONGEST_UNSEEN * SAMPLE_RATE]))
     return unseen_speakers

@@ -65,7 +65,7 @@ def _mixture(pipeline: GMTalkerPipeline) -> Figure:
     """Samples of every component, on the two directions in which the components' means differ most."""
     generator = pipeline.expression_generator
     drawn = torch.Generator().manual_seed(0)
-    w = torch.randn(SAMPLES, generator.config.w_size, generator=drawn).to(generator.device)
+    w = torch.randn(SAMPLES, generator.config.w_dim, generator=drawn).to(generator.device)
     means, log_variances = (values.cpu() for values in generator.components(w))  # (SAMPLES, 8, dz)
     noise = torch.randn(means.shape, generator=drawn)
     samples = means + (0.5 * log_variances).exp() * noise

@@ -25,7 +25,7 @@ from gmtalker.face.renderer import CHANNELS
 from gmtalker.media.audio import read_speech
 from gmtalker.media.video_writer import VideoWriter
 from gmtalker.models.head_generator import REFERENCE_WIDTHS, WIDTHS, HeadGenerator
-from gmtalker.pipeline import BATCH, GMTalkerPipeline
+from gmtalker.pipeline import DRAW_BATCH, GMTalkerPipeline
 from gmtalker.provenance.credentials import Seal
 from gmtalker.request import SpeakRequest
 from gmtalker.tracks import EmotionWeights, FaceTrack
@@ -57,13 +57,13 @@ def measure_speed(
     with _timed(stages, "motion_generator", frames):
         motion = pipeline.motion(features, avatar)
     track = FaceTrack(expression, motion, torch.ones(frames, dtype=torch.bool))
-    firsts = range(0, frames, BATCH)  # in the batches, and on the one core, of drawing
+    firsts = range(0, frames, DRAW_BATCH)  # in the batches, and on the one core, of drawing
     with one_core(), _timed(stages, "renderer", frames):
-        renderings = [pipeline.render(track, avatar, first, BATCH) for first in firsts]
+        renderings = [pipeline.render(track, avatar, first, DRAW_BATCH) for first in firsts]
     drawn, omega = [], weights.at(frames)
     with one_core(), _timed(stages, "head_generator", frames):
         for first, rendering in zip(firsts, renderings):
-            drawn += list(pipeline.paint(avatar, rendering, omega[first : first + BATCH]))
+            drawn += list(pipeline.paint(avatar, rendering, omega[first : first + DRAW_BATCH]))
 
     card = load_avatar(avatar).card
     seal = Seal(card)
@@ -143,13 +143,13 @@ def time_head_generators(pipeline: GMTalkerPipeline, sizes: Sequence[int] = (256
     for size in sizes:
         for name, widths in (("ours", WIDTHS[size]), ("reference", REFERENCE_WIDTHS[size])):
             generator = HeadGenerator(size, widths=widths).eval().to(pipeline.device, memory_format=torch.channels_last)
-            rendering = torch.rand(BATCH, CHANNELS, size, size, device=pipeline.device).to(memory_format=torch.channels_last)
-            style = torch.zeros(BATCH, generator.config.style, device=pipeline.device)
+            rendering = torch.rand(DRAW_BATCH, CHANNELS, size, size, device=pipeline.device).to(memory_format=torch.channels_last)
+            style = torch.zeros(DRAW_BATCH, generator.config.style_dim, device=pipeline.device)
             with torch.autocast(pipeline.device.type, torch.bfloat16, enabled=pipeline.draws_in_half):
                 generator(rendering, style)  # warms up
                 began = _cpu_seconds()
                 generator(rendering, style)
-            result[f"{name}_{size}"] = round(1000 * (_cpu_seconds() - began) / BATCH, 1)
+            result[f"{name}_{size}"] = round(1000 * (_cpu_seconds() - began) / DRAW_BATCH, 1)
     return result
 
 
@@ -158,10 +158,10 @@ def time_steps_of_drawing(pipeline: GMTalkerPipeline, avatar: str | None, render
     """Wall milliseconds a frame of the avatar's head generator, each line with one thing more than the line above it."""
     loaded, omega = load_avatar(avatar), EmotionWeights.from_mapping(EMOTION)
     network = loaded.head_generator.to(pipeline.device)
-    style = loaded.emotion_mapping(omega.at(BATCH)).to(pipeline.device)
-    batches = [renderings[index % len(renderings)][:BATCH] for index in range(STEPS_TIMED)]
+    style = loaded.emotion_mapping(omega.at(DRAW_BATCH)).to(pipeline.device)
+    batches = [renderings[index % len(renderings)][:DRAW_BATCH] for index in range(STEPS_TIMED)]
     batches = [torch.from_numpy(batch).to(pipeline.device).permute(0, 3, 1, 2).float() / 127.5 - 1 for batch in batches]
-    batches = [batch for batch in batches if len(batch) == BATCH]
+    batches = [batch for batch in batches if len(batch) == DRAW_BATCH]
 
     def timed(layout: torch.memory_format, half: bool, size: int) -> float:
         network.to(memory_format=layout)
@@ -175,7 +175,7 @@ def time_steps_of_drawing(pipeline: GMTalkerPipeline, avatar: str | None, render
         began = time.perf_counter()
         for pictures in batches:
             draw(pictures)
-        return round(1000 * (time.perf_counter() - began) / (len(batches) * BATCH), 2)
+        return round(1000 * (time.perf_counter() - began) / (len(batches) * DRAW_BATCH), 2)
 
     half = pipeline.draws_in_half
     result = {
@@ -184,7 +184,7 @@ def time_steps_of_drawing(pipeline: GMTalkerPipeline, avatar: str | None, render
     }
     if half:
         result["bfloat16"] = timed(torch.channels_last, half, 1)
-    result[f"{BATCH} frames at a time"] = timed(torch.channels_last, half, BATCH)
+    result[f"{DRAW_BATCH} frames at a time"] = timed(torch.channels_last, half, DRAW_BATCH)
     began = time.perf_counter()
     with one_core(), ThreadPoolExecutor(usable_cores(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
         list(pool.map(lambda batch: pipeline.paint(avatar, batch, omega.at(len(batch))), renderings))

@@ -1,0 +1,1 @@
+"""Sound and video, in and out."""

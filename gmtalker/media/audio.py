@@ -1,10 +1,10 @@
-"""Sound in: any recording to 16 kHz mono."""
+"""Reading sound: any recording as 16 kHz mono."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
-from typing import Iterable, Iterator
 
 import av
 import numpy as np
@@ -13,49 +13,18 @@ from av.container import InputContainer
 from gmtalker.clock import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
 from gmtalker.errors import UnusableInput, UnusableSpeech, UnusableVideo
 
-LONGEST_HOURS = 2
+HOURS_MAX = 2  # of a recording
+GAP_SECONDS_MAX = 60.0  # a longer hole in a file's clock is a broken clock, not a pause
 SILENCE = 5e-4  # RMS of the loudest tenth of a second, -66 dB of full scale: below it nothing can be heard
-LARGEST_GAP = 60.0  # seconds; a longer hole in a file's clock is a broken clock, not a pause
 
-
-# Only formats that hold their media themselves: a playlist, or a list of files to join, in an upload would make the
-# server read other files or call other hosts.
+# ffmpeg's names of the formats that hold their media themselves: a playlist, or a list of files to join, in an upload would make
+# the server read other files or call other hosts.
 FORMATS = (
-    "mov,mp4,m4a,3gp,3g2,mj2",
-    "matroska,webm",
-    "avi",
-    "mpegts",
-    "mpeg",
-    "mpegvideo",
-    "flv",
-    "asf",
-    "ogg",
-    "wav",
-    "w64",
-    "mp3",
-    "flac",
-    "aac",
-    "aiff",
-    "caf",
-    "amr",
-    "amrnb",
-    "amrwb",
-    "ac3",
-    "eac3",
-    "au",
-    "h264",
-    "hevc",
-    "mxf",
-    "rm",
-    "ivf",
-    "dv",
-)
-
-
+    "mov,mp4,m4a,3gp,3g2,mj2 matroska,webm avi mpegts mpeg mpegvideo flv asf ogg wav w64 mp3 flac aac aiff caf amr amrnb amrwb "
+    "ac3 eac3 au h264 hevc mxf rm ivf dv"
+).split()
 # Their files do not say how long they are: ffmpeg guesses from the bit rate.
 FORMATS_WITH_GUESSED_LENGTH = ("mp3", "aac", "amr", "amrnb", "amrwb", "ac3", "eac3")
-
-
 _ADVICE = {
     UnusableVideo: "Please give a video such as mp4, mov or webm.",
     UnusableSpeech: "Please give speech as wav, mp3, m4a or flac.",
@@ -63,9 +32,10 @@ _ADVICE = {
 
 
 def open_media(path: Path, unusable: type[UnusableInput]) -> InputContainer:
-    """A media file opened for reading, whatever its name looks like; close it after use (it is a context manager).
+    """Open a media file for reading, whatever its name looks like; the container is a context manager.
 
-    Errors: `unusable` with one sentence when the path is missing, a folder, empty or not media.
+    unusable: the class of the error.
+    Errors: `unusable`, with one sentence when the path is missing, a folder, empty or not media.
     """
     path = Path(path)
     advice = _ADVICE[unusable]
@@ -86,7 +56,7 @@ def open_media(path: Path, unusable: type[UnusableInput]) -> InputContainer:
 
 
 def picture_stream(container: InputContainer) -> av.VideoStream | None:
-    """The first stream of moving pictures; the cover of a song is none."""
+    """The first video stream, or None; the cover picture of a song is no video."""
     for stream in container.streams.video:
         if not stream.disposition & av.stream.Disposition.attached_pic and stream.codec_context is not None:
             return stream
@@ -94,9 +64,11 @@ def picture_stream(container: InputContainer) -> av.VideoStream | None:
 
 
 def read_speech(path: Path) -> np.ndarray:
-    """The sound of a recording or of a video: (samples,) float32, 16 kHz, mono, full scale 1.
+    """The sound of a recording or of a video.
 
-    The sound of a video starts with its first picture: what came earlier is cut, a later start is filled with silence.
+    That of a video starts with its first picture: earlier sound is cut, a later start is filled with silence.
+
+    Returns: (samples,) float32, 16 kHz, mono, full scale 1.
     Errors: UnusableSpeech when the file can't be read, is cut short, or holds no sound.
     """
     speech = read_sound_or_none(path, UnusableSpeech)
@@ -106,15 +78,16 @@ def read_speech(path: Path) -> np.ndarray:
 
 
 def sound_seconds(path: Path) -> float:
-    """How long a speech says it is, or is, where it does not say. Errors: UnusableSpeech when it can't be read."""
+    """Length of a speech as its file declares it, or else as read. Errors: UnusableSpeech when it can't be read."""
     with open_media(Path(path), UnusableSpeech) as container:
-        said = (container.duration or 0) / 1e6
-    return said or sum(len(piece) for piece in stream_sound(Path(path))) / SAMPLE_RATE
+        declared = (container.duration or 0) / 1e6
+    return declared or sum(len(piece) for piece in stream_sound(Path(path))) / SAMPLE_RATE
 
 
 def read_sound_or_none(path: Path, unusable: type[UnusableInput] = UnusableVideo) -> np.ndarray | None:
-    """As read_speech, but None for a file without an audio stream or with nothing to hear in it.
+    """As read_speech, but None for a file without an audio stream or with nothing audible in it.
 
+    unusable: the class of the error.
     Errors: `unusable` when the file can't be read, or its sound is cut short.
     """
     pieces = list(stream_sound(path, unusable))
@@ -123,9 +96,12 @@ def read_sound_or_none(path: Path, unusable: type[UnusableInput] = UnusableVideo
 
 
 def stream_sound(path: Path, unusable: type[UnusableInput] = UnusableSpeech, rate: int = SAMPLE_RATE) -> Iterator[np.ndarray]:
-    """The samples of read_speech piece by piece, (n,) float32 at `rate`; nothing for a file without an audio stream.
+    """The samples of read_speech piece by piece; none for a file without an audio stream.
 
-    Errors: `unusable`, as read_sound_or_none; a file that is cut short gives its samples first.
+    unusable: the class of the error.
+    rate: Hz of the samples.
+    Yields: (n,) float32.
+    Errors: `unusable`, as read_sound_or_none; a file that is cut short yields its samples first.
     """
     path = Path(path)
     try:
@@ -145,19 +121,19 @@ def _aligned(container: InputContainer, path: Path, unusable: type[UnusableInput
         return
     start = first.time or 0.0
     origin = _first_picture_time(path) if picture_stream(container) else None
-    late = 0.0 if origin is None else min(start - origin, LARGEST_GAP)
+    late = 0.0 if origin is None else min(start - origin, GAP_SECONDS_MAX)
     yield np.zeros(round(max(late, 0.0) * rate), np.float32)
     declared = float(stream.duration * stream.time_base) if stream.duration else 0.0
     # The last AAC packet is filled up to its full length; mp4 says where the sound in it ends.
     exact = declared and container.format.name.startswith("mov")
-    begin, end, given = round(max(-late, 0.0) * rate), round(declared * rate) if exact else LONGEST_HOURS * 3600 * rate, 0
+    begin, end, yielded = round(max(-late, 0.0) * rate), round(declared * rate) if exact else HOURS_MAX * 3600 * rate, 0
     for piece in _steady(chain([first], frames), start, rate):
-        yield piece[max(begin - given, 0) : max(end - given, 0)]
-        given += len(piece)
-        if given > LONGEST_HOURS * 3600 * rate:
-            raise unusable(f"{path.name} is longer than {LONGEST_HOURS} hours. Please cut it into parts.")
-    if container.format.name not in FORMATS_WITH_GUESSED_LENGTH and given / rate < 0.95 * declared - 0.5:
-        heard = f"{given / rate:.1f} of {declared:.1f} seconds"
+        yield piece[max(begin - yielded, 0) : max(end - yielded, 0)]
+        yielded += len(piece)
+        if yielded > HOURS_MAX * 3600 * rate:
+            raise unusable(f"{path.name} is longer than {HOURS_MAX} hours. Please cut it into parts.")
+    if container.format.name not in FORMATS_WITH_GUESSED_LENGTH and yielded / rate < 0.95 * declared - 0.5:
+        heard = f"{yielded / rate:.1f} of {declared:.1f} seconds"
         raise unusable(f"The sound of {path.name} breaks off after {heard}. Please save or upload it again.")
 
 
@@ -166,7 +142,7 @@ def _steady(frames: Iterable[av.AudioFrame], clock: float, rate: int) -> Iterato
     resampler, kind = None, None
     for frame in frames:
         gap = frame.time - clock if frame.time is not None else 0.0
-        gap = gap if 1 / FPS < gap < LARGEST_GAP else 0.0
+        gap = gap if 1 / FPS < gap < GAP_SECONDS_MAX else 0.0
         if gap or kind != (frame.format.name, frame.layout.name, frame.sample_rate):
             yield from _resampled(resampler, None)
             yield np.zeros(round(gap * rate), np.float32)
@@ -214,7 +190,12 @@ def _audible(sound: np.ndarray) -> bool:
 
 
 def silent_frames(waveform: np.ndarray, frames: int, around: int = 5) -> np.ndarray:
-    """(frames,) bool: nothing is said in this video frame, nor `around` frames around it; waveform (samples,) at 16 kHz."""
+    """Video frames in which nothing is said, nor in `around` frames to either side.
+
+    waveform: (samples,) at 16 kHz.
+    frames: how many; a shorter waveform is silent at its end.
+    Returns: (frames,) bool.
+    """
     samples = frames * SAMPLES_PER_FRAME
     padded = np.pad(waveform[:samples], (0, max(0, samples - len(waveform))))
     level = np.sqrt(np.square(padded.reshape(frames, SAMPLES_PER_FRAME)).mean(1))

@@ -1,4 +1,4 @@
-"""The drawn head back in the person's own footage, at its resolution: an idle loop of the source around it."""
+"""Full frame: the generated head back in a loop of the person's own footage, at its resolution (docs/method.md section 12)."""
 
 from __future__ import annotations
 
@@ -19,16 +19,17 @@ from gmtalker.media.video_writer import VideoWriter
 
 VIDEO_FILE, TRACK_FILE = "idle.mp4", "idle.safetensors"
 IDLE_FRAMES_MAX = 125  # of a loop
-FEATHER = 0.08  # of the crop's side, over which the drawn picture fades into the footage
-LARGEST_TINT = 12.0  # of 255: light changes a little between takes; more is another room
+FEATHER = 0.08  # of the crop's side, over which the generated picture fades into the footage
+TINT_MAX = 12.0  # of 255: light changes a little between takes; more is another room
 
 
 @dataclass(frozen=True)
 class IdleLoop:
-    """A stretch of the person's footage in which they do little, played to and fro.
+    """A stretch of the person's footage in which they move little, played forwards and backwards.
 
-    pictures: its frames as JPEG; crop: (3,) left, top and side, in its pixels, of the square that the head generator draws;
-    shoulders: (frames, 4) as FaceTrack has them, so that the drawn shoulders stand where those of the footage do.
+    pictures: its frames, as JPEG.
+    crop: (3,) left, top and side, in its pixels, of the square that the head generator draws.
+    shoulders: (frames, 4) as in FaceTrack, so that the generated shoulders are where those of the footage are.
     """
 
     pictures: list[bytes]
@@ -37,7 +38,7 @@ class IdleLoop:
 
     @classmethod
     def load(cls, folder: Path) -> IdleLoop:
-        """Of an avatar's folder. Errors: UnusableAvatar when it has none, or a broken one."""
+        """Read the loop of an avatar's folder. Errors: UnusableAvatar when it has none, or a broken one."""
         folder = Path(folder)
         if not (folder / TRACK_FILE).is_file():
             raise UnusableAvatar("This avatar keeps no footage to stand in; train it again to show it in its full frame.")
@@ -52,17 +53,17 @@ class IdleLoop:
         return cls(pictures, crop, torch.from_numpy(shoulders))
 
     def places(self, frames: int) -> np.ndarray:
-        """(frames,) which picture each frame of a video shows: to and fro, so that it never jumps."""
+        """(frames,) number of the picture behind each frame of a video: forwards and backwards, so that it never jumps."""
         count = len(self.pictures)
         there_and_back = np.concatenate([np.arange(count), np.arange(count - 2, 0, -1)])
         return there_and_back[np.arange(frames) % len(there_and_back)]
 
     def picture(self, place: int) -> np.ndarray:
-        """(height, width, 3) uint8 RGB."""
+        """Picture number `place`, (height, width, 3) uint8 RGB."""
         return cv2.cvtColor(cv2.imdecode(np.frombuffer(self.pictures[place], np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
 
     def around(self, drawn: np.ndarray, place: int) -> np.ndarray:
-        """The picture with the drawn head (size, size, 3) uint8 in it."""
+        """Picture number `place` with a generated head (size, size, 3) uint8 in it."""
         return paste(self.picture(place), drawn, self.crop)
 
 
@@ -71,9 +72,14 @@ def _packed(frame: np.ndarray) -> bytes:
 
 
 def paste(picture: np.ndarray, drawn: np.ndarray, crop: np.ndarray) -> np.ndarray:
-    """A picture (height, width, 3) with drawn (size, size, 3) in its square crop: colour-matched along its rim, feathered.
+    """A picture with a generated one in a crop of it: colour-matched along the rim, feathered.
 
     Where the crop ends at the picture's own border, or beyond it, there is nothing to fade into.
+
+    picture: (height, width, 3) uint8.
+    drawn: (size, size, 3) uint8.
+    crop: (3,) left, top and side, in pixels of the picture.
+    Returns: (height, width, 3) uint8.
     """
     (height, width), (left, top, side) = picture.shape[:2], np.round(crop).astype(int)
     enlarged = cv2.resize(drawn, (side, side), interpolation=cv2.INTER_CUBIC if side > len(drawn) else cv2.INTER_AREA)
@@ -85,8 +91,8 @@ def paste(picture: np.ndarray, drawn: np.ndarray, crop: np.ndarray) -> np.ndarra
     down = _fade(side, rim, top > 0, top + side < height)[y0 - top : y1 - top]
     weight = (down[:, None] * across[None])[..., None]
     edge = (weight[..., 0] < 1) & (weight[..., 0] > 0)
-    if edge.any():  # the middle of what differs, so that a shoulder which moved does not tint the rest
-        inside += np.clip(np.median((footage - inside)[edge], axis=0), -LARGEST_TINT, LARGEST_TINT)
+    if edge.any():  # the median difference, so that a shoulder which moved does not tint the rest
+        inside += np.clip(np.median((footage - inside)[edge], axis=0), -TINT_MAX, TINT_MAX)
     whole = picture.copy()
     whole[y0:y1, x0:x1] = np.clip(weight * inside + (1 - weight) * footage + 0.5, 0, 255).astype(np.uint8)
     return whole
@@ -104,9 +110,12 @@ def _fade(side: int, rim: int, before: bool, after: bool) -> np.ndarray:
 
 
 def write_idle_loop(folder: Path, clip: Path, first: int, crop: np.ndarray, shoulders: np.ndarray) -> None:
-    """Keep frames first, first + 1, ... of a clip, as many as shoulders (frames, 4) has, in an avatar's folder.
+    """Write a stretch of a clip into an avatar's folder as its idle loop.
 
-    crop: (3,) in the clip's pixels. Errors: UnusableVideo when it can't be read.
+    first: number of its first frame.
+    crop: (3,) left, top and side, in the clip's pixels.
+    shoulders: (frames, 4) as in FaceTrack, one row for each frame of the stretch.
+    Errors: UnusableVideo when the clip can't be read.
     """
     frames = islice(read_frames(clip), first, first + len(shoulders))
     opening = next(frames)

@@ -1,10 +1,10 @@
-"""Video in and out: PyAV reads whatever people upload, ffmpeg writes H.264 + AAC while the frames are still being made."""
+"""Reading video: whatever people upload, as upright frames with square pixels at 25 fps."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Iterator
 
 import av
 import numpy as np
@@ -14,13 +14,19 @@ from gmtalker.clock import FPS
 from gmtalker.errors import UnusableVideo
 from gmtalker.media.audio import FORMATS_WITH_GUESSED_LENGTH, open_media, picture_stream
 
-LARGEST_SIDE = 8192  # pixels; past 8K a file is a mistake or an attack on the memory
-LARGEST_HOLE = 60.0  # seconds; a longer jump in a file's clock is a broken clock, not a held picture
+SIDE_MAX = 8192  # pixels; past 8K a file is a mistake or an attack on the memory
+HOLE_SECONDS_MAX = 60.0  # a longer jump in a file's clock is a broken clock, not a held picture
 
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What a video file says of itself, seen upright and with square pixels."""
+    """What a video file declares of itself.
+
+    width, height: in pixels, upright and with square pixels.
+    seconds: its length.
+    fps: pictures a second.
+    has_sound: whether it holds an audio stream.
+    """
 
     width: int
     height: int
@@ -30,7 +36,7 @@ class VideoInfo:
 
 
 def read_info(path: Path) -> VideoInfo:
-    """Size in pixels, length in seconds and pictures a second of a video; decodes one picture.
+    """The VideoInfo of a file; decodes one picture.
 
     Errors: UnusableVideo when the file is not a video.
     """
@@ -45,11 +51,14 @@ def read_info(path: Path) -> VideoInfo:
 
 
 def read_frames(path: Path, fps: float = FPS) -> Iterator[np.ndarray]:
-    """Frames (height, width, 3) uint8 RGB, upright, square pixels, resampled to `fps` by their timestamps.
+    """Frames of a video, upright, with square pixels, resampled by their timestamps.
 
-    Frame k is what a player shows at k / fps seconds after the first picture. Only frames that are given out are converted.
-    Errors: UnusableVideo when the file is not a video, is damaged, or ends before its container says it does; a file that is
-    cut short gives its frames first and raises at its end.
+    Frame k is what a player shows k / fps seconds after the first picture. Only frames that are yielded are converted.
+
+    fps: frames a second to resample to.
+    Yields: (height, width, 3) uint8 RGB.
+    Errors: UnusableVideo when the file is not a video, is damaged, or ends before its container declares; a file that is cut
+        short yields its frames first and raises at its end.
     """
     name = Path(path).name
     with open_media(path, UnusableVideo) as container:
@@ -63,7 +72,7 @@ def read_frames(path: Path, fps: float = FPS) -> Iterator[np.ndarray]:
                 size, matrix = _square_size(frame, stream), _matrix(frame)  # later pictures may differ: all get the first's size
             else:
                 step = frame.time - last_time if frame.time is not None and last_time is not None else usual
-                clock += max(step, 0.0) if -1 < step < LARGEST_HOLE else usual
+                clock += max(step, 0.0) if -1 < step < HOLE_SECONDS_MAX else usual
                 while index / fps < clock - slack:
                     converted = _picture(previous, size, matrix) if converted is None else converted
                     yield converted
@@ -71,8 +80,8 @@ def read_frames(path: Path, fps: float = FPS) -> Iterator[np.ndarray]:
             previous, converted, last_time = frame, None, frame.time
         if previous is None:
             raise UnusableVideo(f"{name} holds no picture that can be read. Please save or upload it again.")
-        shown = float(previous.duration * previous.time_base) if previous.duration else usual
-        end = clock + (shown if 0 < shown < LARGEST_HOLE else usual)
+        lasts = float(previous.duration * previous.time_base) if previous.duration else usual
+        end = clock + (lasts if 0 < lasts < HOLE_SECONDS_MAX else usual)
         while index == 0 or index / fps < end - slack:
             converted = _picture(previous, size, matrix) if converted is None else converted
             yield converted
@@ -86,17 +95,17 @@ def _moving_pictures(container: InputContainer, path: Path) -> av.VideoStream:
     stream, name = picture_stream(container), Path(path).name
     if stream is None:
         raise UnusableVideo(f"{name} holds no pictures. Please give a video, not a sound file.")
-    if max(stream.width, stream.height) > LARGEST_SIDE:
+    if max(stream.width, stream.height) > SIDE_MAX:
         raise UnusableVideo(
-            f"{name} is {stream.width} x {stream.height} pixels. Please scale it down to {LARGEST_SIDE} on a side or less."
+            f"{name} is {stream.width} x {stream.height} pixels. Please scale it down to {SIDE_MAX} on a side or less."
         )
-    stream.codec_context.options = {"max_pixels": str(LARGEST_SIDE**2)}  # a stream may change its size on the way
+    stream.codec_context.options = {"max_pixels": str(SIDE_MAX**2)}  # a stream may change its size on the way
     stream.thread_type = "AUTO"
     return stream
 
 
 def _decoded(container: InputContainer, stream: av.VideoStream) -> Iterator[av.VideoFrame]:
-    """Pictures in order of time. A few that can't be decoded are left out, as players do; more than a tenth is an error."""
+    """Pictures in order of time. A few that can't be decoded are skipped, as players do; more than a tenth is an error."""
     good, bad, name = 0, 0, Path(container.name.removeprefix("file:")).name
     try:
         for packet in container.demux(stream):
@@ -115,18 +124,18 @@ def _decoded(container: InputContainer, stream: av.VideoStream) -> Iterator[av.V
 
 
 def _rate(stream: av.VideoStream) -> float:
-    """Pictures a second, as far as the file says: the average, or FPS when it says nothing possible."""
+    """Pictures a second: the average that the file declares, or FPS when that is missing or impossible."""
     rate = float(stream.average_rate or stream.guessed_rate or FPS)
     return rate if 0.1 <= rate <= 1000 else float(FPS)
 
 
 def _declared_seconds(container: InputContainer, stream: av.VideoStream) -> float:
-    """Seconds of picture the container promises; 0 when it does not say (a browser's recording) or only guesses."""
+    """Seconds of picture that the container declares; 0 when it does not (a browser's recording) or only guesses."""
     if container.format.name in FORMATS_WITH_GUESSED_LENGTH:
         return 0.0
     if stream.duration:
         return float(stream.duration * stream.time_base)
-    hours, _, rest = stream.metadata.get("DURATION", "").partition(":")  # how Matroska tells a single stream's length
+    hours, _, rest = stream.metadata.get("DURATION", "").partition(":")  # where Matroska keeps a single stream's length
     minutes, _, seconds = rest.partition(":")
     try:
         return 3600 * float(hours) + 60 * float(minutes) + float(seconds)

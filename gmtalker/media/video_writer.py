@@ -1,4 +1,4 @@
-"""Video out: ffmpeg writes H.264 + AAC while the frames are still being made."""
+"""Writing video: ffmpeg encodes H.264 and AAC while the frames are still being made."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import shutil
 import subprocess
 import tempfile
 import wave
+from collections.abc import Callable
 from pathlib import Path
-from typing import Callable
 
 import cv2
 import imageio_ffmpeg
@@ -20,25 +20,26 @@ from gmtalker.errors import UnusableInput, UnusableSpeech
 from gmtalker.media.audio import stream_sound
 
 WRITTEN_SAMPLE_RATE = 48_000  # players and editors expect it; 16 kHz would also cut the voice's upper half
-LIVE_FRAGMENT = 400_000  # microseconds of a growing file that become playable at a time
+LIVE_FRAGMENT = 400_000  # microseconds: the growing file becomes playable in pieces of this length
 
 
 def write_picture(path: Path, picture: np.ndarray) -> None:
-    """A picture (height, width, 3) uint8 RGB to a jpeg file of any name."""
+    """Write a picture (height, width, 3) uint8 RGB as a JPEG file, whatever its suffix."""
     written, data = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])
     assert written
     path.write_bytes(data.tobytes())  # imwrite can't write every name
 
 
 class VideoWriter:
-    """Writes frames of 25 fps, and the speech beside them, to an mp4 while they are being made; memory stays flat.
+    """Writes frames, and the speech beside them, to an mp4 while they are being made; memory use stays constant.
 
     `with VideoWriter(path, width, height, speech) as writer: writer.write(frame)`. The file appears under its name when the block
-    ends without an error; otherwise nothing is left. The sound is as long as the pictures: cut, or filled with silence.
+    ends without an error; otherwise nothing is left. The sound is as long as the pictures: cut, or padded with silence.
 
-    speech: (samples,) float 16 kHz, a sound or video file (its own quality is kept), or None for a silent video. live: a second
-    file, that can be watched while it grows (fragmented mp4, with the sound); it is left as far as it came. seal: the last thing
-    that is done to the finished file, before it appears.
+    speech: (samples,) float at 16 kHz, a sound or video file (its own quality is kept), or None for a silent video.
+    fps: frames a second.
+    live: a second file that can be played while it grows (fragmented mp4, with the sound); after an error its part remains.
+    seal: called with the finished file before it appears.
     Errors: UnusableInput when the file can't be written (what ffmpeg says is in the message), UnusableSpeech as read_speech.
     """
 
@@ -183,6 +184,6 @@ class VideoWriter:
 
 
 def _first_line(said: bytes) -> str:
-    """What ffmpeg complained of first, without the "[part @ address]" before it; the rest follows from it."""
+    """The first thing ffmpeg complained of, without the "[part @ address]" before it; the rest follows from it."""
     lines = said.decode(errors="replace").strip().splitlines() or [""]
     return re.sub(r"^(\[[^]]*\]\s*)+", "", lines[0]).rstrip(".")

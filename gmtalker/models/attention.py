@@ -1,20 +1,37 @@
-"""Attention over time, as the expression and the motion generator share it.
+"""Attention over time, shared by the expression and the motion generator.
 
-Every projection is a plain nn.Linear called query, key, value or out, so a LoRA finds it by name.
+Every projection is a plain nn.Linear called query, key, value or out, so that a LoRA finds it by name.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-Cache = tuple[Tensor, Tensor]  # keys and values (B,heads,frames,D) of the past
-HIDDEN = -1e9  # a finite "never": a row of padding alone stays a number instead of becoming NaN
+Cache = tuple[Tensor, Tensor]  # keys and values (B, heads, frames, D) of the past
+SpeechWindows = tuple[Tensor, Tensor, Tensor]  # keys, values and bias of the speech that each frame may read
+MASKED = -1e9  # finite: a row of padding alone stays a number instead of becoming NaN
+
+
+@dataclass(frozen=True)
+class DecoderSpan:
+    """What a frame may read in a decoder layer, in frames.
+
+    window: of the past, the frame itself included.
+    period: of the bias on that past.
+    reach: speech frames on either side of its own.
+    """
+
+    window: int
+    period: int
+    reach: int
 
 
 class SelfAttention(nn.Module):
-    """Multi-head attention of a sequence to itself, with an additive bias."""
+    """Multi-head self-attention with an additive bias."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -27,13 +44,23 @@ class SelfAttention(nn.Module):
         self.out = nn.Linear(width, width)
 
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
-        """x (B,T,width), bias broadcastable to (B,heads,T,T) -> (B,T,width)."""
+        """Attend over the whole sequence.
+
+        x: (B, T, width).
+        bias: added to the scores, broadcastable to (B, heads, T, T).
+        Returns: (B, T, width).
+        """
         query, key, value = (split_heads(project(x), self.heads) for project in (self.query, self.key, self.value))
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
         return self.out(mixed.transpose(1, 2).flatten(2))
 
     def step(self, x: Tensor, bias: Tensor, cache: Cache | None, window: int) -> tuple[Tensor, Cache]:
-        """One new frame x (B,1,width) after the cached keys and values, of which the last window - 1 are kept."""
+        """Attend from one new frame to itself and the cached past.
+
+        x: (B, 1, width).
+        cache: keys and values of the past, of which the last window - 1 are used; None at the first frame.
+        Returns: (B, 1, width), and the cache with the new frame appended.
+        """
         query, key, value = (split_heads(project(x), self.heads) for project in (self.query, self.key, self.value))
         if cache is not None:
             key = torch.cat([cache[0][:, :, -(window - 1) :], key], dim=2)
@@ -43,44 +70,56 @@ class SelfAttention(nn.Module):
 
 
 class AlignedAttention(nn.Module):
-    """Cross-attention with FaceFormer's alignment mask: frame t reads speech frames t - reach to t + reach and no other.
+    """Cross-attention with an alignment mask: frame t reads speech frames t - reach to t + reach and no others.
 
     The window is cut out instead of masked, so the cost grows with T and not with its square.
+    Source: FaceFormer, arXiv 2112.05329.
     """
 
-    def __init__(self, width: int, heads: int, features: int, reach: int) -> None:
+    def __init__(self, width: int, heads: int, feature_dim: int, reach: int) -> None:
         super().__init__()
         self.heads, self.reach = heads, reach
         self.query = nn.Linear(width, width)
-        self.key = nn.Linear(features, width)
-        self.value = nn.Linear(features, width)
+        self.key = nn.Linear(feature_dim, width)
+        self.value = nn.Linear(feature_dim, width)
         self.out = nn.Linear(width, width)
         self.offset = nn.Parameter(torch.randn(2 * reach + 1, width) * 0.5)  # tells early speech frames from late ones
 
-    def windows(self, speech: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """speech (B,T,features), valid (B,T) -> keys and values (B,T,heads,2*reach+1,D), bias (B,T,1,2*reach+1)."""
+    def windows(self, speech: Tensor, valid: Tensor) -> SpeechWindows:
+        """Cut out the speech that each frame reads, R = 2 * reach + 1 frames.
+
+        speech: (B, T, feature_dim).
+        valid: (B, T), False on padding.
+        Returns: keys and values (B, T, heads, R, D), bias (B, T, 1, R).
+        """
         ends, size = (self.reach, self.reach), 2 * self.reach + 1
         key, value = (F.pad(project(speech), (0, 0, *ends)).unfold(1, size, 1) for project in (self.key, self.value))
         key, value = (x.unflatten(2, (self.heads, -1)).transpose(3, 4) for x in (key, value))
-        offset = self.offset.unflatten(1, (self.heads, -1)).transpose(0, 1)  # (H,R,D)
+        offset = self.offset.unflatten(1, (self.heads, -1)).transpose(0, 1)  # (heads, R, D)
         outside = ~F.pad(valid, ends).unfold(1, size, 1)
-        return key + offset, value, outside[:, :, None] * HIDDEN
+        return key + offset, value, outside[:, :, None] * MASKED
 
-    def forward(self, x: Tensor, speech: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-        """x (B,T,width) and the windows of the same T frames -> (B,T,width)."""
+    def forward(self, x: Tensor, speech: SpeechWindows) -> Tensor:
+        """Attend from every frame to its own window of speech.
+
+        x: (B, T, width).
+        speech: the windows of the same T frames.
+        Returns: (B, T, width).
+        """
         key, value, bias = speech
         clips, frames, width = x.shape
         query = self.query(x).view(clips, frames, self.heads, 1, -1)
-        scores = (query * key).sum(-1) * (width / self.heads) ** -0.5 + bias  # (B,T,H,R)
+        scores = (query * key).sum(-1) * (width / self.heads) ** -0.5 + bias  # (B, T, heads, R)
         mixed = (scores.softmax(-1)[..., None] * value).sum(3)
         return self.out(mixed.view(clips, frames, width))
 
 
 class PeriodicBias(nn.Module):
-    """FaceFormer's causal mask with a periodic bias, over a window.
+    """Causal mask with a periodic bias over a window of the past.
 
-    The score of the frame o steps back gets table[o mod period] - decay * floor(o / period); frames before the window and frames
-    to come are hidden. decay starts as FaceFormer's slopes and table at 0.
+    The score of the frame o steps back gets table[o mod period] - decay * floor(o / period). Frames before the window and
+    future frames are masked. decay starts at FaceFormer's slopes and table at 0; both are learned.
+    Source: FaceFormer, arXiv 2112.05329; docs/method.md section 1, below equation (4).
     """
 
     def __init__(self, heads: int, window: int, period: int) -> None:
@@ -90,20 +129,20 @@ class PeriodicBias(nn.Module):
         self.decay = nn.Parameter(2.0 ** -torch.linspace(0, 8, heads + 1)[1:])
 
     def by_offset(self) -> Tensor:
-        """(heads, window): the bias of the frame o = 0 .. window - 1 steps back."""
+        """(heads, window): bias of the frame o = 0 .. window - 1 steps back."""
         offset = torch.arange(self.window, device=self.table.device)
         return self.table[:, offset % self.period] - self.decay[:, None] * (offset // self.period)
 
     def forward(self, frames: int) -> Tensor:
-        """(heads, frames, frames), rows the frames that read."""
+        """(heads, frames, frames): a row for each frame that reads."""
         clock = torch.arange(frames, device=self.table.device)
         offset = clock[:, None] - clock[None]
-        hidden = (offset < 0) | (offset >= self.window)
-        return self.by_offset()[:, offset.clamp(0, self.window - 1)].masked_fill(hidden, HIDDEN)
+        masked = (offset < 0) | (offset >= self.window)
+        return self.by_offset()[:, offset.clamp(0, self.window - 1)].masked_fill(masked, MASKED)
 
 
 class BandBias(nn.Module):
-    """Each frame reads its neighbours up to reach frames away, with a learned bias for every distance."""
+    """Mask that lets each frame read its neighbours up to reach frames away, with a learned bias for every distance."""
 
     def __init__(self, heads: int, reach: int) -> None:
         super().__init__()
@@ -111,11 +150,11 @@ class BandBias(nn.Module):
         self.table = nn.Parameter(torch.zeros(heads, 2 * reach + 1))
 
     def forward(self, valid: Tensor) -> Tensor:
-        """valid (B,T), False is padding -> (B,heads,T,T)."""
+        """(B, heads, T, T) for valid (B, T), which is False on padding."""
         clock = torch.arange(valid.shape[1], device=valid.device)
         offset = clock[None] - clock[:, None]
-        bias = self.table[:, offset.clamp(-self.reach, self.reach) + self.reach].masked_fill(offset.abs() > self.reach, HIDDEN)
-        return bias + (~valid)[:, None, None] * HIDDEN
+        bias = self.table[:, offset.clamp(-self.reach, self.reach) + self.reach].masked_fill(offset.abs() > self.reach, MASKED)
+        return bias + (~valid)[:, None, None] * MASKED
 
 
 class FeedForward(nn.Sequential):
@@ -126,7 +165,7 @@ class FeedForward(nn.Sequential):
 
 
 class EncoderLayer(nn.Module):
-    """Banded self-attention and a feed-forward, each behind a norm and around a residual."""
+    """Banded self-attention and a feed-forward network, pre-norm and residual."""
 
     def __init__(self, width: int, heads: int, reach: int, dropout: float) -> None:
         super().__init__()
@@ -136,30 +175,42 @@ class EncoderLayer(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, valid: Tensor) -> Tensor:
-        """x (B,T,width), valid (B,T) -> (B,T,width)."""
+        """(B, T, width) from x (B, T, width) and valid (B, T)."""
         x = x + self.dropout(self.attention(self.attention_norm(x), self.bias(valid)))
         return x + self.dropout(self.feed_forward(self.forward_norm(x)))
 
 
 class DecoderLayer(nn.Module):
-    """Causal self-attention over the past, aligned cross-attention to the speech, feed-forward."""
+    """Causal self-attention over the past, aligned cross-attention to the speech, feed-forward network."""
 
-    def __init__(self, width: int, heads: int, features: int, window: int, period: int, reach: int, dropout: float) -> None:
+    def __init__(self, width: int, heads: int, feature_dim: int, span: DecoderSpan, dropout: float) -> None:
         super().__init__()
-        self.bias = PeriodicBias(heads, window, period)
+        self.bias = PeriodicBias(heads, span.window, span.period)
         self.past_norm, self.past = nn.LayerNorm(width), SelfAttention(width, heads)
-        self.speech_norm, self.speech = nn.LayerNorm(width), AlignedAttention(width, heads, features, reach)
+        self.speech_norm, self.speech = nn.LayerNorm(width), AlignedAttention(width, heads, feature_dim, span.reach)
         self.forward_norm, self.feed_forward = nn.LayerNorm(width), FeedForward(width, dropout)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, speech: Tensor, valid: Tensor) -> Tensor:
-        """x (B,T,width), speech (B,T,features), valid (B,T) -> (B,T,width)."""
+        """All frames at once.
+
+        x: (B, T, width).
+        speech: (B, T, feature_dim).
+        valid: (B, T), False on padding.
+        Returns: (B, T, width).
+        """
         x = x + self.dropout(self.past(self.past_norm(x), self.bias(x.shape[1])))
         x = x + self.dropout(self.speech(self.speech_norm(x), self.speech.windows(speech, valid)))
         return x + self.dropout(self.feed_forward(self.forward_norm(x)))
 
-    def step(self, x: Tensor, speech: tuple[Tensor, Tensor, Tensor], bias: Tensor, cache: Cache | None) -> tuple[Tensor, Cache]:
-        """One frame x (B,1,width) with its own speech window; bias (heads,1,past frames + 1)."""
+    def step(self, x: Tensor, speech: SpeechWindows, bias: Tensor, cache: Cache | None) -> tuple[Tensor, Cache]:
+        """One frame, without dropout.
+
+        x: (B, 1, width).
+        speech: the window of this frame.
+        bias: (heads, 1, cached frames + 1), the oldest first.
+        Returns: (B, 1, width), and the cache for the next frame.
+        """
         mixed, cache = self.past.step(self.past_norm(x), bias, cache, self.bias.window)
         x = x + mixed
         x = x + self.speech(self.speech_norm(x), speech)
@@ -167,6 +218,6 @@ class DecoderLayer(nn.Module):
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
-    """(B,T,width) -> (B,heads,T,width / heads)."""
+    """(B, T, width) -> (B, heads, T, width / heads)."""
     clips, frames, width = x.shape
     return x.view(clips, frames, heads, width // heads).transpose(1, 2)  # view, not unflatten: the step path is all overhead

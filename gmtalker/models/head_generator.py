@@ -1,26 +1,33 @@
-"""EGHG: StyleUNet draws the person from the rendered face; the emotion style modulates its decoder only (method section 3)."""
+"""EGHG: StyleUNet generates a frame from the rendered face; a style modulates its decoder (docs/method.md section 3)."""
 
 from __future__ import annotations
 
 import math
-from typing import Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from diffusers import ConfigMixin, ModelMixin
+from diffusers import ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
+from gmtalker.models.config import NetworkConfig
+
 
 def haar(picture: Tensor) -> Tensor:
-    """(B, C, H, W) to its Haar wavelet coefficients (B, 4C, H/2, W/2): mean, vertical, horizontal, diagonal; orthonormal."""
+    """Haar wavelet transform, orthonormal: mean, vertical, horizontal and diagonal coefficients.
+
+    picture: (B, C, H, W).
+    Returns: (B, 4C, H/2, W/2).
+    Source: docs/method.md section 3, equation (18).
+    """
     a, b = picture[..., 0::2, 0::2], picture[..., 0::2, 1::2]
     c, d = picture[..., 1::2, 0::2], picture[..., 1::2, 1::2]
     return torch.cat([a + b + c + d, a + b - c - d, a - b + c - d, a - b - c + d], dim=1) / 2
 
 
 def inverse_haar(coefficients: Tensor) -> Tensor:
-    """The inverse of haar: (B, 4C, H, W) to (B, C, 2H, 2W)."""
+    """Inverse of haar: (B, 4C, H, W) to (B, C, 2H, 2W)."""
     mean, vertical, horizontal, diagonal = coefficients.chunk(4, dim=1)
     a, b = mean + vertical + horizontal + diagonal, mean + vertical - horizontal - diagonal
     c, d = mean - vertical + horizontal - diagonal, mean - vertical - horizontal + diagonal
@@ -31,20 +38,25 @@ def inverse_haar(coefficients: Tensor) -> Tensor:
 class ModulatedConvolution(nn.Module):
     """StyleGAN2 convolution: the style scales the input channels, demodulation restores unit variance.
 
-    arXiv 1912.04958, equations 1 to 3. Written as scaling before and after one shared convolution: the same, and it batches
-    on any device.
+    Written as scaling before and after one shared convolution, which gives the same result and batches on any device.
+
+    up: double the size, after the convolution.
+    Source: StyleGAN2, arXiv 1912.04958, equations 1 to 3.
     """
 
-    def __init__(self, inputs: int, outputs: int, style: int, kernel: int = 3, up: bool = False, demodulate: bool = True):
+    def __init__(
+        self, in_channels: int, out_channels: int, style_dim: int, kernel: int = 3, up: bool = False, demodulate: bool = True
+    ):
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(outputs, inputs, kernel, kernel) / math.sqrt(inputs * kernel**2))
-        self.bias = nn.Parameter(torch.zeros(outputs))
-        self.affine = nn.Linear(style, inputs)
-        nn.init.normal_(self.affine.weight, std=0.1 / math.sqrt(style))
+        self.weight = nn.Parameter(torch.randn(out_channels, in_channels, kernel, kernel) / math.sqrt(in_channels * kernel**2))
+        self.bias = nn.Parameter(torch.zeros(out_channels))
+        self.affine = nn.Linear(style_dim, in_channels)
+        nn.init.normal_(self.affine.weight, std=0.1 / math.sqrt(style_dim))
         nn.init.ones_(self.affine.bias)
         self.up, self.demodulate = up, demodulate
 
     def forward(self, features: Tensor, style: Tensor) -> Tensor:
+        """(B, out_channels, H, W), or twice that size, from features (B, in_channels, H, W) and style (B, style_dim)."""
         scale = self.affine(style)
         features = F.conv2d(
             features * scale[:, :, None, None].to(features.dtype), self.weight, padding=self.weight.shape[-1] // 2
@@ -67,21 +79,33 @@ class Noise(nn.Module):
         self.register_buffer("pattern", torch.randn(1, 1, size, size))
 
     def forward(self, features: Tensor) -> Tensor:
+        """features (B, C, size, size) with the noise added to every channel."""
         return features + (self.strength * self.pattern).to(features.dtype)
 
 
 class DecoderLevel(nn.Module):
-    """One resolution of the synthesis network: modulated convolution (up), encoder map joined, modulated convolution, ToRGB."""
+    """One resolution of the synthesis network: modulated convolution, encoder map joined, modulated convolution, ToRGB.
 
-    def __init__(self, inputs: int, skip: int, outputs: int, style: int, size: int, up: bool):
+    size: pixels of a side of this level.
+    up: whether the first convolution doubles the size; the deepest level's does not.
+    """
+
+    def __init__(self, in_channels: int, skip_channels: int, out_channels: int, style_dim: int, size: int, up: bool):
         super().__init__()
-        self.first = ModulatedConvolution(inputs, outputs, style, up=up)
-        self.second = ModulatedConvolution(outputs + skip, outputs, style)
+        self.first = ModulatedConvolution(in_channels, out_channels, style_dim, up=up)
+        self.second = ModulatedConvolution(out_channels + skip_channels, out_channels, style_dim)
         self.first_noise, self.second_noise = Noise(size), Noise(size)
-        self.to_rgb = ModulatedConvolution(outputs, 12, style, kernel=1, demodulate=False)
+        self.to_rgb = ModulatedConvolution(out_channels, 12, style_dim, kernel=1, demodulate=False)
         nn.init.normal_(self.to_rgb.weight, std=0.02)
 
     def forward(self, features: Tensor, skip: Tensor, style: Tensor) -> tuple[Tensor, Tensor]:
+        """One level up.
+
+        features: of the level below, (B, in_channels, size/2, size/2), or (..., size, size) at the deepest.
+        skip: the encoder's map of this level, (B, skip_channels, size, size).
+        style: (B, style_dim).
+        Returns: features (B, out_channels, size, size), and RGB as Haar coefficients (B, 12, size, size).
+        """
         features = F.leaky_relu(self.first_noise(self.first(features, style)), 0.2)
         features = F.leaky_relu(self.second_noise(self.second(torch.cat([features, skip], dim=1), style)), 0.2)
         return features, self.to_rgb(features, style)
@@ -97,19 +121,26 @@ WIDTHS = {
 REFERENCE_WIDTHS = {256: (128, 256, 512, 512, 512), 512: (64, 128, 256, 512, 512, 512)}
 
 
-class HeadGenerator(ModelMixin, ConfigMixin):
-    """StyleUNet of the EGHG: rendering (B, channels, size, size) in [-1, 1] and style (B, style) to a frame (B, 3, size, size).
+class HeadGenerator(ModelMixin, NetworkConfig):
+    """StyleUNet of the EGHG: a rendering of the face and a style vector to a frame.
 
-    RGB leaves, and the rendering enters, as Haar coefficients at half size; widths are those of size/2, size/4, ... down to 8:
-    WIDTHS, for two CPU cores (our choice), or REFERENCE_WIDTHS.
+    RGB leaves, and the rendering enters, as Haar coefficients at half size.
+
+    size: pixels of a side of rendering and frame.
+    rendering_channels: of which the first three are the appearance, in RGB.
+    style_dim: size of the style vector.
+    widths: channels of size/2, size/4, ... down to 8: WIDTHS, for two CPU cores (our choice), or REFERENCE_WIDTHS.
+    Source: StyleAvatar, arXiv 2305.00942; docs/method.md section 3.
     """
 
+    FORMER_NAMES = {"channels": "rendering_channels", "style": "style_dim"}
+
     @register_to_config
-    def __init__(self, size: int = 256, channels: int = 8, style: int = 64, widths: Sequence[int] = WIDTHS[256]):
+    def __init__(self, size: int = 256, rendering_channels: int = 8, style_dim: int = 64, widths: Sequence[int] = WIDTHS[256]):
         super().__init__()
         if size // 2 >> (len(widths) - 1) < 4:
             raise ValueError(f"{len(widths)} widths are too many for a picture of {size} pixels")
-        self.enter = nn.Conv2d(4 * channels, widths[0], 3, padding=1)
+        self.enter = nn.Conv2d(4 * rendering_channels, widths[0], 3, padding=1)
         self.down = nn.ModuleList(
             nn.Sequential(
                 nn.Conv2d(a, b, 3, stride=2, padding=1), nn.LeakyReLU(0.2), nn.Conv2d(b, b, 3, padding=1), nn.LeakyReLU(0.2)
@@ -120,13 +151,13 @@ class HeadGenerator(ModelMixin, ConfigMixin):
         levels = []
         for level in reversed(range(len(widths))):
             deepest = level == len(widths) - 1
-            inputs = widths[level] if deepest else widths[level + 1]
-            levels.append(DecoderLevel(inputs, widths[level], widths[level], style, sizes[level], up=not deepest))
+            in_channels = widths[level] if deepest else widths[level + 1]
+            levels.append(DecoderLevel(in_channels, widths[level], widths[level], style_dim, sizes[level], up=not deepest))
         self.levels = nn.ModuleList(levels)
 
     @torch.no_grad()
     def adopt(self, smaller: HeadGenerator) -> None:
-        """Take over the levels of a generator that draws smaller pictures with the same widths; those beyond stay as they are."""
+        """Copy the levels of a generator of smaller pictures with the same widths; the levels beyond stay as they are."""
         shift = len(self.down) - len(smaller.down)
         for name, weight in smaller.state_dict().items():
             if name.startswith("down."):
@@ -138,6 +169,12 @@ class HeadGenerator(ModelMixin, ConfigMixin):
             own.copy_(weight)
 
     def forward(self, rendering: Tensor, style: Tensor) -> Tensor:
+        """Generate frames.
+
+        rendering: (B, rendering_channels, size, size) in [-1, 1].
+        style: (B, style_dim).
+        Returns: (B, 3, size, size) float32, about [-1, 1] and not clamped.
+        """
         features = F.leaky_relu(self.enter(haar(rendering)), 0.2)
         maps = [features]
         for down in self.down:
@@ -148,4 +185,4 @@ class HeadGenerator(ModelMixin, ConfigMixin):
             more = inverse_haar(more.float())
             # Skips are summed in image space, as StyleGAN2 does, so that each level adds its own detail.
             rgb = more if rgb is None else more + F.interpolate(rgb, scale_factor=2, mode="bilinear", align_corners=False)
-        return rgb + rendering[:, :3].float()  # the network draws what the carried reference picture lacks
+        return rgb + rendering[:, :3].float()  # the network adds what the carried reference picture lacks

@@ -1,4 +1,4 @@
-"""The log-mel spectrogram of 16 kHz speech, and the rule that says how many video frames a speech has."""
+"""The log-mel spectrogram of 16 kHz speech (docs/method.md section 5)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.nn import functional
 from gmtalker.clock import SAMPLE_RATE, SAMPLES_PER_FRAME, frames_for
 
 MELS = 80
-MEL_HOP = 160  # 100 mel frames a second, 4 to a video frame
+MEL_HOP = 160  # samples: 100 mel frames per second, 4 to a video frame
 MEL_WINDOW, MEL_FFT, MEL_FLOOR = 400, 512, 1e-6
 MEL_PER_FRAME = SAMPLES_PER_FRAME // MEL_HOP
 
@@ -20,16 +20,19 @@ MEL_PER_FRAME = SAMPLES_PER_FRAME // MEL_HOP
 def log_mel(waveform: Tensor) -> Tensor:
     """Natural log of the mel power spectrogram.
 
-    waveform: (samples,) or (batch, samples) at 16 kHz. Returns (frames, 80) or (batch, frames, 80) float32, 100 frames a second,
-    frame k centred on sample 160 k, 1 + samples // 160 frames in all. Not normalised: the speech encoder does that.
+    waveform: (samples,) or (batch, samples) at 16 kHz.
+    Returns: (frames, 80) or (batch, frames, 80) float32, 100 frames per second: 1 + samples // 160 frames, frame k centred on
+        sample 160 k. Not normalised: the speech encoder does that.
     """
     return _mel(waveform, 0, 1 + waveform.shape[-1] // MEL_HOP)
 
 
 def speech_to_mel(waveform: Tensor, first: int = 0, last: int | None = None) -> Tensor:
-    """log_mel of exactly 4 mel frames for each video frame: (4 * frames_for(samples), 80), or (batch, ...) of it.
+    """log_mel with exactly 4 mel frames for each video frame.
 
-    first, last: only those video frames, each as it is in the whole.
+    waveform: (samples,) or (batch, samples) at 16 kHz.
+    first, last: video frames to compute, last exclusive; None is the end. Each is as it is in the whole.
+    Returns: (4 * video frames, 80), or (batch, ...) of it.
     """
     last = frames_for(waveform.shape[-1]) if last is None else last
     return _mel(waveform, MEL_PER_FRAME * first, MEL_PER_FRAME * last)
@@ -39,13 +42,13 @@ def _mel(waveform: Tensor, first: int, last: int) -> Tensor:
     """log_mel's frames first to last (exclusive); what lies outside the waveform is silence."""
     window = torch.hann_window(MEL_WINDOW, device=waveform.device)
     filters, blocks = mel_filters().to(waveform.device), []
-    for begin in range(first, last, 6000):  # a minute at a time: the spectrum of an hour would fill the memory
+    for begin in range(first, last, 6000):  # a minute at a time: an hour's spectrum would fill the memory
         end = min(begin + 6000, last)
         left, right = begin * MEL_HOP - MEL_FFT // 2, (end - 1) * MEL_HOP + MEL_FFT // 2
-        heard = waveform[..., max(0, left) : max(0, right)].float()
+        sound = waveform[..., max(0, left) : max(0, right)].float()
         missing = max(0, -left)
-        heard = functional.pad(heard, (missing, right - left - missing - heard.shape[-1]))
-        spectrum = torch.stft(heard, MEL_FFT, MEL_HOP, MEL_WINDOW, window, center=False, return_complex=True)
+        sound = functional.pad(sound, (missing, right - left - missing - sound.shape[-1]))
+        spectrum = torch.stft(sound, MEL_FFT, MEL_HOP, MEL_WINDOW, window, center=False, return_complex=True)
         power = spectrum.real.square() + spectrum.imag.square()
         blocks.append((filters @ power).clamp(min=MEL_FLOOR).log().transpose(-1, -2))
     return torch.cat(blocks, dim=-2)
@@ -53,7 +56,7 @@ def _mel(waveform: Tensor, first: int, last: int) -> Tensor:
 
 @lru_cache(maxsize=1)
 def mel_filters() -> Tensor:
-    """(80, 257) triangles of equal area on Slaney's mel scale, 0 to 8000 Hz, as librosa.filters.mel gives them."""
+    """Triangles (80, 257) of equal area on Slaney's mel scale, 0 to 8000 Hz, as librosa.filters.mel gives them."""
     # Written out because importing librosa for 80 triangles costs seconds.
     edges = _mel_to_hertz(np.linspace(0.0, _hertz_to_mel(SAMPLE_RATE / 2), MELS + 2))
     bins = np.linspace(0.0, SAMPLE_RATE / 2, MEL_FFT // 2 + 1)

@@ -1,31 +1,36 @@
-"""From log-mel frames to speech features: the project's own small speech encoder."""
+"""From log-mel frames to speech features: the project's own small speech encoder (docs/method.md section 5)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import torch
-from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.configuration_utils import register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gmtalker.clock import frames_for
+from gmtalker.models.config import NetworkConfig
 from gmtalker.models.mel import MEL_PER_FRAME, MELS, speech_to_mel
 
 IGNORED = -1  # a target that is not known
-CHUNK, REACH = 1500, 16  # frames encoded at a time, and heard around them: more than the convolutions read
-VOICES = 0.12  # how far the formants of a voice are stretched over frequency, either way
+ENCODE_FRAMES, CONTEXT_FRAMES = 1500, 16  # encoded at a time, and read around them: more than the convolutions reach
+FORMANT_STRETCH = 0.12  # how far augmentation stretches a voice over frequency, either way
+LABEL_SMOOTHING = 0.05
 LOSS_WEIGHTS = {"phones": 0.5, "words": 0.5, "transcript": 0.2, "lips": 1.0, "lip_velocity": 1.0, "agreement": 0.3}
 
 
 @dataclass(frozen=True)
 class SpeechBatch:
-    """Clips of one length, with whichever targets are known.
+    """Clips of one length, with whichever targets are known; None where no clip has that target.
 
-    mel: (B,4T,80) natural log; mask: (B,T) False on padding. phones, words: (B,T) class numbers, -1 unknown. transcript: (B,S)
-    the phones said, in order and without times, -1 behind the last; a row of -1 is unknown. lips: (B,T,L), each column with
-    mean 0 and deviation 1 over its clip; lips_mask: (B,T).
+    mel: (B, 4T, 80), natural log.
+    mask: (B, T), False on padding.
+    phones, words: (B, T) class numbers, IGNORED where unknown.
+    transcript: (B, S) the phones said, in order and without times, padded with IGNORED; a row of IGNORED is unknown.
+    lips: (B, T, lip_dim), each column with mean 0 and deviation 1 over its clip.
+    lips_mask: (B, T), True where the lips are known.
     """
 
     mel: Tensor
@@ -43,9 +48,10 @@ class SpeechBatch:
 
 
 class ChannelNorm(nn.LayerNorm):
-    """Layer norm over the channels of (B,channels,T): no statistic reaches over time, so the receptive field stays what it is."""
+    """Layer norm over the channels of (B, channels, T): no statistic reaches over time, so the receptive field stays the same."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, channels, T), normalised in every frame."""
         return super().forward(x.transpose(1, 2)).transpose(1, 2)
 
 
@@ -63,48 +69,61 @@ class ResidualBlock(nn.Module):
         )
 
     def forward(self, x: Tensor, valid: Tensor) -> Tensor:
-        """x (B,width,T), valid (B,1,T): padding reads as the zeros behind a clip's end."""
+        """(B, width, T) from x (B, width, T) and valid (B, 1, T): padding reads as the zeros behind a clip's end."""
         return x + self.layers(self.norm(x) * valid)
 
 
-class SpeechEncoder(ModelMixin, ConfigMixin):
-    """Convolutions over log-mel: 100 frames a second in, 25 feature vectors a second out, each from about 0.4 s on either side.
+class SpeechEncoder(ModelMixin, NetworkConfig):
+    """Convolutions over log-mel: 100 frames per second in, 25 feature vectors per second out, each reading 0.43 s to either side.
 
-    mels: mel bins. features: numbers a frame. fine_dilations, coarse_dilations: one residual block each, at 50 and at 25 frames a
-    second. phones, words, lips: sizes of the training heads (0: none), which forward does not use; phone 0 is silence.
+    num_mels: mel bins.
+    feature_dim: features per video frame.
+    fine_dilations, coarse_dilations: of one residual block each, at 50 and at 25 frames per second.
+    num_phones, num_words, lip_dim: sizes of the training branches (0: none), which forward does not use; phone 0 is silence.
+    Source: docs/method.md section 5.
     """
+
+    FORMER_NAMES = {
+        "mels": "num_mels",
+        "features": "feature_dim",
+        "phones": "num_phones",
+        "words": "num_words",
+        "lips": "lip_dim",
+    }
 
     @register_to_config
     def __init__(
         self,
-        mels: int = 80,
+        num_mels: int = 80,
         width: int = 192,
-        features: int = 128,
+        feature_dim: int = 128,
         fine_dilations: tuple[int, ...] = (1, 2, 1, 2),
         coarse_dilations: tuple[int, ...] = (1, 2, 2, 2),
-        phones: int = 0,
-        words: int = 0,
-        lips: int = 0,
+        num_phones: int = 0,
+        num_words: int = 0,
+        lip_dim: int = 0,
         dropout: float = 0.1,
     ) -> None:
         super().__init__()
-        self.to_fine = nn.Conv1d(mels, width, 4, stride=2, padding=1)
+        self.to_fine = nn.Conv1d(num_mels, width, 4, stride=2, padding=1)
         self.fine = nn.ModuleList(ResidualBlock(width, dilation, dropout) for dilation in fine_dilations)
         self.to_coarse = nn.Conv1d(width, width, 4, stride=2, padding=1)
         self.coarse = nn.ModuleList(ResidualBlock(width, dilation, dropout) for dilation in coarse_dilations)
         self.channel_norm = ChannelNorm(width)
-        self.project = nn.Linear(width, features)
-        self.norm = nn.LayerNorm(features)
-        self.phone_head = nn.Linear(features, phones) if phones else None
+        self.project = nn.Linear(width, feature_dim)
+        self.norm = nn.LayerNorm(feature_dim)
+        self.phone_head = nn.Linear(feature_dim, num_phones) if num_phones else None
         # Separate from the phone head: CTC wants short spikes between blanks, the frame targets whole phones.
-        self.transcript_head = nn.Linear(features, phones) if phones else None
-        self.word_head = nn.Linear(features, words) if words else None
-        self.lip_head = nn.Linear(features, lips) if lips else None
+        self.transcript_head = nn.Linear(feature_dim, num_phones) if num_phones else None
+        self.word_head = nn.Linear(feature_dim, num_words) if num_words else None
+        self.lip_head = nn.Linear(feature_dim, lip_dim) if lip_dim else None
 
     def forward(self, mel: Tensor, mask: Tensor | None = None) -> Tensor:
-        """mel (B,4T,mels) natural log, mask (B,T) False on padding -> (B,T,features).
+        """Speech features of clips. The mel is normalised here, per clip, over time and bins: recordings differ in level.
 
-        The mel is normalised here, per clip, over time and bins: recordings differ in level.
+        mel: (B, 4T, num_mels), natural log.
+        mask: (B, T), False on padding; None where there is none.
+        Returns: (B, T, feature_dim).
         Errors: ValueError when the number of mel frames is not a multiple of 4.
         """
         if mel.shape[1] % 4:
@@ -114,35 +133,35 @@ class SpeechEncoder(ModelMixin, ConfigMixin):
         return self.norm(self.project(self.convolve(normalise(mel, mask), mask)))
 
     @property
-    def features(self) -> int:
-        """Numbers a frame."""
+    def feature_dim(self) -> int:
+        """Features per video frame."""
         return self.norm.normalized_shape[0]
 
     @torch.no_grad()  # not inference_mode: training reads these features too
     def encode(self, waveform: Tensor) -> Tensor:
-        """(samples,) at 16 kHz -> (frames, features): what every speech encoder of this project offers.
+        """Speech features of a waveform: the interface of every speech encoder here.
 
-        The same as forward; a minute at a time, with what its convolutions reach around it, so that memory hardly grows. The
-        first time through finds the level, as normalise does.
+        The same as forward, a minute at a time with what its convolutions read around it, so that memory hardly grows.
+
+        waveform: (samples,) at 16 kHz.
+        Returns: (frames, feature_dim), one row per video frame.
         """
         frames = frames_for(len(waveform))
-        total = square = 0.0
-        for begin in range(0, frames, CHUNK):
-            mel = speech_to_mel(waveform, begin, min(frames, begin + CHUNK)).double()
-            total, square = total + mel.sum(), square + mel.square().sum()
-        mean = total / (frames * MEL_PER_FRAME * MELS)
-        # Clamped: of a wholly even spectrum, silence, rounding may leave a little less than nothing.
-        deviation = (square / (frames * MEL_PER_FRAME * MELS) - mean.square()).clamp(min=0).sqrt()
+        mean, deviation = _level(waveform)
         pieces = []
-        for begin in range(0, frames, CHUNK):
-            left, right = max(0, begin - REACH), min(frames, begin + CHUNK + REACH)
-            mel = (speech_to_mel(waveform, left, right) - mean.float()) / (deviation.float() + 1e-3)
-            heard = self.convolve(mel[None], torch.ones(1, right - left, dtype=torch.bool, device=mel.device))
-            pieces.append(self.norm(self.project(heard[0, begin - left : begin - left + CHUNK])))
+        for begin in range(0, frames, ENCODE_FRAMES):
+            left, right = max(0, begin - CONTEXT_FRAMES), min(frames, begin + ENCODE_FRAMES + CONTEXT_FRAMES)
+            mel = (speech_to_mel(waveform, left, right) - mean) / (deviation + 1e-3)
+            encoded = self.convolve(mel[None], torch.ones(1, right - left, dtype=torch.bool, device=mel.device))
+            pieces.append(self.norm(self.project(encoded[0, begin - left : begin - left + ENCODE_FRAMES])))
         return torch.cat(pieces)
 
     def convolve(self, mel: Tensor, mask: Tensor) -> Tensor:
-        """Normalised mel (B,4T,mels) and mask (B,T) -> (B,T,width), each from its neighbourhood alone."""
+        """The layers before the projection: (B, T, width), each frame from its neighbourhood alone.
+
+        mel: (B, 4T, num_mels), normalised.
+        mask: (B, T), False on padding.
+        """
         valid = mask[:, None].to(mel)
         x = self.to_fine(mel.transpose(1, 2))
         for block in self.fine:
@@ -153,7 +172,13 @@ class SpeechEncoder(ModelMixin, ConfigMixin):
         return self.channel_norm(x).transpose(1, 2)
 
     def loss(self, batch: SpeechBatch) -> dict[str, Tensor]:
-        """What of the batch is known, predicted from the features: "total", and the parts before weighting."""
+        """L_speech: every target of the batch that is known, predicted from the features.
+
+        In training mode the mel is augmented, and the features of two augmentations of a clip are to agree.
+
+        Returns: "total", and its parts before weighting, by the names of LOSS_WEIGHTS.
+        Source: docs/method.md section 5, equation (26).
+        """
         mel = augment(batch.mel) if self.training else batch.mel
         features = self(mel, batch.mask)
         parts = {}
@@ -168,13 +193,30 @@ class SpeechEncoder(ModelMixin, ConfigMixin):
         if batch.transcript is not None:
             parts["transcript"] = _transcribe(self.transcript_head(features), batch.transcript, batch.mask)
         if batch.lips is not None:
-            parts |= _lips(self.lip_head(features) - batch.lips, batch.lips_mask)
+            parts |= _lip_losses(self.lip_head(features) - batch.lips, batch.lips_mask)
         parts["total"] = sum(LOSS_WEIGHTS[name] * value for name, value in parts.items())
         return parts
 
 
+def _level(waveform: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of the log-mel of a whole waveform, as normalise finds them, in constant memory."""
+    frames = frames_for(len(waveform))
+    total = square = 0.0
+    for begin in range(0, frames, ENCODE_FRAMES):
+        mel = speech_to_mel(waveform, begin, min(frames, begin + ENCODE_FRAMES)).double()
+        total, square = total + mel.sum(), square + mel.square().sum()
+    mean = total / (frames * MEL_PER_FRAME * MELS)
+    # Clamped: of a wholly even spectrum, silence, rounding may leave a little less than nothing.
+    deviation = (square / (frames * MEL_PER_FRAME * MELS) - mean.square()).clamp(min=0).sqrt()
+    return mean.float(), deviation.float()
+
+
 def normalise(mel: Tensor, mask: Tensor) -> Tensor:
-    """mel (B,4T,mels) with mean 0 and deviation 1 over each clip's frames and bins; padding, where mask (B,T) is False, is 0."""
+    """Mean 0 and standard deviation 1 over each clip's frames and bins.
+
+    mel: (B, 4T, num_mels).
+    mask: (B, T), False on padding, which becomes 0.
+    """
     weight = mask.repeat_interleave(4, 1)[..., None].to(mel)
     count = (weight.sum((1, 2), keepdim=True) * mel.shape[2]).clamp(min=1)
     mean = (mel * weight).sum((1, 2), keepdim=True) / count
@@ -183,9 +225,11 @@ def normalise(mel: Tensor, mask: Tensor) -> Tensor:
 
 
 def augment(mel: Tensor) -> Tensor:
-    """Another voice, room and microphone for each clip of mel (B,F,mels).
+    """Give each clip another voice, room and microphone.
 
-    Shifted and stretched over frequency, tilted, with noise, and with a span of time and two bands of frequencies missing.
+    Shifts, stretches and tilts it over frequency, adds noise, and masks a span of time and two bands of frequencies.
+
+    mel: (B, mel frames, num_mels), natural log.
     """
     clips, frames, mels = mel.shape
     device = mel.device
@@ -194,7 +238,7 @@ def augment(mel: Tensor) -> Tensor:
         return low + (high - low) * torch.rand(clips, 1, 1, device=device)
 
     bins = torch.arange(mels, device=device)[None, None]
-    source = (bins * uniform(1 - VOICES, 1 + VOICES) + uniform(-3, 3)).clamp(0, mels - 1)
+    source = (bins * uniform(1 - FORMANT_STRETCH, 1 + FORMANT_STRETCH) + uniform(-3, 3)).clamp(0, mels - 1)
     left = source.floor().long().clamp(max=mels - 2)
     share = source - left
     mel = mel.gather(2, left.expand_as(mel)) * (1 - share) + mel.gather(2, (left + 1).expand_as(mel)) * share
@@ -215,7 +259,7 @@ def _classify(scores: Tensor, target: Tensor) -> Tensor:
     """Cross-entropy over the known frames; 0 when there is none."""
     known = (target != IGNORED).sum().clamp(min=1)
     scores, target = scores.flatten(0, 1).float(), target.flatten()
-    return F.cross_entropy(scores, target, ignore_index=IGNORED, reduction="sum", label_smoothing=0.05) / known
+    return F.cross_entropy(scores, target, ignore_index=IGNORED, reduction="sum", label_smoothing=LABEL_SMOOTHING) / known
 
 
 def _transcribe(scores: Tensor, transcript: Tensor, mask: Tensor) -> Tensor:
@@ -236,7 +280,8 @@ def _transcribe(scores: Tensor, transcript: Tensor, mask: Tensor) -> Tensor:
     return (costs / lengths[known]).mean()
 
 
-def _lips(error: Tensor, mask: Tensor) -> dict[str, Tensor]:
+def _lip_losses(error: Tensor, mask: Tensor) -> dict[str, Tensor]:
+    """Mean squares of error (B, T, lip_dim) and of its velocity, where mask (B, T)."""
     pairs = mask[:, 1:] & mask[:, :-1]
     steps = error.diff(dim=1).square().mean(-1)
     return {

@@ -1,0 +1,1 @@
+"""The generic stages: clips in, trained networks out."""

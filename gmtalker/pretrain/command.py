@@ -13,17 +13,17 @@ STAGES = ("speech", "expression", "motion", "head", "face")  # each trained by t
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
-    """Add the command."""
+    """Add `pretrain`."""
     pretrain = commands.add_parser("pretrain", help="train a generic stage on a set of clips")
     pretrain.add_argument("stage", choices=STAGES)
     add_dataset(pretrain)  # pretrain speech --speech-encoder needs none
     pretrain.add_argument("--output", type=Path, required=True, metavar="DIR")
-    pretrain.add_argument("--minutes", type=float, metavar="M", help="stop after so many minutes; the same command goes on later")
-    pretrain.add_argument("--steps", type=int, metavar="N", help="expression only: so many steps in the place of minutes")
-    pretrain.add_argument("--speech-encoder", metavar="H", help="speech only: take this HuBERT (folder or Hub name) as it is")
-    pretrain.add_argument("--baseline", action="store_true", help="expression only: by label instead of by mixture, to compare")
-    pretrain.add_argument("--leave-out", default="", metavar="P,Q", help="head only: people it must never see")
-    pretrain.add_argument("--size", type=int, choices=SIZES, default=256, help="head only: pixels of a side that it draws (256)")
+    pretrain.add_argument("--minutes", type=float, metavar="M", help="stop after M minutes of training; the same command resumes")
+    pretrain.add_argument("--steps", type=int, metavar="N", help="expression only: N steps instead of --minutes")
+    pretrain.add_argument("--speech-encoder", metavar="H", help="speech only: use this HuBERT (folder or Hub name), untrained")
+    pretrain.add_argument("--baseline", action="store_true", help="expression only: without the mixture, for comparison")
+    pretrain.add_argument("--leave-out", default="", metavar="P,Q", help="head only: people not to train on")
+    pretrain.add_argument("--size", type=int, choices=SIZES, default=256, help="head only: side of the pictures in pixels (256)")
     add_device(pretrain)
     pretrain.set_defaults(run=_pretrain)
 
@@ -32,12 +32,12 @@ def add_dataset(command: argparse.ArgumentParser) -> None:
     """--data DIR, or --root DIR with --dataset NAME."""
     where = command.add_mutually_exclusive_group()
     where.add_argument("--data", type=Path, metavar="DIR", help="a folder whose clips a MANIFEST.csv describes")
-    where.add_argument("--root", type=Path, metavar="DIR", help="a public set as it lies on disk; --dataset says which")
-    command.add_argument("--dataset", choices=DATASETS, help="the public set that --root holds")
+    where.add_argument("--root", type=Path, metavar="DIR", help="a public set in its own layout; --dataset names it")
+    command.add_argument("--dataset", choices=DATASETS, help="the public set in --root")
 
 
 def dataset_of(options: argparse.Namespace) -> tuple[Path, str]:
-    """Where the clips are, and how they lie there. Errors: WrongUsage."""
+    """The folder of the clips and the name of their set. Errors: WrongUsage when the options do not say."""
     if options.data is None and options.root is None:
         raise WrongUsage("Say where the clips are: --data DIR, or --root DIR with --dataset.")
     if (options.root is None) != (options.dataset is None):
@@ -46,11 +46,11 @@ def dataset_of(options: argparse.Namespace) -> tuple[Path, str]:
 
 
 def _check(options: argparse.Namespace) -> None:
-    """Errors: WrongUsage for options that the stage does not have."""
+    """Errors: WrongUsage for a bad value, or an option that the stage does not have."""
     if options.minutes is not None and not options.minutes > 0:
         raise WrongUsage("--minutes must be more than 0.")
     if options.steps is not None and (options.stage != "expression" or options.steps < 1 or options.minutes is not None):
-        raise WrongUsage("--steps takes a number of steps of pretrain expression, in the place of --minutes.")
+        raise WrongUsage("--steps takes a number of steps of pretrain expression, instead of --minutes.")
     if options.speech_encoder and options.stage != "speech":
         raise WrongUsage("--speech-encoder says what pretrain speech takes: pretrain speech --speech-encoder NAME.")
     if options.baseline and options.stage != "expression":
@@ -59,7 +59,7 @@ def _check(options: argparse.Namespace) -> None:
 
 def _pretrain(options: argparse.Namespace) -> None:
     _check(options)
-    stage = importlib.import_module(f"gmtalker.pretrain.{options.stage}")  # late: torch, diffusers and accelerate take seconds
+    stage = importlib.import_module(f"gmtalker.pretrain.{options.stage}")  # late: torch and accelerate take seconds to import
     if options.speech_encoder:
         stage.adopt_hubert(options.speech_encoder, options.output)
         return
@@ -67,7 +67,7 @@ def _pretrain(options: argparse.Namespace) -> None:
     from gmtalker.pretrain.samples import PretrainOptions
 
     rows = training_rows(*dataset_of(options))
-    given = PretrainOptions(
+    pretrain_options = PretrainOptions(
         minutes=options.minutes,
         steps=options.steps,
         device=options.device,
@@ -76,4 +76,4 @@ def _pretrain(options: argparse.Namespace) -> None:
         size=options.size,
     )
     with progress_bar(options) as on_progress:
-        getattr(stage, f"pretrain_{options.stage}")(rows, options.output, given, on_progress)
+        getattr(stage, f"pretrain_{options.stage}")(rows, options.output, pretrain_options, on_progress)

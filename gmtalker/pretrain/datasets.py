@@ -1,4 +1,4 @@
-"""Which clips there are to learn from and to measure on: a folder with a MANIFEST.csv, or a public set as it lies on disk."""
+"""Clips to train on and to measure on: a folder with a MANIFEST.csv, or a public set as it lies on disk."""
 
 from __future__ import annotations
 
@@ -12,31 +12,39 @@ from gmtalker.clock import EMOTIONS
 from gmtalker.errors import UnusableInput
 from gmtalker.media.video import read_info
 
-MANIFEST = "manifest"  # the set that a folder's own MANIFEST.csv describes
+MANIFEST = "manifest"  # name of the set that a folder's own MANIFEST.csv describes
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".flv", ".avi")
 LEVELS = {"1": 0.6, "2": 0.8, "3": 1.0}  # MEAD's level of an emotion as its weight; the rest is neutral
-WHOLE = 24 * 3600.0  # training seconds of a clip that is learned from to its end
-
+WHOLE = 24 * 3600.0  # training seconds of a clip that is trained on to its end
 
 # MEAD: the four people that EAMM, EAT and others after them keep for testing.
 MEAD_TEST = frozenset({"M003", "M030", "W009", "W015"})
 
-
 # CREMA-D has no official split. These are the test speakers of Vougioukas, Petridis, Pantic, "Realistic speech-driven facial
 # animation with GANs" (2019), as far as we remember them: compare with their list before citing a figure.
 CREMAD_TEST = frozenset(f"10{number}" for number in (15, 20, 21, 30, 33, 52, 62, 81, 82, 89))
-
-
 CREMAD_EMOTIONS = {"ANG": "angry", "DIS": "disgusted", "FEA": "fear", "HAP": "happy", "NEU": "neutral", "SAD": "sad"}
 CREMAD_LEVELS = {"LO": 0.6, "MD": 0.8, "HI": 1.0, "XX": 0.8}
-LSP_TRAINED = 0.8  # Live Speech Portraits trains on the first part of each person's one video and tests on the rest
-HDTF_TESTED = 20  # HDTF has no official split: every twentieth person, by name, is tested on (our choice)
+LSP_TRAIN_SHARE = 0.8  # Live Speech Portraits trains on the first part of each person's one video and tests on the rest
+HDTF_TEST_EVERY = 20  # HDTF has no official split: every twentieth person, by name, is tested on (our choice)
 
 
 @dataclass(frozen=True)
 class Row:
-    """One clip. file: its name within the set; train_seconds: how much of it may be learned from, 0 of a test clip;
-    level: how much of its emotion it shows, the rest is neutral; sound: where it is heard, when not in the file itself.
+    """One clip of a set.
+
+    path: where the file is.
+    file: its name within the set.
+    kind: what it is used for, such as "speech" or "emotion".
+    person: whom it shows.
+    train_seconds: how much of it, from its start, may be trained on; 0 for a test clip.
+    speech: whether somebody speaks in it.
+    emotion: its label, None without one.
+    sync: "ok" where sound and picture belong together.
+    level: weight of the labelled emotion; the rest is neutral.
+    sound: the file with its sound, where that is not the clip itself.
+    test: whether it is kept for testing.
+    dataset: name of the set.
     """
 
     path: Path
@@ -54,20 +62,27 @@ class Row:
 
     @property
     def is_video(self) -> bool:
+        """Whether it has a picture; the others are sound files."""
         return self.path.suffix.lower() in VIDEO_SUFFIXES
 
     @property
     def heard_in(self) -> Path:
+        """The file with its sound."""
         return self.sound or self.path
 
     @property
-    def beside(self) -> Path:
-        """The first folder of `file`: of a manifest's clips, where the labels of their set lie."""
+    def set_folder(self) -> Path:
+        """The first folder of `file`, in which a set within a manifest has its labels."""
         return self.path.parents[max(len(Path(self.file).parts) - 2, 0)]
 
 
 def read_rows(root: Path, dataset: str = MANIFEST) -> list[Row]:
-    """Every clip of a set, training and test. Errors: UnusableInput when `root` does not hold that set."""
+    """Every clip of a set, training and test.
+
+    root: the folder of the set.
+    dataset: one of READERS.
+    Errors: UnusableInput when root does not hold that set.
+    """
     rows = [replace(row, dataset=dataset) for row in READERS[dataset](Path(root))]
     if not rows:
         raise UnusableInput(f"{root} holds no clip named as those of {dataset} are: {LAYOUTS[dataset]}.")
@@ -75,12 +90,16 @@ def read_rows(root: Path, dataset: str = MANIFEST) -> list[Row]:
 
 
 def training_rows(root: Path, dataset: str = MANIFEST) -> list[Row]:
-    """The clips that may be learned from, and never a test clip. Errors: as read_rows."""
+    """The clips of a set that may be trained on, never a test clip. Parameters and errors: as for read_rows."""
     return [row for row in read_rows(root, dataset) if not row.test and row.train_seconds > 0]
 
 
 def clips_to_measure(root: Path, dataset: str, person: str) -> tuple[list[Row], float]:
-    """A person's test clips, and the second from which they are test. Errors: UnusableInput, naming the people there are."""
+    """A person's test clips.
+
+    Returns: the clips, and the second from which on they were not trained on.
+    Errors: UnusableInput when there are none; it names the people who have some.
+    """
     rows = [row for row in read_rows(root, dataset) if row.test or row.train_seconds < WHOLE]
     own = [row for row in rows if row.person == person]
     if not own:
@@ -90,13 +109,13 @@ def clips_to_measure(root: Path, dataset: str, person: str) -> tuple[list[Row], 
 
 
 def source_of(rows: Sequence[Row]) -> str:
-    """How the command line names the set that rows came from."""
+    """The options of a command line that name the set of these rows."""
     dataset = rows[0].dataset if rows else MANIFEST
     return "--data DIR" if dataset == MANIFEST else f"--dataset {dataset} --root DIR"
 
 
 def read_manifest(root: Path) -> Iterable[Row]:
-    """The lines of MANIFEST.csv. Errors: UnusableInput without one."""
+    """The rows of a folder's MANIFEST.csv. Errors: UnusableInput when there is none."""
     manifest = Path(root) / "MANIFEST.csv"
     if not manifest.is_file():
         raise UnusableInput(f"{root} holds no MANIFEST.csv; it needs at least the columns file, split, person, seconds.")
@@ -144,7 +163,7 @@ def _cremad(root: Path) -> Iterable[Row]:
 def _lsp(root: Path) -> Iterable[Row]:
     """Live Speech Portraits (Lu et al. 2021): one long video a person, May.mp4 or May/May.mp4; its first part is for training."""
     for path in sorted({*root.glob("*.mp4"), *root.glob("*/*.mp4")}):
-        yield _row(root, path, path.stem, False, None, 1.0, None, LSP_TRAINED * read_info(path).seconds)
+        yield _row(root, path, path.stem, False, None, 1.0, None, LSP_TRAIN_SHARE * read_info(path).seconds)
 
 
 def _hdtf(root: Path) -> Iterable[Row]:
@@ -153,7 +172,7 @@ def _hdtf(root: Path) -> Iterable[Row]:
     names = [path.stem.rpartition("_")[0] for path in paths]
     # A politician's several videos are numbered behind the name; RD_Radio1 and RD_Radio2 are two people.
     names = [name if name.startswith("RD_") else name.rstrip("0123456789") for name in names]
-    tested = set(sorted(set(names))[HDTF_TESTED - 1 :: HDTF_TESTED])
+    tested = set(sorted(set(names))[HDTF_TEST_EVERY - 1 :: HDTF_TEST_EVERY])
     for path, person in zip(paths, names):
         yield _row(root, path, person, person in tested, None, 1.0, None)
 

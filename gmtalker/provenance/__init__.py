@@ -1,0 +1,1 @@
+"""What says that a video was made: the watermark and the signed credentials."""

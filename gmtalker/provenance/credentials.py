@@ -1,4 +1,4 @@
-"""Every video says that it was made: a signed C2PA manifest beside the pictures, an invisible mark in them; and reading both."""
+"""Where a video comes from: a signed C2PA manifest beside its pictures and an invisible mark in them, written and read."""
 
 from __future__ import annotations
 
@@ -9,21 +9,29 @@ import tempfile
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import cv2
 import numpy as np
 
+from gmtalker import __version__
 from gmtalker.avatars.storage import list_avatars
 from gmtalker.avatars.workspace import workspace
 from gmtalker.errors import UnusableInput, UnusableVideo, first_line
+from gmtalker.files import whole_file
 from gmtalker.media.video import read_frames
 from gmtalker.provenance.watermark import PAYLOAD, Watermark, find_mark
 
-PROGRAM, VERSION = "GMTalker Studio", "0.1.0"
+if TYPE_CHECKING:
+    from cryptography import x509
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+PROGRAM = "GMTalker Studio"
 GENERATED = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 AVATAR_ASSERTION = "org.gmtalker.avatar"
 KEY_FILE, CERTIFICATE_FILE = "key.pem", "certificate.pem"
 VALID_DAYS = 3650
+AUTHORITY = "Authority of one workspace"
 LABEL = "AI-generated"
 
 
@@ -31,9 +39,11 @@ LABEL = "AI-generated"
 class Findings:
     """What a video says of its origin.
 
-    credentials: "valid" (signed, and not a byte was changed since), "broken" (changed since it was signed), "none"; program and
-    signer: what the manifest names; avatar_id: 10 hexadecimal digits, of the manifest or of the mark; marked: whether the
-    pictures hold the mark; avatar: the name of that avatar, where it is in the workspace.
+    credentials: "valid" (signed, and not a byte was changed since), "broken" (changed since it was signed) or "none".
+    program, signer: as the manifest names them; None without a readable manifest.
+    marked: whether the pictures hold the mark.
+    avatar_id: 10 hexadecimal digits, from the mark or else from the manifest.
+    avatar: the name of the avatar with that id, where it is in the workspace.
     """
 
     credentials: str
@@ -62,17 +72,25 @@ class Findings:
 
 
 def avatar_id(card: dict) -> str:
-    """10 hexadecimal digits that stay an avatar's own when it is renamed, shared or pulled: of its consent and its making."""
-    told = json.dumps([card["consent"], card.get("versions", {})], sort_keys=True, ensure_ascii=False)
-    return hashlib.sha256(told.encode()).hexdigest()[: 2 * PAYLOAD]
+    """The id of an avatar, the same when it is renamed, shared or pulled: a digest of its consent and of what it was made with.
+
+    card: its avatar.json.
+    Returns: 10 hexadecimal digits.
+    """
+    lasting = json.dumps([card["consent"], card.get("versions", {})], sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(lasting.encode()).hexdigest()[: 2 * PAYLOAD]
 
 
 class Seal:
-    """What is put into one video of an avatar: the mark (and a visible label, if asked for) in its frames, the signature at last.
+    """Puts the mark into the frames of one video, and the signature into its finished file.
 
-    card: the avatar's. The key and the certificate are the workspace's, in provenance/key.pem and certificate.pem; they are made
-    when they are missing, and may be replaced by one's own (ES256, a chain of certificates, both PEM).
-    Errors: UnusableInput when they can't be used.
+    Signed with the workspace's provenance/key.pem and certificate.pem. They are made when both are missing, and may be replaced
+    by others (ES256, a chain of certificates, both PEM).
+
+    card: avatar.json of the avatar shown.
+    label: also write "AI-generated" visibly into each frame.
+    Errors: UnusableInput when the key or the certificate can't be used.
+    Source: docs/method.md section 13.
     """
 
     def __init__(self, card: dict, label: bool = False) -> None:
@@ -87,17 +105,20 @@ class Seal:
             raise UnusableInput(f"No video can be signed with the key pair in {folder} ({first_line(error)}).") from error
 
     def __call__(self, frame: np.ndarray) -> np.ndarray:
-        """A frame (height, width, 3) uint8 with the mark in it."""
+        """A marked copy of a frame (height, width, 3) uint8 RGB; frames are given in their order."""
         return self._mark(_labelled(frame) if self.label else frame)
 
     def sign(self, video: Path) -> None:
-        """Put a signed C2PA manifest into an mp4 file, as the last thing done to it: whatever saves it again strips it."""
+        """Put a signed C2PA manifest into an mp4 file: the last thing to do to it, as whatever saves it again strips it.
+
+        Errors: UnusableInput when it can't be signed.
+        """
         import c2pa
 
         created = {"action": "c2pa.created", "digitalSourceType": GENERATED}
         avatar = {"id": avatar_id(self.card), "name": self.card["name"]}
         manifest = {
-            "claim_generator_info": [{"name": PROGRAM, "version": VERSION}],
+            "claim_generator_info": [{"name": PROGRAM, "version": __version__}],
             "title": video.name,
             "format": "video/mp4",
             "assertions": [
@@ -105,13 +126,11 @@ class Seal:
                 {"label": AVATAR_ASSERTION, "data": avatar},
             ],
         }
-        signed = video.with_name(f"signed-{video.name}")
         try:
-            with open(video, "rb") as source, open(signed, "w+b") as target:
+            with whole_file(video) as signed, open(video, "rb") as source, open(signed, "w+b") as target:
                 c2pa.Builder(manifest).sign(self._signer, "video/mp4", source, target)
         except c2pa.C2paError as error:
             raise UnusableInput(f"The video can't be signed ({first_line(error)}).") from error
-        os.replace(signed, video)
 
 
 def _labelled(frame: np.ndarray) -> np.ndarray:
@@ -137,97 +156,116 @@ def _signing_pair(folder: Path) -> tuple[bytes, bytes]:
 
 
 def _make_pair(folder: Path) -> None:
-    """A certificate for signing, by an authority of its own whose key nobody keeps."""
+    """Make a signing pair, and the folder that holds it."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    # The folder appears with both in it: two videos that are finished together must not mix two pairs.
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".making-") as making:
+        made = Path(making) / folder.name
+        made.mkdir()
+        for name, data in zip((CERTIFICATE_FILE, KEY_FILE), _new_pair()):
+            with open(os.open(made / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+                file.write(data)
+        try:
+            made.rename(folder)
+        except OSError:
+            if not (folder / KEY_FILE).exists():  # else another process was first, and its pair is as good
+                raise
+
+
+def _new_pair() -> tuple[bytes, bytes]:
+    """Certificates and private key (PEM): a certificate for signing, by an authority of its own whose key nobody keeps."""
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec
 
-    now = datetime.now(timezone.utc) - timedelta(minutes=5)  # clocks differ
-
-    def issued(name: str, key: ec.EllipticCurvePublicKey, issuer: x509.Name, authority: bool) -> x509.CertificateBuilder:
-        usage = dict.fromkeys(
-            ("content_commitment", "key_encipherment", "data_encipherment", "key_agreement", "encipher_only", "decipher_only"),
-            False,
-        )
-        usage |= {"digital_signature": not authority, "key_cert_sign": authority, "crl_sign": authority}
-        return (
-            x509.CertificateBuilder()
-            .subject_name(named(name))
-            .issuer_name(issuer)
-            .public_key(key)
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now)
-            .not_valid_after(now + timedelta(days=VALID_DAYS))
-            .add_extension(x509.BasicConstraints(ca=authority, path_length=0 if authority else None), critical=True)
-            .add_extension(x509.KeyUsage(**usage), critical=True)
-            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
-        )
-
-    def named(name: str) -> x509.Name:
-        pairs = ((x509.NameOID.ORGANIZATION_NAME, PROGRAM), (x509.NameOID.COMMON_NAME, name))
-        return x509.Name([x509.NameAttribute(kind, value) for kind, value in pairs])
-
     root, own = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
-    issuer = named("Authority of one workspace")
-    authority = issued("Authority of one workspace", root.public_key(), issuer, True).sign(root, hashes.SHA256())
+    authority = _certificate(AUTHORITY, root.public_key(), True).sign(root, hashes.SHA256())
     certificate = (
-        issued("One workspace", own.public_key(), issuer, False)
+        _certificate("One workspace", own.public_key(), False)
         .add_extension(x509.ExtendedKeyUsage([x509.ExtendedKeyUsageOID.EMAIL_PROTECTION]), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(root.public_key()), critical=False)
         .sign(root, hashes.SHA256())
     )
     pem = serialization.Encoding.PEM
     secret = own.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    # The folder appears with both in it: two videos that are finished together must not mix two pairs.
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".making-") as making:
-        made = Path(making) / folder.name
-        made.mkdir()
-        for name, data in ((KEY_FILE, secret), (CERTIFICATE_FILE, certificate.public_bytes(pem) + authority.public_bytes(pem))):
-            with open(os.open(made / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-                file.write(data)
-        try:
-            made.rename(folder)
-        except OSError:
-            if not (folder / KEY_FILE).exists():  # else somebody else was first, and theirs is as good
-                raise
+    return certificate.public_bytes(pem) + authority.public_bytes(pem), secret
+
+
+def _certificate(name: str, key: ec.EllipticCurvePublicKey, authority: bool) -> x509.CertificateBuilder:
+    """A certificate of a key, issued by AUTHORITY, as far as that of an authority and that of a signer are alike."""
+    from cryptography import x509
+
+    usage = dict.fromkeys(
+        ("content_commitment", "key_encipherment", "data_encipherment", "key_agreement", "encipher_only", "decipher_only"), False
+    )
+    usage |= {"digital_signature": not authority, "key_cert_sign": authority, "crl_sign": authority}
+    now = datetime.now(timezone.utc) - timedelta(minutes=5)  # clocks differ
+    organisation = x509.NameAttribute(x509.NameOID.ORGANIZATION_NAME, PROGRAM)
+    subject, issuer = (
+        x509.Name([organisation, x509.NameAttribute(x509.NameOID.COMMON_NAME, common)]) for common in (name, AUTHORITY)
+    )
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(key)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now)
+        .not_valid_after(now + timedelta(days=VALID_DAYS))
+        .add_extension(x509.BasicConstraints(ca=authority, path_length=0 if authority else None), critical=True)
+        .add_extension(x509.KeyUsage(**usage), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
+    )
+
+
+class _Manifest(NamedTuple):
+    """What a file's manifest says: credentials, program and signer as Findings has them, and the id of the avatar."""
+
+    credentials: str
+    program: str | None = None
+    signer: str | None = None
+    avatar_id: str | None = None
 
 
 def verify(video: Path) -> Findings:
-    """What a video says of its origin: its content credentials, and the mark in its pictures. Errors: UnusableVideo."""
-    credentials, program, signer, identity = _read_credentials(video)
+    """Find out what a video says of its origin, by its content credentials and by the mark in its pictures.
+
+    Errors: UnusableVideo when it can't be read, unless its content credentials can.
+    """
+    manifest = _read_manifest(video)
     try:
         mark = find_mark(read_frames(video))
     except UnusableVideo:
-        if credentials == "none":
+        if manifest.credentials == "none":
             raise
         mark = None  # a changed byte may have hit the pictures; the credentials still tell
-    identity = mark.hex() if mark else identity
+    identity = mark.hex() if mark else manifest.avatar_id
     known = {avatar_id(entry.card): entry.name for entry in list_avatars()}
+    credentials, program, signer, _ = manifest
     return Findings(credentials, program, signer, mark is not None, identity, known.get(identity))
 
 
-def _read_credentials(video: Path) -> tuple[str, str | None, str | None, str | None]:
-    """What the manifest says: "valid", "broken" or "none", program, signer, avatar id."""
+def _read_manifest(video: Path) -> _Manifest:
+    """Errors: UnusableVideo when the file can't be read."""
     import c2pa
 
     try:
         with open(video, "rb") as file:
             reader = c2pa.Reader.try_create("video/mp4", file)
             if reader is None:
-                return "none", None, None, None
+                return _Manifest("none")
             state, manifest = reader.get_validation_state(), reader.get_active_manifest() or {}
     except FileNotFoundError as error:
         raise UnusableVideo(f"{video.name} does not exist.") from error
     except OSError as error:
         raise UnusableVideo(f"{video.name} can't be read ({error.strerror}).") from error
     except c2pa.C2paError:
-        return "broken" if _holds_manifest(video) else "none", None, None, None
+        return _Manifest("broken" if _holds_manifest(video) else "none")
     generator = (manifest.get("claim_generator_info") or [{}])[0]
     program = f"{generator.get('name', 'an unnamed program')} {generator.get('version', '')}".strip()
-    told = next((x["data"] for x in manifest.get("assertions", ()) if x.get("label") == AVATAR_ASSERTION), {})
-    valid = str(state).lower() in ("valid", "trusted")
-    return "valid" if valid else "broken", program, manifest.get("signature_info", {}).get("issuer"), told.get("id")
+    avatar = next((x["data"] for x in manifest.get("assertions", ()) if x.get("label") == AVATAR_ASSERTION), {})
+    credentials = "valid" if str(state).lower() in ("valid", "trusted") else "broken"
+    return _Manifest(credentials, program, manifest.get("signature_info", {}).get("issuer"), avatar.get("id"))
 
 
 def _holds_manifest(video: Path) -> bool:

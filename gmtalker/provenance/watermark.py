@@ -3,7 +3,7 @@
 Spread spectrum (Cox et al. 1997) with the host's own part cancelled (improved spread spectrum, Malvar and Florencio 2003): each
 coded bit is one orthonormal pattern in a band of frequencies, repeated over the picture in tiles. What the picture itself holds
 of the pattern is known while writing, so little is added where it speaks for the bit anyway. Tiles make the mark found again
-wherever the picture was cut; one more pattern, always there, tells where they lie.
+wherever the picture was cut; one more pattern, always there, shows where they are. See docs/method.md section 13.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ import numpy as np
 SIDE = 256  # pixels of the short side of the picture that patterns are laid over, whatever its own size
 TILE = 64
 BAND = (4.0, 9.0)  # waves a tile: coarser ones are seen, finer ones are lost in a small or much compressed video
-TELLING = 0.25  # part of the band's waves that tell the place of the tiles
-PAYLOAD = 5  # bytes; three more check them: of all places that are tried, one video in 170,000 has a mark by chance
+POSITION_SHARE = 0.25  # of the band's waves: those of the pattern that shows where the tiles are
+PAYLOAD = 5  # bytes; three more check them: of all positions that are tried, one video in 170,000 has a mark by chance
 WORD, CODED = 16, 36  # bits of a word of the code, and what they become; four words are a payload with its check
-STRENGTH, PLACE_STRENGTH = 31.0, 140.0  # of a coded bit's and of the place's unit-norm pattern, in levels of 255
+BIT_STRENGTH, POSITION_STRENGTH = 31.0, 140.0  # of a coded bit's and of the position's unit-norm pattern, in levels of 255
 FLAT, BUSY = 0.45, 0.6  # of the strength in a flat part of the picture, and by how much more for each level of detail
-LOUDEST = 2.45  # levels, root mean square, that the mark adds to a frame at most: 40.3 dB
-LARGEST = 3.0  # times the strength that one pattern may add against what the picture holds
-EVENING = 0.1  # of what a bit's level lacks to the mean of all is given to it, a frame
-CALM = 0.9  # how slowly what is added follows the picture, a frame: a pattern that jumps is seen
-SHADES, EDGE = 2.5, 4.0  # pixels over which a shade extends; levels that an edge counts for at most
+MARK_RMS_MAX = 2.45  # levels, root mean square, that the mark adds to a frame at most: 40.3 dB
+GAIN_MAX = 3.0  # times the strength that one pattern may add against what the picture holds
+EQUALISING = 0.1  # share of a bit's deficit to the mean level of all bits that it gets on top, a frame
+INERTIA = 0.9  # how slowly what is added follows the picture, a frame: a pattern that jumps is seen
+SHADING_SIGMA, EDGE_MAX = 2.5, 4.0  # pixels over which shading extends; levels that an edge counts for at most
 SCALES = np.geomspace(0.76, 1.05, 128)  # of the original's short side, in that of what is left after cropping
-MOST_FRAMES = 250
-TRIED, MOST_TRIED = 4, 96  # places of the tiles that are tried, of each scale and in all
+READ_FRAMES_MAX = 250
+TRIED_PER_SCALE, TRIED_MAX = 4, 96  # positions of the tiles that are tried, of each scale and in all
 
 
 @cache
@@ -46,15 +46,15 @@ def _waves() -> tuple[np.ndarray, np.ndarray]:
 
 @cache
 def _mixing() -> np.ndarray:
-    """(2 n, 1 + 4 * CODED) float32 orthonormal columns, cosines above sines of the waves: the place, and each coded bit."""
+    """(2 n, 1 + 4 * CODED) float32 orthonormal columns, cosines above sines of the waves: the position, and each coded bit."""
     count = len(_waves()[0])
     random = np.random.Generator(np.random.PCG64(2312_07669))
-    telling = random.random(count) < TELLING  # waves of its own: the bits never look like the place, wherever they lie
-    phases = random.uniform(0, 2 * np.pi, telling.sum())
+    positional = random.random(count) < POSITION_SHARE  # waves of its own: bits never look like the position, wherever they are
+    phases = random.uniform(0, 2 * np.pi, positional.sum())
     mixing = np.zeros((2, count, 1 + 4 * CODED))
-    mixing[:, telling, 0] = np.stack([np.cos(phases), -np.sin(phases)]) / math.sqrt(telling.sum())
-    mixed, _ = np.linalg.qr(random.standard_normal((2 * int((~telling).sum()), 4 * CODED)))
-    mixing[:, ~telling, 1:] = mixed.reshape(2, -1, 4 * CODED)
+    mixing[:, positional, 0] = np.stack([np.cos(phases), -np.sin(phases)]) / math.sqrt(positional.sum())
+    mixed, _ = np.linalg.qr(random.standard_normal((2 * int((~positional).sum()), 4 * CODED)))
+    mixing[:, ~positional, 1:] = mixed.reshape(2, -1, 4 * CODED)
     return mixing.reshape(2 * count, -1).astype(np.float32)
 
 
@@ -93,7 +93,7 @@ def _folded(detail: np.ndarray) -> np.ndarray:
 
 
 def _detail(frame: np.ndarray) -> np.ndarray:
-    """What of a frame can hold the mark, at the size at which its short side is SIDE: without shades, every edge as low as a
+    """The part of a frame that can hold the mark, (h, w) float32 with a short side of SIDE: without shading, edges as low as
     texture."""
     luma = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY).astype(np.float32)
     scale = SIDE / min(luma.shape)
@@ -101,20 +101,25 @@ def _detail(frame: np.ndarray) -> np.ndarray:
     # Through half of that size, so that a video made smaller holds as much of the picture's own detail as the large one.
     luma = cv2.resize(luma, ((width + 1) // 2, (height + 1) // 2), interpolation=cv2.INTER_AREA)
     luma = cv2.resize(luma, (width, height), interpolation=cv2.INTER_CUBIC)
-    return np.clip(luma - cv2.GaussianBlur(luma, (0, 0), SHADES), -EDGE, EDGE)
+    return np.clip(luma - cv2.GaussianBlur(luma, (0, 0), SHADING_SIGMA), -EDGE_MAX, EDGE_MAX)
 
 
 class Watermark:
-    """Puts one payload of 5 bytes into the frames of one video, in their order."""
+    """Puts one payload into the frames of one video, given in their order.
+
+    payload: 5 bytes.
+    Errors: ValueError for another length.
+    Source: Cox et al. 1997; Malvar and Florencio 2003; docs/method.md section 13.
+    """
 
     def __init__(self, payload: bytes) -> None:
         if len(payload) != PAYLOAD:
             raise ValueError(f"A mark holds {PAYLOAD} bytes, not {len(payload)}")
         words = np.frombuffer(coded_payload(payload), ">u2")
         self._signs = np.concatenate([[1], *_code()[words]]).astype(np.float32)
-        self._goal = np.full(len(self._signs), STRENGTH, np.float32)
-        self._goal[0] = PLACE_STRENGTH
-        self._lacking = np.zeros(len(self._signs), np.float32)
+        self._goal = np.full(len(self._signs), BIT_STRENGTH, np.float32)
+        self._goal[0] = POSITION_STRENGTH
+        self._deficit = np.zeros(len(self._signs), np.float32)
         self._added: np.ndarray | None = None
 
     def __call__(self, frame: np.ndarray) -> np.ndarray:
@@ -123,41 +128,45 @@ class Watermark:
         height, width = detail.shape
         tiles = math.sqrt(height * width) / TILE
 
-        def held(detail: np.ndarray) -> np.ndarray:
+        def present(detail: np.ndarray) -> np.ndarray:
             return self._signs * _levels(_folded(detail)) / tiles
 
-        wanted = np.clip(self._goal - held(detail) + self._lacking, 0, LARGEST * self._goal)
-        self._added = wanted if self._added is None else CALM * self._added + (1 - CALM) * wanted
+        wanted = np.clip(self._goal - present(detail) + self._deficit, 0, GAIN_MAX * self._goal)
+        self._added = wanted if self._added is None else INERTIA * self._added + (1 - INERTIA) * wanted
         tile = _tile(self._signs * self._added / tiles)
         pattern = np.tile(tile, (-(-height // TILE), -(-width // TILE)))[:height, :width]
         pattern = pattern * np.clip(FLAT + cv2.blur(np.abs(detail), (9, 9)) * BUSY, FLAT, 2.0)
-        pattern *= min(1.0, LOUDEST / (float(np.sqrt(np.square(pattern).mean())) + 1e-9))
+        pattern *= min(1.0, MARK_RMS_MAX / (float(np.sqrt(np.square(pattern).mean())) + 1e-9))
         if frame.shape[:2] != pattern.shape:
             pattern = cv2.resize(pattern, frame.shape[1::-1], interpolation=cv2.INTER_CUBIC)
         marked = np.clip(frame + np.rint(pattern)[..., None], 0, 255).astype(np.uint8)
-        # Masks and limits take from some patterns more than from others; those get more in the next frames.
-        level = held(_detail(marked))[1:]
-        self._lacking[1:] = np.clip(self._lacking[1:] + EVENING * (level.mean() - level), -STRENGTH, STRENGTH)
+        # Masks and limits weaken some patterns more than others; those get more in the next frames.
+        level = present(_detail(marked))[1:]
+        self._deficit[1:] = np.clip(self._deficit[1:] + EQUALISING * (level.mean() - level), -BIT_STRENGTH, BIT_STRENGTH)
         return marked
 
 
 def find_mark(frames: Iterable[np.ndarray]) -> bytes | None:
-    """The payload of 5 bytes in a video's frames (height, width, 3) uint8 RGB, or None; the first MOST_FRAMES tell."""
+    """Read the mark of a video.
+
+    frames: (height, width, 3) uint8 RGB; the first READ_FRAMES_MAX are used.
+    Returns: the payload of 5 bytes, None where there is no mark.
+    """
     detail = 0.0
-    for frame in islice(frames, MOST_FRAMES):
+    for frame in islice(frames, READ_FRAMES_MAX):
         detail = detail + _detail(frame)
     if not np.ndim(detail):
         return None
-    place = np.fft.rfft2(_tile(np.eye(1 + 4 * CODED)[0])).conj()
+    position = np.fft.rfft2(_tile(np.eye(1 + 4 * CODED)[0])).conj()
     candidates = [(np.inf, _folded(detail), (0, 0))]  # nothing was cut off
     for scale in SCALES:
         folded = _folded(cv2.resize(detail, None, fx=scale, fy=scale, interpolation=cv2.INTER_LINEAR))
         waves = np.fft.rfft2(folded)
         # By their phases alone: the picture's own waves are of very different heights.
-        agreement = np.fft.irfft2(waves / (np.abs(waves) + 1e-9) * place, (TILE, TILE))
-        for where in np.argpartition(agreement, -TRIED, axis=None)[-TRIED:]:
+        agreement = np.fft.irfft2(waves / (np.abs(waves) + 1e-9) * position, (TILE, TILE))
+        for where in np.argpartition(agreement, -TRIED_PER_SCALE, axis=None)[-TRIED_PER_SCALE:]:
             candidates.append((float(agreement.flat[where]), folded, np.unravel_index(where, agreement.shape)))
-    for _, folded, (down, across) in sorted(candidates, key=lambda candidate: -candidate[0])[:MOST_TRIED]:
+    for _, folded, (down, across) in sorted(candidates, key=lambda candidate: -candidate[0])[:TRIED_MAX]:
         levels = _levels(np.roll(folded, (-down, -across), (0, 1)))[1:]
         words = (_code() @ levels.reshape(4, CODED).T).argmax(0)
         payload = words.astype(">u2").tobytes()[:PAYLOAD]
@@ -167,5 +176,5 @@ def find_mark(frames: Iterable[np.ndarray]) -> bytes | None:
 
 
 def coded_payload(payload: bytes) -> bytes:
-    """The 64 bits that the code carries: a payload and the three bytes that check it."""
+    """The 8 bytes that the code carries: a payload of 5 and three that check it."""
     return payload + (zlib.crc32(b"GMTalker Studio" + payload) & 0xFFFFFF).to_bytes(3, "big")

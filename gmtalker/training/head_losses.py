@@ -1,6 +1,8 @@
-"""Losses of the head generator (docs/method.md, EGHG)."""
+"""Losses of the head generator and its discriminator: docs/method.md section 3, equations (20) and (21)."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -8,18 +10,25 @@ from torch import Tensor
 
 from gmtalker.face.landmarks import EYE_REGION, LIPS
 from gmtalker.face.model import FaceModel
-from gmtalker.face.renderer import canonical_colours
+from gmtalker.face.renderer import CANONICAL_X, CANONICAL_Y, canonical_colours
+from gmtalker.models.discriminator import Discriminator
 
-# Weights are keyed like the metrics. L1 in [-1, 1] is small beside the critic's logits, so it is weighted up (our choice).
-LOSS_WEIGHTS = {"pixel": 10.0, "edges": 5.0, "structure": 5.0, "texture": 0.2, "critic": 0.05, "features": 1.0, "anchor": 1.0}
-
-
+# Keyed like the reported figures. L1 in [-1, 1] is small beside the discriminator's logits, so it is weighted up (our choice).
+LOSS_WEIGHTS = {
+    "pixel": 10.0,
+    "edges": 5.0,
+    "structure": 5.0,
+    "texture": 0.2,
+    "adversarial": 0.05,
+    "features": 1.0,
+    "anchor": 1.0,
+}
 DETAIL = 2e-3  # energy of the Laplacian, in [-1, 1], below which it is the noise of a camera
 MOUTH_WEIGHT, EYE_WEIGHT = 3.0, 2.0
 
 
 class PixelWeights:
-    """More weight where people look: mouth and eyes, found by the canonical coordinates that the rendering carries."""
+    """How much each pixel counts: more where people look, at mouth and eyes, found by the rendering's canonical coordinates."""
 
     def __init__(self, model: FaceModel):
         place = canonical_colours(model, model.mean_shape)
@@ -30,42 +39,111 @@ class PixelWeights:
         )
 
     def __call__(self, rendering: Tensor) -> Tensor:
-        """(B, H, W, channels) uint8 to (B, H, W) float32."""
+        """W of equation (20).
+
+        rendering: (B, H, W, channels) uint8.
+        Returns: (B, H, W) float32, 1 where nobody looks.
+        """
         weight = torch.ones(rendering.shape[:3], device=rendering.device)
         for extra, low, high in self.boxes:
-            across, down = rendering[..., 3], rendering[..., 4]
+            across, down = rendering[..., CANONICAL_X], rendering[..., CANONICAL_Y]
             inside = (across >= low[0]) & (across <= high[0]) & (down >= low[1]) & (down <= high[1])
             weight += extra * inside
         return weight
 
 
-def edge_loss(drawn: Tensor, frame: Tensor) -> Tensor:
-    """L1 between horizontal and vertical differences: holds edges where plain L1 blurs them."""
-    across = (drawn.diff(dim=-1) - frame.diff(dim=-1)).abs().mean()
-    return across + (drawn.diff(dim=-2) - frame.diff(dim=-2)).abs().mean()
+def reconstruction_losses(generated: Tensor, frame: Tensor, weight: Tensor) -> dict[str, Tensor]:
+    """L_pix, L_edge, L_ssim and L_tex, by the names of LOSS_WEIGHTS.
+
+    generated, frame: (B, 3, H, W) in [-1, 1].
+    weight: W, (B, 1, H, W).
+    """
+    return {
+        "pixel": ((generated - frame).abs() * weight).mean(),
+        "edges": edge_loss(generated, frame),
+        "structure": structure_loss(generated, frame),
+        "texture": texture_loss(generated, frame, weight.square()),
+    }
 
 
-def structure_loss(drawn: Tensor, frame: Tensor) -> Tensor:
-    """1 - SSIM of pictures (B, 3, H, W) in [-1, 1], in windows of 7 (Wang et al. 2004, equation 13)."""
+def edge_loss(generated: Tensor, frame: Tensor) -> Tensor:
+    """L_edge: L1 distance of horizontal and of vertical pixel differences, which keeps edges that plain L1 blurs.
+
+    generated, frame: (B, 3, H, W).
+    """
+    across = (generated.diff(dim=-1) - frame.diff(dim=-1)).abs().mean()
+    return across + (generated.diff(dim=-2) - frame.diff(dim=-2)).abs().mean()
+
+
+def structure_loss(generated: Tensor, frame: Tensor) -> Tensor:
+    """L_ssim = 1 - SSIM, in windows of 7.
+
+    generated, frame: (B, 3, H, W) in [-1, 1].
+    Source: Wang et al. 2004, equation 13.
+    """
 
     def mean(picture: Tensor) -> Tensor:
         return F.avg_pool2d(picture, 7, 1)
 
-    a, b = mean(drawn), mean(frame)
-    variances = mean(drawn.square()) - a.square() + mean(frame.square()) - b.square()
-    covariance = mean(drawn * frame) - a * b
+    a, b = mean(generated), mean(frame)
+    variances = mean(generated.square()) - a.square() + mean(frame.square()) - b.square()
+    covariance = mean(generated * frame) - a * b
     # 0.01 and 0.03 of the range 2, squared
     similar = (2 * a * b + 4e-4) * (2 * covariance + 3.6e-3) / ((a.square() + b.square() + 4e-4) * (variances + 3.6e-3))
     return 1 - similar.mean()
 
 
-def texture_loss(drawn: Tensor, frame: Tensor, weight: Tensor) -> Tensor:
-    """How far apart the energies of detail are, log of the Laplacian's in blocks of 8: what plain L1 leaves smooth costs here."""
+def texture_loss(generated: Tensor, frame: Tensor, weight: Tensor) -> Tensor:
+    """L_tex: difference of the log energies of detail, so that what plain L1 leaves smooth costs here.
+
+    The energy is the mean squared Laplacian of grey in blocks of 8 pixels.
+
+    generated, frame: (B, 3, H, W) in [-1, 1].
+    weight: (B, 1, H, W), W squared in training.
+    """
 
     def energy(picture: Tensor) -> Tensor:
         grey = picture.mean(1, keepdim=True)
         around = grey[..., :-2, 1:-1] + grey[..., 2:, 1:-1] + grey[..., 1:-1, :-2] + grey[..., 1:-1, 2:]
         return F.avg_pool2d((around - 4 * grey[..., 1:-1, 1:-1]).square(), 8, 4)
 
-    apart = (energy(drawn) + DETAIL).log() - (energy(frame) + DETAIL).log()
-    return (apart.abs() * F.adaptive_avg_pool2d(weight, apart.shape[-2:])).mean()
+    difference = (energy(generated) + DETAIL).log() - (energy(frame) + DETAIL).log()
+    return (difference.abs() * F.adaptive_avg_pool2d(weight, difference.shape[-2:])).mean()
+
+
+def adversarial_loss(logits: Tensor, weight: Tensor) -> Tensor:
+    """L_adv: the non-saturating GAN loss of the generator.
+
+    Weighted where people look: there, a mouth or an eye that is right on average is blurred.
+
+    logits: the discriminator's of generated frames, (B, 1, h, w).
+    weight: W squared, (B, 1, H, W).
+    """
+    return (F.softplus(-logits.float()) * F.adaptive_avg_pool2d(weight, logits.shape[-2:])).mean()
+
+
+def feature_matching_loss(generated: Sequence[Tensor], real: Sequence[Tensor]) -> Tensor:
+    """L_feat: mean L1 distance of the discriminator's feature maps of generated and real frames.
+
+    Source: pix2pixHD, arXiv 1711.11585.
+    """
+    return sum(F.l1_loss(a.float(), b.float()) for a, b in zip(generated, real)) / len(generated)
+
+
+def discriminator_loss(generated: Tensor, real: Tensor) -> Tensor:
+    """The first term of L_D, equation (21), from the logits of generated and of real frames, (B, 1, h, w)."""
+    return F.softplus(generated.float()).mean() + F.softplus(-real.float()).mean()
+
+
+def r1_penalty(discriminator: Discriminator, frame: Tensor, rendering: Tensor) -> Tensor:
+    """Squared norm of the discriminator's gradient at real frames: the last term of L_D, equation (21), without its weight.
+
+    frame: (B, 3, H, W) in [-1, 1].
+    rendering: (B, channels, H, W) in [-1, 1].
+    Source: arXiv 1801.04406.
+    """
+    frame = frame.detach().requires_grad_()
+    logits, _ = discriminator(frame, rendering)
+    # The mean over the map stands for StyleGAN2's one logit; a sum would smother the discriminator.
+    (gradient,) = torch.autograd.grad(logits.mean((1, 2, 3)).sum(), frame, create_graph=True)
+    return gradient.square().sum((1, 2, 3)).mean()

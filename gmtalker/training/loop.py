@@ -5,28 +5,37 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from gmtalker.progress import OnProgress, Progress
-from gmtalker.training.checkpoints import TrainState, _load_checkpoint, _save_checkpoint
+from gmtalker.training.checkpoints import TrainState, load_checkpoint, save_checkpoint
 
 REPORT_SECONDS = 2.0
-MOST_SKIPPED = 50  # steps in a row without a finite gradient before training is given up
+SKIPPED_STEPS_MAX = 50  # in a row without a finite gradient, before training is given up
 
 
 @dataclass(frozen=True)
 class TrainOptions:
     """How long and how hard to train.
 
-    minutes: training time, over all the runs that it takes; steps: the same as a number of steps (then resuming is exact to the
-    bit). precision: "no" or "bf16". device: "cpu", or None for the best at hand.
+    stage: what is trained, for progress and errors.
+    minutes: of training, over all the runs that it takes; None where steps are given.
+    steps: the same as a number of steps; then resuming is exact to the bit.
+    warm_up: steps in which the learning rate rises.
+    gradient_norm_max: at which gradients are clipped.
+    ema_decay: of the moving average of the weights.
+    precision: "no" or "bf16".
+    checkpoint_seconds, evaluate_seconds: between two checkpoints, and between two evaluations.
+    device: "cpu", or None for the best at hand.
     """
 
     stage: str
@@ -35,8 +44,8 @@ class TrainOptions:
     learning_rate: float = 1e-3
     weight_decay: float = 0.02
     warm_up: int = 200
-    largest_gradient: float = 1.0
-    average: float = 0.999
+    gradient_norm_max: float = 1.0
+    ema_decay: float = 0.999
     precision: str = "no"
     checkpoint_seconds: float = 60.0
     evaluate_seconds: float = 300.0
@@ -56,6 +65,7 @@ class Objective(nn.Module):
         self.model, self.precision = model, precision
 
     def forward(self, batch: Any) -> dict[str, Tensor]:
+        """The model's losses of a batch, by name."""
         # Here and not in the Accelerator, which has one precision for the whole process: the stages differ.
         with torch.autocast(next(self.model.parameters()).device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             return self.model.loss(batch)
@@ -69,133 +79,146 @@ def fit(
     on_progress: OnProgress | None = None,
     evaluate: Callable[[nn.Module], dict[str, float]] | None = None,
 ) -> TrainState:
-    """Trains model in place, and leaves the average of its weights in it.
+    """Train a model in place, and leave the moving average of its weights in it.
 
-    batches: step number to a dataclass of tensors, the same for the same number. folder: holds the checkpoint; the same call goes
-    on from it. on_progress: told with the figures step, its and the losses' means. evaluate: measures the
-    averaged model now and then, and at the end.
-    Errors: FloatingPointError when the loss stays infinite, ValueError for a checkpoint of another model.
+    model: has loss(batch), a dict of tensors of which "total" is minimised.
+    batches: step number to a dataclass of tensors, the same for the same number.
+    folder: holds the checkpoint; the same call resumes from it.
+    on_progress: called every other second, with the figures step, its and the mean losses since the last call.
+    evaluate: measures the averaged model now and then, and at the end; its figures are reported from then on.
+    Errors: FloatingPointError when the gradient stays infinite, ValueError for a checkpoint of another model.
+    Source: docs/method.md section 14.
     """
     accelerator = Accelerator(cpu=options.device == "cpu")
-    objective = Objective(model, options.precision)
-    optimizer = torch.optim.AdamW(_parameter_groups(model, options.weight_decay), options.learning_rate, betas=(0.9, 0.98))
-    objective, optimizer = accelerator.prepare(objective, optimizer)
-    average = EMAModel(model.parameters(), decay=options.average, use_ema_warmup=True)
-    average.to(accelerator.device)
+    objective, optimizer, ema = _prepare(accelerator, model, options)
     checkpoint = Path(folder) / "checkpoint.safetensors"
-    state = _load_checkpoint(checkpoint, model, optimizer, average) if checkpoint.exists() else TrainState()
-    teller = _Teller(options, state, on_progress if accelerator.is_main_process else None)
-
-    saved = measured = time.monotonic()
+    state = load_checkpoint(checkpoint, model, optimizer, ema) if checkpoint.exists() else TrainState()
+    is_main = accelerator.is_main_process
+    reporter = _Reporter(options, state, on_progress if is_main else None)
+    saved = evaluated = time.monotonic()
     skipped = 0
-    while teller.share < 1:
+    while reporter.share < 1:
         began = time.monotonic()
-        losses, norm = _step(accelerator, objective, optimizer, batches, options, state, teller.share)
+        losses, norm = _step(accelerator, objective, optimizer, batches, options, state, reporter.share)
         if math.isfinite(norm):
-            average.step(model.parameters())
+            ema.step(model.parameters())
         skipped = 0 if math.isfinite(norm) else skipped + 1
-        if skipped > MOST_SKIPPED:
+        if skipped > SKIPPED_STEPS_MAX:
             raise FloatingPointError(f"{options.stage}: {skipped} steps in a row had no finite gradient")
         state.step += 1
         state.seconds += time.monotonic() - began
-        teller.update(losses)
-        done = teller.share >= 1
-        if accelerator.is_main_process and (done or time.monotonic() - saved > options.checkpoint_seconds):
-            _save_checkpoint(checkpoint, model, optimizer, average, state)
+        reporter.update(losses)
+        done = reporter.share >= 1
+        if is_main and (done or time.monotonic() - saved > options.checkpoint_seconds):
+            save_checkpoint(checkpoint, model, optimizer, ema, state)
             saved = time.monotonic()
-        if accelerator.is_main_process and evaluate and (done or time.monotonic() - measured > options.evaluate_seconds):
-            teller.note(_evaluate(model, average, evaluate))
-            measured = time.monotonic()
-    teller.tell()
-    average.copy_to(model.parameters())
+        if is_main and evaluate and (done or time.monotonic() - evaluated > options.evaluate_seconds):
+            reporter.figures = _evaluate(model, ema, evaluate)
+            evaluated = time.monotonic()
+    reporter.report()
+    ema.copy_to(model.parameters())
     model.eval()
     return state
 
 
+def _prepare(accelerator: Accelerator, model: nn.Module, options: TrainOptions) -> tuple[nn.Module, Optimizer, EMAModel]:
+    """The objective and its optimizer, on the accelerator's device, and the moving average."""
+    objective = Objective(model, options.precision)
+    optimizer = torch.optim.AdamW(_parameter_groups(model, options.weight_decay), options.learning_rate, betas=(0.9, 0.98))
+    objective, optimizer = accelerator.prepare(objective, optimizer)
+    ema = EMAModel(model.parameters(), decay=options.ema_decay, use_ema_warmup=True)
+    ema.to(accelerator.device)
+    return objective, optimizer, ema
+
+
 def _step(
-    accelerator, objective, optimizer, batches, options: TrainOptions, state: TrainState, share: float
-) -> tuple[dict, float]:
-    """One optimizer step: the losses' parts and the gradient's norm. Without a finite gradient the weights stay."""
+    accelerator: Accelerator,
+    objective: nn.Module,
+    optimizer: Optimizer,
+    batches: Callable[[int], Any],
+    options: TrainOptions,
+    state: TrainState,
+    share: float,
+) -> tuple[dict[str, float], float]:
+    """One optimizer step: the losses, and the gradient's norm. Without a finite gradient the weights stay."""
     number = state.step * accelerator.num_processes + accelerator.process_index
     torch.manual_seed(options.seed * 1_000_003 + number)  # dropout and sampling too are the step's own, so resuming is exact
     objective.train()
     batch = _on_device(batches(number), accelerator.device)
     for group in optimizer.param_groups:
         group["lr"] = options.learning_rate * _schedule(state.step, share, options.warm_up)
-    parts = objective(batch)
-    accelerator.backward(parts["total"])
-    norm = accelerator.clip_grad_norm_(objective.parameters(), options.largest_gradient).item()
+    losses = objective(batch)
+    accelerator.backward(losses["total"])
+    norm = accelerator.clip_grad_norm_(objective.parameters(), options.gradient_norm_max).item()
     if math.isfinite(norm):
         optimizer.step()
     optimizer.zero_grad()
-    return {name: part.item() for name, part in parts.items()}, norm
+    return {name: loss.item() for name, loss in losses.items()}, norm
 
 
 def _schedule(step: int, share: float, warm_up: int) -> float:
-    """Linear warm-up by steps, then a cosine over the share of training that is done, down to a fiftieth."""
+    """Factor of the learning rate: linear warm-up by steps, then a cosine over the share of training that is done, to 2 %."""
     return min(1.0, (step + 1) / warm_up) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(share, 1.0))))
 
 
 def _parameter_groups(model: nn.Module, decay: float) -> list[dict]:
-    """Biases, norms and tables are not decayed."""
+    """Parameters with weight decay, and biases, norms and tables without."""
     matrices = [weight for weight in model.parameters() if weight.dim() > 1]
     others = [weight for weight in model.parameters() if weight.dim() <= 1]
     return [{"params": matrices, "weight_decay": decay}, {"params": others, "weight_decay": 0.0}]
 
 
 def _on_device(batch: Any, device: torch.device) -> Any:
-    moved = {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}
-    return dataclasses.replace(batch, **{name: x.to(device) if isinstance(x, Tensor) else x for name, x in moved.items()})
+    """The batch, a dataclass, with its tensors on the device."""
+    values = {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}
+    return dataclasses.replace(batch, **{name: x.to(device) if isinstance(x, Tensor) else x for name, x in values.items()})
 
 
-def _evaluate(model: nn.Module, average: EMAModel, evaluate: Callable) -> dict[str, float]:
-    """Measures of the averaged weights; the trained ones are put back afterwards."""
-    average.store(model.parameters())
-    average.copy_to(model.parameters())
+def _evaluate(model: nn.Module, ema: EMAModel, evaluate: Callable) -> dict[str, float]:
+    """Figures of the averaged weights; the trained ones are restored afterwards."""
+    ema.store(model.parameters())
+    ema.copy_to(model.parameters())
     model.eval()
     try:
         with torch.no_grad():
             return evaluate(model)
     finally:
-        average.restore(model.parameters())
+        ema.restore(model.parameters())
         model.train()
 
 
-class _Teller:
-    """Tells how much of a training is done, with the means of its losses since it last told."""
+class _Reporter:
+    """Reports how much of a training is done, with the mean losses since the last report and the figures of the evaluation."""
 
     def __init__(self, options: TrainOptions, state: TrainState, on_progress: OnProgress | None) -> None:
         self.options, self.state, self.on_progress = options, state, on_progress
         self.sums: dict[str, float] = {}
-        self.count, self.told, self.measures = 0, time.monotonic(), {}
+        self.count, self.reported = 0, time.monotonic()
+        self.figures: dict[str, float] = {}
 
     @property
     def share(self) -> float:
-        """Of the training that is done: 0 to 1."""
+        """Of the training that is done, 0 to 1."""
         if self.options.steps is not None:
             return self.state.step / self.options.steps
         return self.state.seconds / (60 * self.options.minutes)
 
-    def note(self, measures: dict[str, float]) -> None:
-        """Measures that are told from now on."""
-        self.measures = measures
-
     def update(self, losses: dict[str, float]) -> None:
-        """The losses of one more step."""
+        """Add the losses of one more step."""
         for name, value in losses.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
         self.count += 1
-        if time.monotonic() - self.told > REPORT_SECONDS:
-            self.tell()
+        if time.monotonic() - self.reported > REPORT_SECONDS:
+            self.report()
 
-    def tell(self) -> None:
-        """Tell now, if there was a step since the last time."""
+    def report(self) -> None:
+        """Report now, if there was a step since the last time."""
         if not self.count or self.on_progress is None:
             return
         its = self.state.step / max(self.state.seconds, 1e-9)
         left = round(max(self.state.seconds * (1 / max(self.share, 1e-9) - 1), 0))
         means = {name: round(value / self.count, 5) for name, value in self.sums.items()}
-        figures = {"step": self.state.step, "its": round(its, 2)} | means | self.measures
+        figures = {"step": self.state.step, "its": round(its, 2)} | means | self.figures
         percent = round(min(100.0, 100 * self.share), 1)
         self.on_progress(Progress(self.options.stage, percent, 100, seconds_left=left, figures=figures))
-        self.sums, self.count, self.told = {}, 0, time.monotonic()
+        self.sums, self.count, self.reported = {}, 0, time.monotonic()

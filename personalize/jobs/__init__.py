@@ -1,7 +1,7 @@
-"""Training jobs: a process each and a row each in one SQLite file, so that a training outlives the page that started it.
+"""Training jobs: each a process and a row in one SQLite file, so that a training outlives the page that started it.
 
-The trainer writes its own row (`reporting`), so nothing is lost when the page's server ends. Whoever looks (`refresh`) finds
-trainers that died without a word and starts the next job in the queue: one training runs at a time.
+The trainer writes its own row (reporting), so nothing is lost when the page's server ends. Every call of refresh finds trainers
+that died and starts the next job in the queue: one training runs at a time.
 """
 
 from personalize.jobs.job import OPEN, Estimate, Job, estimate, free_disk, same_name

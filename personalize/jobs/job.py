@@ -1,4 +1,4 @@
-"""One training, as its row says it is, and what one will take."""
+"""A training job as its row describes it, and an estimate of what a training takes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from personalize.progress import WRAP_UP
 from personalize.request import REQUEST_FILE, TRAINING_FRAMES_MAX, TrainRequest
 
 TRAINER_BYTES = 1.6e9  # of memory, beside the frames
-WORK_BYTES, POINT_BYTES = 220e6, 478 * 3 * 4  # on disk: checkpoints, best weights and the avatar; the points of a frame
+WORK_BYTES, POINT_BYTES = 220e6, 478 * 3 * 4  # on disk: checkpoints, best weights and the avatar; the points of one frame
 OPEN = ("queued", "running")
 
 
@@ -23,9 +23,18 @@ OPEN = ("queued", "running")
 class Job:
     """One training.
 
-    status: queued, running, done, failed or stopped; percent: 0 to 100 of the whole training; its: steps a second;
-    heartbeat, created: seconds since 1970; clips: absolute paths; emotions: path -> label; minutes: None = the preset's;
-    size: pixels of a side that the avatar is drawn at; owner: whose it is, where several people use one machine.
+    clips: absolute paths.
+    minutes: of training; None for the preset's.
+    consent: the fields of a Consent.
+    log: the file that the trainer's output goes to.
+    emotions: path of a clip to its emotion.
+    status: queued, running, done, failed or stopped.
+    percent: 0 to 100 of the whole training.
+    its: steps a second.
+    quality: as HeadState.quality().
+    heartbeat, created: seconds since 1970.
+    size: side of the avatar's picture in pixels.
+    owner: whose it is where several people use one machine, else empty.
     """
 
     id: str
@@ -53,28 +62,28 @@ class Job:
 
     @property
     def work(self) -> Path:
-        """Where this job's training keeps its checkpoints, and strip.jpg and curve.png for whoever watches."""
+        """The folder of its checkpoints and of the pictures of its progress."""
         return workspace(self.owner) / "training" / slug(self.name)
 
     @property
     def folder(self) -> Path:
-        """Where copies of this job's uploads are kept."""
+        """The folder of the copies of its clips."""
         return uploads_folder(self.id, self.owner)
 
     @property
     def request_file(self) -> Path:
-        """Where this job's request is written for the trainer, and stays when it is done."""
+        """The file of its request, which the trainer reads; it stays when the training is done."""
         return self.work / REQUEST_FILE
 
     @property
     def request(self) -> TrainRequest:
-        """What was asked for."""
+        """The request that it does."""
         emotions = {Path(clip): emotion for clip, emotion in self.emotions.items()}
         clips = [Path(clip) for clip in self.clips]
         return TrainRequest(self.name, clips, Consent(**self.consent), self.preset, self.minutes, emotions, self.size)
 
     def summary(self) -> str:
-        """One line for people: status, stage, %, time left, speed, message."""
+        """One line for people: status, or stage, percent, step, time left, speed, quality, message."""
         if self.status == "queued":
             return "Waiting for the training before it to end"
         if self.status != "running":
@@ -87,13 +96,17 @@ class Job:
         if self.its:
             parts.append(f"{self.its:.1f} it/s")
         if isinstance(self.quality, dict):
-            parts.append(f"{self.quality['psnr']:.1f} dB on seconds it never saw")
+            parts.append(f"{self.quality['psnr']:.1f} dB on unseen footage")
         return " · ".join(part for part in [*parts, self.message] if part)
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a training will take: minutes in all, disk and memory in bytes."""
+    """What a training will take.
+
+    minutes: in all.
+    disk, memory: bytes.
+    """
 
     minutes: float
     disk: float
@@ -101,7 +114,14 @@ class Estimate:
 
 
 def estimate(minutes: float, seconds: float, reading_seconds: float, upload_bytes: float, size: int = 256) -> Estimate:
-    """minutes: of training; seconds: of the clips; reading_seconds: what finding the face in them takes here (Report)."""
+    """Estimate what a training will take.
+
+    minutes: of training.
+    seconds: length of the clips.
+    reading_seconds: that finding the face in them takes on this machine, as their Report says.
+    upload_bytes: of the clips that are copied.
+    size: side of the avatar's picture in pixels.
+    """
     frames = min(seconds * FPS, TRAINING_FRAMES_MAX * 256**2 / size**2)
     disk = WORK_BYTES * max(1, size // 256) + POINT_BYTES * seconds * FPS + upload_bytes
     memory = TRAINER_BYTES + frames * 3 * size**2
@@ -109,24 +129,24 @@ def estimate(minutes: float, seconds: float, reading_seconds: float, upload_byte
 
 
 def free_disk() -> int:
-    """Bytes that the workspace's disk still takes."""
+    """Free bytes on the disk of the workspace."""
     folder = workspace()
     folder.mkdir(parents=True, exist_ok=True)
     return shutil.disk_usage(folder).free
 
 
 def uploads_folder(identifier: str, owner: str | None = None) -> Path:
-    """Where copies of a job's uploads are kept. owner: whose workspace it is; None is the one at hand."""
+    """The folder of the copies of a job's clips. owner: of the workspace; None for the current one."""
     return workspace(owner) / "uploads" / identifier
 
 
 def same_name(one: str, other: str) -> bool:
-    """Whether two names would land in the same folder."""
+    """Whether two names share a folder."""
     return slug(one) == slug(other)
 
 
 def own_avatar(name: str) -> bool:
-    """Whether the workspace holds a finished avatar of this name (a bundled one of the same name is no hindrance)."""
-    from gmtalker.avatars.storage import list_avatars
+    """Whether the workspace holds a finished avatar of this name, other than a bundled one."""
+    from gmtalker.avatars.storage import list_avatars  # late: it brings torch, for which a trainer's first beat need not wait
 
     return any(same_name(entry.name, name) for entry in list_avatars() if not entry.bundled)

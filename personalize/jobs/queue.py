@@ -1,13 +1,8 @@
-"""Training jobs: a process each and a row each in one SQLite file, so that a training outlives the page that started it.
-
-The trainer writes its own row (`reporting`), so nothing is lost when the page's server ends. Whoever looks (`refresh`) finds
-trainers that died without a word and starts the next job in the queue: one training runs at a time.
-"""
+"""The queue of trainings: what may enter it, starting and stopping trainers, and what becomes of their jobs."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 import subprocess
@@ -15,7 +10,7 @@ import sys
 import threading
 import time
 import uuid
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -24,13 +19,13 @@ import gmtalker
 from gmtalker.avatars.workspace import clean_name, owner, workspace
 from gmtalker.errors import UnusableAvatar, UnusableInput
 from personalize.jobs.job import OPEN, Job, estimate, free_disk, own_avatar, same_name, uploads_folder
-from personalize.jobs.store import AS_JSON, database, get, jobs, write_row
+from personalize.jobs.store import add_row, claim_next, delete_row, get, jobs, write_row
 from personalize.jobs.trainer import LOST, STOPPED
 from personalize.progress import FINISH_REQUESTED, SAMPLE_REQUESTED
 from personalize.request import TrainRequest
 
-MOST_WAITING = 8  # trainings in the queue
-SILENT_SECONDS = 10  # a trainer that has not beaten for so long is dead
+QUEUED_MAX = 8  # trainings
+SILENT_SECONDS = 10  # without a heartbeat, after which a trainer counts as dead
 STARTING_SECONDS = 300  # importing torch takes minutes on a busy machine; a process that is gone shows at once
 
 
@@ -38,7 +33,7 @@ def start(request: TrainRequest, keep_clips: bool = False) -> Job:
     """Put a training in the queue; it starts at once when no other runs.
 
     keep_clips: copy the clips into the workspace, for uploads that the page's server deletes after a day.
-    Errors: as `create`.
+    Errors: as create.
     """
     job = create(request, keep_clips)
     refresh()
@@ -46,11 +41,11 @@ def start(request: TrainRequest, keep_clips: bool = False) -> Job:
 
 
 def create(request: TrainRequest, keep_clips: bool = False, here: bool = False) -> Job:
-    """A new row in the queue, or the unfinished one of the same name and clips, which then goes on where it was.
+    """Add a job to the queue, or the unfinished job of the same name and clips again, which then resumes.
 
-    keep_clips: as for `start`.
-    here: this process will do the training itself, so nobody else may start it.
-    Errors: UnusableInput when the name is taken, a clip is missing, the queue is full, or there is no room on the disk.
+    keep_clips: as for start.
+    here: this process does the training itself, so nobody else may start it.
+    Errors: UnusableInput when the name is taken, a clip is missing, the queue is full, or there is too little room on the disk.
     """
     _check(request, keep_clips, here)
     for old in jobs():
@@ -59,7 +54,7 @@ def create(request: TrainRequest, keep_clips: bool = False, here: bool = False) 
         if old.status in OPEN:
             raise UnusableAvatar(f"A training called {old.name} is already {old.status}; wait for it, or stop it first.")
         if _contents(old.request) == _contents(request) and old.size == request.size:
-            state = _state_of_new(here)
+            state = _first_state(here)
             write_row(old.id, **state, message="", heartbeat=time.time(), preset=request.preset, minutes=request.minutes)
             return get(old.id)
         forget(old)  # other clips or another size under the same name: nothing of the earlier person may slip into this one
@@ -67,14 +62,14 @@ def create(request: TrainRequest, keep_clips: bool = False, here: bool = False) 
 
 
 def _check(request: TrainRequest, keep_clips: bool, here: bool) -> None:
-    """Errors: UnusableInput for what stands against a training before it begins."""
+    """Errors: UnusableInput for whatever prevents the training."""
     for clip in request.clips:
         if not clip.is_file():
             raise UnusableInput(f"There is no file {clip}; please check the name.")
     if own_avatar(request.name):
         raise UnusableAvatar(f"There is already an avatar called {request.name}; choose another name, or delete it first.")
-    if not here and sum(job.status == "queued" for job in jobs(everybodys=True)) >= MOST_WAITING:
-        raise UnusableInput(f"{MOST_WAITING} trainings are waiting already; please come back when some are done.")
+    if not here and sum(job.status == "queued" for job in jobs(everybodys=True)) >= QUEUED_MAX:
+        raise UnusableInput(f"{QUEUED_MAX} trainings are waiting already; please come back when some are done.")
     copied = sum(clip.stat().st_size for clip in request.clips) * keep_clips
     needed = estimate(request.training_minutes, 0.0, 0.0, copied, request.size).disk
     if (free := free_disk()) < needed:
@@ -83,7 +78,7 @@ def _check(request: TrainRequest, keep_clips: bool, here: bool) -> None:
 
 
 def _insert(request: TrainRequest, keep_clips: bool, here: bool) -> Job:
-    """A new row; with keep_clips of copies of the clips in the job's folder."""
+    """Add a new row; with keep_clips for copies of the clips in the job's folder."""
     identifier = uuid.uuid4().hex[:12]
     log = workspace() / "logs" / f"{identifier}.jsonl"
     if keep_clips:
@@ -95,16 +90,13 @@ def _insert(request: TrainRequest, keep_clips: bool, here: bool) -> Job:
         emotions = {copies[clip]: emotion for clip, emotion in request.emotions.items()}
         request = replace(request, clips=list(copies.values()), emotions=emotions)
     values = {name: value for name, value in request.to_json().items() if name != "request"}
-    job = Job(id=identifier, log=str(log), owner=owner(), **values, **_state_of_new(here))
-    row = asdict(job) | {name: json.dumps(getattr(job, name)) for name in AS_JSON}
-    with database() as connection:
-        marks = ", ".join(f":{name}" for name in row)
-        connection.execute(f"INSERT INTO jobs ({', '.join(row)}) VALUES ({marks})", row)
+    job = Job(id=identifier, log=str(log), owner=owner(), **values, **_first_state(here))
+    add_row(job)
     return job
 
 
 def _contents(request: TrainRequest) -> list[tuple[str, str]]:
-    """What clips hold and are said to show, whatever they are called: kept copies have other names than the uploads."""
+    """Digest and emotion of each clip, but not its name: copies have other names than the uploads."""
     found = []
     for clip in request.clips:
         try:
@@ -116,7 +108,7 @@ def _contents(request: TrainRequest) -> list[tuple[str, str]]:
     return sorted(found)
 
 
-def _state_of_new(here: bool) -> dict:
+def _first_state(here: bool) -> dict:
     if here:
         return {"status": "running", "stage": "starting", "pid": os.getpid()}
     return {"status": "queued", "stage": "waiting", "pid": None}
@@ -128,26 +120,20 @@ def refresh() -> None:
     for job in jobs(everybodys=True):
         if job.status == "running" and _is_dead(job, now):
             status, message = ("stopped", STOPPED) if job.stage == "stopping" else ("failed", LOST)
-            # Only as it was seen: it may have ended properly since.
-            seen = ("status = 'running' AND heartbeat = ?", job.heartbeat)
-            write_row(job.id, *seen, status=status, message=message, seconds_left=None)
-    with database() as connection:
-        connection.execute("BEGIN IMMEDIATE")  # two pages may refresh at the same moment
-        if connection.execute("SELECT 1 FROM jobs WHERE status = 'running'").fetchone():
-            return
-        row = connection.execute("SELECT id FROM jobs WHERE status = 'queued' ORDER BY created, rowid").fetchone()
-        if row is None:
-            return
-        claim = "UPDATE jobs SET status = 'running', stage = 'starting', pid = NULL, heartbeat = ? WHERE id = ?"
-        connection.execute(claim, (now, row["id"]))
+            unchanged = ("status = 'running' AND heartbeat = ?", job.heartbeat)  # it may have ended properly since
+            write_row(job.id, *unchanged, status=status, message=message, seconds_left=None)
+    identifier = claim_next(now)
+    if identifier is None:
+        return
     try:
-        _launch(get(row["id"], everybodys=True))
-    except OSError as error:
-        write_row(row["id"], status="failed", message=f"The training could not be started: {error.strerror}.")
+        _launch(get(identifier, everybodys=True))
+    except (OSError, ValueError) as error:  # ValueError: a row that no version of this program wrote
+        reason = error.strerror if isinstance(error, OSError) else error
+        write_row(identifier, status="failed", message=f"The training could not be started: {reason}.")
 
 
 def stop(job: Job) -> Job:
-    """End a queued or running job; returns it when its process is gone (10 s at most, then it is killed)."""
+    """End a queued or running job; returns it when its process is gone, which is killed after 10 s."""
     refresh()
     write_row(job.id, "status = 'queued'", status="stopped", message=STOPPED)
     write_row(job.id, "status = 'running'", stage="stopping")
@@ -160,7 +146,10 @@ def stop(job: Job) -> Job:
 
 
 def resume(job: Job) -> Job:
-    """Put a stopped or failed job back in the queue. Errors: UnusableInput when it is running or done."""
+    """Put a stopped or failed job back in the queue.
+
+    Errors: UnusableInput when it is queued, running or done.
+    """
     if job.status not in ("stopped", "failed"):
         raise UnusableInput(f"The training {job.name} is {job.status}; only a stopped or failed one can be resumed.")
     write_row(job.id, status="queued", stage="waiting", message="")
@@ -169,34 +158,36 @@ def resume(job: Job) -> Job:
 
 
 def ask_sample(job: Job) -> None:
-    """Ask the trainer to draw held-out frames now. It looks every other second."""
+    """Ask the trainer to show held-out frames now; it looks for the request every two seconds."""
     if job.status == "running" and job.work.is_dir():
         (job.work / SAMPLE_REQUESTED).touch()
 
 
 def ask_finish(job: Job) -> None:
-    """Ask the trainer to end the training of the head here, and to make the avatar."""
+    """Ask the trainer to end the training of the head now, and to make the avatar."""
     if job.status == "running" and job.work.is_dir():
         (job.work / FINISH_REQUESTED).touch()
 
 
 def forget(job: Job) -> None:
-    """Remove a job that is not running with its log, its kept clips and its unfinished training."""
+    """Delete a job that is not running, with its log, the copies of its clips and its work folder.
+
+    Errors: UnusableInput when it is running.
+    """
     if job.status == "running":
         raise UnusableInput(f"The training {job.name} is running; stop it first.")
-    with database() as connection:
-        connection.execute("DELETE FROM jobs WHERE id = ?", (job.id,))
+    delete_row(job.id)
     Path(job.log).unlink(missing_ok=True)
     shutil.rmtree(job.folder, ignore_errors=True)
     shutil.rmtree(job.work, ignore_errors=True)
 
 
 def delete(name: str) -> None:
-    """Remove an avatar of the workspace with all that was made on the way to it, or an unfinished training of that name.
+    """Delete an avatar of the workspace with its jobs, or the unfinished trainings of that name.
 
     Errors: UnusableAvatar when it is bundled, unknown or still in training.
     """
-    from gmtalker.avatars.storage import delete_avatar
+    from gmtalker.avatars.storage import delete_avatar  # late: it brings torch, for which a trainer's first beat need not wait
 
     found = [job for job in jobs() if same_name(job.name, name)]
     if any(job.status in OPEN for job in found):
@@ -208,11 +199,12 @@ def delete(name: str) -> None:
 
 
 def rename(name: str, new_name: str) -> Path:
-    """Give an avatar another name, its finished training with it. Returns its folder.
+    """Rename an avatar, and its finished training with it.
 
-    Errors: ValueError for a name that is none; UnusableAvatar when it is bundled, unknown, in training, or the name is taken.
+    Returns: its folder.
+    Errors: ValueError for an invalid name, UnusableAvatar when it is bundled, unknown, in training, or the name is taken.
     """
-    from gmtalker.avatars.storage import rename_avatar
+    from gmtalker.avatars.storage import rename_avatar  # late, as in delete
 
     everything = jobs()
     for wanted in (name, new_name):
@@ -222,14 +214,21 @@ def rename(name: str, new_name: str) -> Path:
     for job in everything:
         if same_name(job.name, name):
             write_row(job.id, name=clean_name(new_name))
-            if job.work.is_dir() and job.work != get(job.id).work:
-                shutil.rmtree(get(job.id).work, ignore_errors=True)
-                job.work.rename(get(job.id).work)
+            _move_work(job, get(job.id))
     return folder
 
 
+def _move_work(job: Job, renamed: Job) -> None:
+    """Move the work folder to the new name's, and put that into its request."""
+    if job.work.is_dir() and job.work != renamed.work:
+        shutil.rmtree(renamed.work, ignore_errors=True)
+        job.work.rename(renamed.work)
+    if renamed.request_file.is_file():
+        renamed.request.save(renamed.request_file)
+
+
 def command(job: Job) -> list[str]:
-    """The public command that does this job, with its request as a file."""
+    """The public command that does a job; its request is a file."""
     return [sys.executable, "-m", "personalize", "train", f"--request={job.request_file}", f"--job={job.id}", "--json"]
 
 
@@ -244,14 +243,14 @@ def _launch(job: Job) -> None:
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            env=os.environ | {"GMTALKER_OWNER": job.owner, "PYTHONPATH": _python_path()},
+            env=os.environ | {"GMTALKER_OWNER": job.owner, "PYTHONPATH": _python_path(), "PYTHONSAFEPATH": "1"},
         )
     write_row(job.id, pid=process.pid)
     threading.Thread(target=process.wait, daemon=True).start()  # nobody else collects it when it ends
 
 
 def _python_path() -> str:
-    """Where the trainer finds this code, too, when it is no installed package."""
+    """Where the trainer finds this very code, installed or not; PYTHONSAFEPATH keeps the current folder from coming first."""
     project = str(Path(gmtalker.__file__).resolve().parent.parent)
     return os.pathsep.join(filter(None, (project, os.environ.get("PYTHONPATH"))))
 

@@ -1,8 +1,7 @@
-"""The trainer's side: its own row, its heartbeat, and how it ends."""
+"""The trainer's side of a job: its row, its heartbeat, and how it ends."""
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
@@ -14,7 +13,7 @@ from contextlib import contextmanager
 from gmtalker.errors import UnusableInput
 from gmtalker.progress import OnProgress, Progress
 from personalize.jobs.job import Job
-from personalize.jobs.store import AS_JSON, write_row
+from personalize.jobs.store import write_row
 
 BEAT_SECONDS = 2
 LOST = "The trainer stopped unexpectedly."
@@ -24,10 +23,10 @@ OF_A_STAGE = ("step", "steps", "seconds_left", "its")  # forgotten when the next
 
 @contextmanager
 def reporting(job: Job) -> Iterator[OnProgress]:
-    """Own the job's row while training in this process; yields what takes its progress.
+    """Keep a job's row while this process trains; yields what takes the progress.
 
-    The row beats while the block runs and ends as done, stopped (SIGTERM or Ctrl-C, which leave the block as
-    KeyboardInterrupt) or failed with the sentence of an UnusableInput.
+    The row gets a heartbeat while the block runs. It ends as done, as stopped (SIGTERM or Ctrl-C, which leave the block as
+    KeyboardInterrupt), or as failed with the sentence of an UnusableInput.
     """
     write_row(job.id, status="running", stage="starting", pid=os.getpid(), heartbeat=time.time(), message="")
     over = threading.Event()
@@ -81,11 +80,10 @@ def _beat(identifier: str, over: threading.Event) -> None:
 
 
 def _columns_of(progress: Progress) -> dict[str, object]:
-    """What a row keeps of it: nothing that is not told this time."""
+    """The columns that it changes: what it does not know stays as it is."""
     values = {"stage": progress.stage, "percent": progress.percent, "seconds_left": progress.seconds_left}
     values |= {"message": progress.message} | {name: progress.figures.get(name) for name in ("step", "steps", "its", "quality")}
-    told = {name: value for name, value in values.items() if value not in (None, "")}
-    return {name: json.dumps(value) if name in AS_JSON else value for name, value in told.items()}
+    return {name: value for name, value in values.items() if value not in (None, "")}
 
 
 def _finish(identifier: str, status: str, message: str, **values: float) -> None:

@@ -1,0 +1,97 @@
+"""A talking video that is drawn while it is iterated, and the file made of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from gmtalker.avatars.avatar import Avatar
+from gmtalker.clock import SAMPLES_PER_FRAME
+from gmtalker.media.full_frame import IdleLoop
+from gmtalker.media.video_writer import VideoWriter
+from gmtalker.progress import OnProgress, Watcher
+from gmtalker.provenance.credentials import Seal
+from gmtalker.tracks import EmotionWeights, FaceTrack
+
+Frames = Generator[np.ndarray, None, None]  # (height, width, 3) uint8 RGB, 25 a second
+
+
+@dataclass(frozen=True, eq=False)
+class Performance:
+    """A talking video: frames (height, width, 3) uint8 RGB, 25 a second, drawn while they are taken.
+
+    Iterating again draws the same frames.
+
+    draw: makes the frames of a track (GMTalkerPipeline.draw).
+    avatar: whom it shows.
+    track: what the face does.
+    weights: the emotion.
+    speech: (samples,) at 16 kHz, None for a silent one.
+    idle: the person's own footage to put the head into; None for head and shoulders alone.
+    """
+
+    draw: Callable[[FaceTrack, Avatar, EmotionWeights], Frames]
+    avatar: Avatar
+    track: FaceTrack
+    weights: EmotionWeights
+    speech: np.ndarray | None = None
+    idle: IdleLoop | None = None
+
+    def __len__(self) -> int:
+        return len(self.track)
+
+    def __iter__(self) -> Frames:
+        if self.idle is None:
+            return self.draw(self.track, self.avatar, self.weights)
+        return self._in_footage(self.idle)
+
+    def _in_footage(self, idle: IdleLoop) -> Frames:
+        places = idle.places(len(self))
+        track = replace(self.track, shoulders=idle.shoulders[torch.from_numpy(places)])
+        frames = self.draw(track, self.avatar, self.weights)
+        try:
+            for place, frame in zip(places, frames):
+                yield idle.around(frame, place)
+        finally:
+            frames.close()
+
+
+def film(
+    performance: Performance,
+    output: Path,
+    on_progress: OnProgress | None = None,
+    stop: Callable[[], bool] | None = None,
+    sound: Path | None = None,
+    live: Path | None = None,
+    label: bool = False,
+) -> Path:
+    """Draw a performance into an mp4 file, marked and signed as AI-generated.
+
+    on_progress: gets the stage "drawing", in frames.
+    sound: the file that its speech was read from, to keep its quality; None writes the speech itself.
+    stop: called before each frame; True ends the work.
+    live: also write the video to this file, which can be watched while it grows (VideoWriter).
+    label: say it in the picture, too.
+    Returns: output.
+    Errors: Stopped when stop() says so, UnusableInput when the output can't be written or signed.
+    """
+    watcher, output = Watcher(on_progress, stop, timed=("drawing",)), Path(output)
+    seal, frames = Seal(performance.avatar.card, label), iter(performance)
+    try:
+        first = next(frames)
+        speech = sound
+        if speech is None and performance.speech is not None:
+            speech = performance.speech[: len(performance) * SAMPLES_PER_FRAME]
+        with VideoWriter(output, first.shape[1], first.shape[0], speech, live=live, seal=seal.sign) as writer:
+            writer.write(seal(first))
+            for done, frame in enumerate(frames, start=2):
+                watcher.report("drawing", done - 1, len(performance))
+                writer.write(seal(frame))
+        watcher.report("drawing", len(performance), len(performance))
+    finally:
+        frames.close()
+    return output

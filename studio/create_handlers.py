@@ -1,0 +1,334 @@
+"""What the controls of the tab Create do, and which of them starts what."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import gradio as gr
+from PIL import Image
+
+from gmtalker.avatars.storage import find_avatar
+from gmtalker.media.audio import sound_seconds
+from studio.accounts import in_own_workspace
+from studio.avatars import names, picture_of, portraits
+from studio.components import HIDDEN, MIXED, PRIVATE, note, or_sentence, refusal
+from studio.create import PRESETS, CreateTab
+from studio.generation import TAKES, Stops, generate_video, three_takes
+from studio.live_video import LiveVideos
+from studio.loading import PipelineSource
+from studio.spacefile import Limits
+from studio.theme import CONTINUE_PLAYING
+from studio.timeline import connect_timeline
+from studio.translations import say
+from studio.zero_gpu import speaker
+
+if TYPE_CHECKING:
+    from gmtalker.request import SpeakRequest
+
+LARGEST_RANDOM_SEED = 99_999
+STRIP_SIZE = (1600, 400)  # pixels at most
+VIDEOS_KEPT = 12  # of a visit
+AT_ONCE = {"queue": False, **PRIVATE}
+HEAVY = {"show_progress": "hidden", "concurrency_limit": 1, "concurrency_id": "heavy"}
+Updates = dict[gr.blocks.Block, object]  # by component
+
+
+@dataclass(frozen=True)
+class Remembered:
+    """A video of this visit.
+
+    label: what the list of videos shows.
+    video: its file.
+    request: what it was made from.
+    """
+
+    label: str
+    video: str
+    request: SpeakRequest
+
+
+class CreateHandlers:
+    """What the controls do. A request's settings come by the names of CreateTab.settings, those of SpeakRequest and the emotions.
+
+    tab: the components.
+    limits: how long a speech may be.
+    """
+
+    def __init__(self, tab: CreateTab, pipeline: PipelineSource, live: LiveVideos, limits: Limits) -> None:
+        self.tab, self.pipeline, self.live, self.limits = tab, pipeline, live, limits
+        self.speaker, self.stops = speaker(pipeline), Stops()
+
+    @property
+    def offered(self) -> list[gr.blocks.Block]:
+        """What `offer` updates."""
+        return [self.tab.avatar.gallery, self.tab.avatar.avatar]
+
+    @in_own_workspace
+    def offer(self, visitor: gr.Request, chosen: str | None) -> Updates:
+        """Show the avatars there are now, with `chosen` chosen if it still exists."""
+        offered = names()
+        chosen = chosen if chosen in offered else next(iter(offered), None)
+        return {
+            self.tab.avatar.gallery: gr.Gallery(value=portraits(), selected_index=offered.index(chosen) if chosen else None),
+            self.tab.avatar.avatar: gr.Dropdown(choices=offered, value=chosen),
+        }
+
+    # --- Settings --------------------------------------------------------------------------------------------------------------
+
+    @in_own_workspace
+    def show_strip(self, visitor: gr.Request, avatar: str) -> Image.Image | None:
+        """The avatar's picture of its eight emotions."""
+        return picture_of(find_avatar(avatar) / "emotions.jpg", STRIP_SIZE) if avatar in names() else None
+
+    @in_own_workspace
+    def choose(self, visitor: gr.Request, event: gr.SelectData) -> str:
+        """The name of the avatar whose picture was clicked."""
+        return names()[event.index]
+
+    def preset(self, name: str) -> Callable[[], Updates]:
+        """A handler that sets the sliders to a preset."""
+        weights = PRESETS[name]
+        return lambda: {slider: weights.get(emotion, 0.0) for emotion, slider in self.tab.emotion.sliders.items()}
+
+    @in_own_workspace
+    def preview(self, visitor: gr.Request, avatar: str, intensity: float, **emotion: float) -> Updates:
+        """A still of the avatar in the emotion of the sliders, and how much of it is neutral."""
+        _check_avatar(visitor, avatar)
+        pipeline = or_sentence(self.pipeline)
+        from gmtalker.tracks import over_full  # late: it needs torch
+
+        card, total = self.tab.emotion, sum(emotion.values())
+        return {
+            self.tab.stage.still: or_sentence(pipeline.still, avatar, emotion, intensity=intensity),
+            card.neutral: round(max(0.0, 1 - min(intensity, 1.0) * min(1.0, total)), 2),
+            card.warning: note(say(visitor, "over_full") if over_full(emotion) else ""),
+        }
+
+    def reset(self) -> Updates:
+        """Every setting but avatar and speech as it is on a fresh page."""
+        emotion, movement = self.tab.emotion, self.tab.movement
+        return (
+            dict.fromkeys(emotion.sliders.values(), 0.0)
+            | dict.fromkeys([emotion.intensity, *movement.amounts.values()], 1.0)
+            | {movement.seed: 0, movement.full_frame: False, emotion.timeline.table: [], movement.label: False}
+        )
+
+    # --- Videos ----------------------------------------------------------------------------------------------------------------
+
+    def begin(self, visitor: gr.Request, lock: bool, **settings: object) -> Updates:
+        """Nothing else can be begun now; the settings as they are, with the seed of this take.
+
+        lock: whether the seed is the one shown, and no new one.
+        """
+        self.stops.begin(visitor.session_hash or "")
+        seed = settings["seed"] if lock else random.randint(0, LARGEST_RANDOM_SEED)
+        stage = self.tab.stage
+        return {
+            stage.create: gr.Button(interactive=False),
+            stage.takes: gr.Button(interactive=False),
+            stage.stop: gr.Button(visible=True),
+            self.tab.movement.seed: seed,
+            self.tab.visit.settings: settings | {"seed": seed},
+        }
+
+    def begin_takes(self, visitor: gr.Request, **settings: object) -> Updates:
+        """As begin; takes are counted from the seed that is shown."""
+        return self.begin(visitor, lock=True, **settings)
+
+    def end(self) -> Updates:
+        """Something else can be begun again."""
+        stage = self.tab.stage
+        return {
+            stage.create: gr.Button(interactive=True),
+            stage.takes: gr.Button(interactive=True),
+            stage.stop: gr.Button(visible=False),
+        }
+
+    def stop(self, visitor: gr.Request) -> None:
+        """Stop what this visitor has begun."""
+        self.stops.stop(visitor.session_hash or "")
+
+    @in_own_workspace
+    def speak(self, visitor: gr.Request, **settings: object) -> Iterator[Updates]:
+        """The avatar says a speech, in a mixture of emotions or along a timeline [{"time": seconds, "emotion": {name: weight}}]:
+        progress and a growing video as HTML, and in the end the video."""
+        request = self._request(visitor, settings)
+        self._check_length(visitor, request)
+        stage, session = self.tab.stage, visitor.session_hash or ""
+        try:
+            for progress, player, video in generate_video(self.speaker, request, self.stops.of(session), self.live, visitor):
+                finished = {} if video is None else {stage.video: video}
+                yield {stage.progress: progress, stage.growing: player} | finished
+        finally:
+            self.stops.end(session)
+
+    @in_own_workspace
+    def try_takes(self, visitor: gr.Request, **settings: object) -> Iterator[Updates]:
+        """Three takes of the first seconds, side by side."""
+        request = self._request(visitor, settings)
+        self._check_length(visitor, request)
+        stage, session = self.tab.stage, visitor.session_hash or ""
+        try:
+            for progress, video in three_takes(self.pipeline(), request, self.stops.of(session), visitor):
+                if video is None:
+                    yield {stage.progress: progress}
+                    continue
+                seeds = range(request.seed, request.seed + TAKES)
+                labels = [gr.Button(say(visitor, "take_use", number=seed)) for seed in seeds]
+                shown = {stage.progress: "", stage.takes_group: gr.Group(visible=True), stage.takes_video: video}
+                yield shown | {self.tab.visit.first_seed: request.seed} | dict(zip(stage.take_buttons, labels))
+        finally:
+            self.stops.end(session)
+
+    def use_take(self, number: int) -> Callable[[int], Updates]:
+        """A handler that sets the seed to that of a take, given the first one's."""
+        return lambda first: {self.tab.movement.seed: first + number, self.tab.movement.lock: True}
+
+    @in_own_workspace
+    def remember(
+        self, visitor: gr.Request, video: str | None, videos: Sequence[Remembered], settings: Mapping[str, object]
+    ) -> Updates:
+        """Add the video to those of this visit, and show the command that repeats it."""
+        if video is None:  # stopped
+            return gr.skip()
+        request = self._request(visitor, settings)
+        label = f"{time.strftime('%H:%M:%S')} · {_description(request, visitor)}"
+        videos = [Remembered(label, video, request), *videos][:VIDEOS_KEPT]
+        named = replace(request, speech=Path(request.speech).name)
+        stage = self.tab.stage
+        return {
+            stage.video: gr.Video(visible=True),
+            self.tab.visit.videos: videos,
+            stage.history: gr.Dropdown(choices=[item.label for item in videos], value=label, visible=True),
+            stage.command: gr.Textbox(named.command(), visible=True),
+        }
+
+    @in_own_workspace
+    def bring_back(self, visitor: gr.Request, label: str, videos: Sequence[Remembered]) -> Updates:
+        """Show a video of this visit again, with its settings."""
+        found = next((item for item in videos if item.label == label), None)
+        if found is None or not Path(found.video).is_file():
+            return gr.skip()
+        shown = {self.tab.stage.video: gr.Video(found.video, visible=True, autoplay=False)}
+        if found.request.avatar not in names():  # the avatar was deleted meanwhile; its video is still here
+            gr.Info(say(visitor, "video_without_avatar"))
+            return shown
+        return shown | self._shown_settings(found.request)
+
+    def _shown_settings(self, request: SpeakRequest) -> Updates:
+        """The controls with the values of a request."""
+        from studio.keyframes import rows_of  # late: it needs torch
+
+        sliders, timeline = self.tab.emotion.sliders, self.tab.emotion.timeline
+        others = {name: control for name, control in self.tab.settings.items() if name not in (*sliders, "speech", "timeline")}
+        return (
+            {self.tab.speech: str(request.speech), timeline.table: rows_of(request.timeline)}
+            | {slider: request.emotion.get(name, 0.0) for name, slider in sliders.items()}
+            | {control: getattr(request, name) for name, control in others.items()}
+        )
+
+    def _request(self, visitor: gr.Request, settings: Mapping[str, object]) -> SpeakRequest:
+        """What the settings ask for; what can't be asked for becomes a sentence on the page."""
+        values = dict(settings)
+        if not values["speech"]:
+            raise refusal(say(visitor, "speech_first"))
+        _check_avatar(visitor, values["avatar"])
+        or_sentence(self.pipeline)
+        from gmtalker.request import SpeakRequest  # late: it needs torch
+
+        emotion = {name: values.pop(name, 0.0) for name in MIXED}
+        values |= {"emotion": {} if values["timeline"] else emotion, "timeline": values["timeline"] or None}
+        values |= {"speech": Path(values["speech"]), "seed": int(values["seed"] or 0)}
+        values |= {name: bool(values[name]) for name in ("full_frame", "label")}
+        return or_sentence(SpeakRequest, **values)
+
+    def _check_length(self, visitor: gr.Request, request: SpeakRequest) -> None:
+        if or_sentence(sound_seconds, Path(request.speech)) > 60 * self.limits.speech_minutes:
+            raise refusal(say(visitor, "speech_too_long", minutes=self.limits.speech_minutes))
+
+
+def _check_avatar(visitor: gr.Request, avatar: str | None) -> None:
+    if avatar not in names():  # a folder is for the command line: from the page it could be anybody's
+        raise refusal(say(visitor, "no_such_avatar"))
+
+
+def _description(request: SpeakRequest, visitor: gr.Request) -> str:
+    """What tells one video of a visit from another."""
+    weights = [f"{say(visitor, name)} {weight:g}" for name, weight in request.emotion.items() if weight]
+    emotion = say(visitor, "timeline_title") if request.timeline else ", ".join(weights) or say(visitor, "neutral")
+    return f"{request.avatar} · {Path(request.speech).stem} · {emotion}"
+
+
+# --- Connections ---------------------------------------------------------------------------------------------------------------
+
+
+def connect_create(tab: CreateTab, pipeline: PipelineSource, live: LiveVideos, limits: Limits) -> CreateHandlers:
+    """Connect the controls of the tab to the one pipeline. Returns: the handlers, for other tabs."""
+    handlers = CreateHandlers(tab, pipeline, live, limits)
+    _connect_settings(tab, handlers)
+    connect_timeline(tab.emotion.timeline, pipeline, tab.speech, tab.emotion.sliders, tab.emotion.intensity)
+    _connect_videos(tab, handlers)
+    _connect_takes(tab, handlers)
+    return handlers
+
+
+def _connect_settings(tab: CreateTab, handlers: CreateHandlers) -> None:
+    emotion, avatar, sliders = tab.emotion, tab.avatar.avatar, tab.emotion.sliders
+    for name, button in emotion.presets.items():
+        button.click(handlers.preset(name), None, list(sliders.values()), queue=False, **HIDDEN)
+    gr.on(
+        [*(slider.change for slider in (*sliders.values(), emotion.intensity)), avatar.change],
+        handlers.preview,
+        inputs_kwargs={"avatar": avatar, "intensity": emotion.intensity, **sliders},
+        outputs=[tab.stage.still, emotion.neutral, emotion.warning],
+        trigger_mode="always_last",
+        concurrency_id="preview",
+        **HIDDEN,
+    )
+    avatar.change(handlers.show_strip, avatar, tab.avatar.strip, **HIDDEN)
+    tab.avatar.gallery.select(handlers.choose, None, avatar, **HIDDEN)
+    tab.stage.reset.click(handlers.reset, None, list(handlers.reset()), queue=False, **HIDDEN)
+
+
+def _connect_videos(tab: CreateTab, handlers: CreateHandlers) -> None:
+    stage, visit, settings = tab.stage, tab.visit, tab.settings
+    begun = [*_buttons(tab), tab.movement.seed, visit.settings]
+    begins = stage.create.click(handlers.begin, None, begun, inputs_kwargs={"lock": tab.movement.lock, **settings}, **AT_ONCE)
+    emptied = begins.then(lambda: ("", gr.Video(None, visible=False)), None, [stage.growing, stage.video], **AT_ONCE)
+    shown = [stage.progress, stage.growing, stage.video]
+    made = emptied.then(handlers.speak, None, shown, inputs_kwargs=settings, api_name="speak", **HEAVY)
+    remembered = [stage.video, visit.videos, stage.history, stage.command]
+    finished = made.success(handlers.remember, [stage.video, visit.videos, visit.settings], remembered, **HIDDEN)
+    continued = finished.then(None, None, None, js=CONTINUE_PLAYING, **PRIVATE)
+    continued.then(lambda: "", None, stage.growing, **AT_ONCE)
+    _connect_end(made, tab, handlers)
+    restored = [control for name, control in settings.items() if name != "timeline"]
+    brought = [stage.video, *restored, tab.emotion.timeline.table]
+    stage.history.input(handlers.bring_back, [stage.history, visit.videos], brought, **HIDDEN)
+    stage.stop.click(handlers.stop, None, None, queue=False, **PRIVATE)
+
+
+def _connect_takes(tab: CreateTab, handlers: CreateHandlers) -> None:
+    stage, visit = tab.stage, tab.visit
+    begun = [*_buttons(tab), tab.movement.seed, visit.settings]
+    begins = stage.takes.click(handlers.begin_takes, None, begun, inputs_kwargs=tab.settings, **AT_ONCE)
+    shown = [stage.progress, stage.takes_group, stage.takes_video, visit.first_seed, *stage.take_buttons]
+    tried = begins.then(handlers.try_takes, None, shown, inputs_kwargs=tab.settings, **HEAVY, **PRIVATE)
+    _connect_end(tried, tab, handlers)
+    for number, button in enumerate(stage.take_buttons):
+        button.click(handlers.use_take(number), visit.first_seed, [tab.movement.seed, tab.movement.lock], **HIDDEN)
+
+
+def _connect_end(work: gr.events.Dependency, tab: CreateTab, handlers: CreateHandlers) -> None:
+    for event in (work.then, work.failure):  # an error does not reach `then`
+        event(handlers.end, None, _buttons(tab), **AT_ONCE)
+
+
+def _buttons(tab: CreateTab) -> list[gr.Button]:
+    """Those that begin and stop a video."""
+    return [tab.stage.create, tab.stage.takes, tab.stage.stop]
