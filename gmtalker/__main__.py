@@ -20,6 +20,7 @@ from gmtalker.command_line import (
     for_machines,
     load_pipeline,
     print_json,
+    program,
     progress_bar,
     run,
 )
@@ -42,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m gmtalker", description="Make an avatar speak, and measure it.")
+    parser = argparse.ArgumentParser(prog=program("gmtalker"), description="Make an avatar speak, and measure it.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_speak(commands.add_parser("speak", help="make a video of an avatar that says a speech"))
     _add_reenact(commands.add_parser("reenact", help="make a video of an avatar that does what the person in a video does"))

@@ -27,6 +27,16 @@ DATASETS = ("mead", "cremad", "lsp", "hdtf", "voxceleb2")
 TITLES = {"listening": "reading the speech", "expression": "generating the expression", "drawing": "drawing the frames"}
 
 
+# Packages that the base install does not bring, and the extra that does.
+EXTRAS = {
+    **dict.fromkeys(("accelerate", "matplotlib", "mediapipe", "psutil", "skimage", "sklearn"), "train"),
+    **dict.fromkeys(("fastapi", "gradio", "moviepy", "starlette", "yaml", "werkzeug", "pydantic"), "page"),
+    "librosa": "measure",
+    "insightface": "identity",
+    "transformers": "hubert",
+}
+
+
 class WrongUsage(Exception):
     """The command line asks for something that does not exist; the message names what does."""
 
@@ -51,8 +61,17 @@ def run(parser: argparse.ArgumentParser, arguments: list[str] | None, stopped: s
     except Exception as error:  # noqa: BLE001 - the last line of defence: a person gets a sentence, a job's log gets the rest
         if os.environ.get("GMTALKER_DEBUG") or getattr(options, "job", None):
             traceback.print_exc()
+        if isinstance(error, ModuleNotFoundError) and (package := str(error.name).split(".")[0]) in EXTRAS:
+            install = f"python -m pip install 'gmtalker-studio[{EXTRAS[package]}]'"
+            return fail(options, f"This needs {package}, which is not installed: {install}.", UNUSABLE)
         what = f"{type(error).__name__}: {error}".rstrip(".")
         return fail(options, f"Something went wrong inside this program ({what}); GMTALKER_DEBUG=1 shows where.", UNUSABLE)
+
+
+def program(module: str) -> str:
+    """How the program was started, for its help: as an installed script, or as `python -m module`."""
+    script = Path(sys.argv[0]).stem
+    return script if script.startswith("gmtalker") else f"python -m {module}"
 
 
 def fail(options: argparse.Namespace, sentence: str, code: int) -> int:
@@ -183,7 +202,7 @@ def progress_bar(options: argparse.Namespace) -> Iterator[OnProgress]:
 
 
 class _JsonLines:
-    """For machines: a line for every stage, every whole percent and every message."""
+    """For machines: a line for every stage, every whole percent and every message, and all figures."""
 
     def __init__(self) -> None:
         self.last: tuple[str, int | None] | None = None
@@ -191,7 +210,7 @@ class _JsonLines:
     def __call__(self, progress: Progress) -> None:
         percent = progress.shown_percent
         now = (progress.stage, None if percent is None else int(percent))  # a line a frame would be more than anybody reads
-        if now == self.last and not progress.message:
+        if now == self.last and not progress.message and not progress.figures:
             return
         self.last = now
         print_json(progress.to_json())

@@ -39,11 +39,11 @@ FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 Token = str | bool | None  # None: the one this machine is logged in with; False: none at all
 
 
-def push_files(files: Mapping[str, Path | bytes], repo: str, mark: str, private: bool = True, token: Token = None) -> str:
+def push_files(files: Mapping[str, Path | bytes], repo: str, marker: str, private: bool = True, token: Token = None) -> str:
     """Make a model repo hold exactly these files, in one commit; it is made when it is missing.
 
     files: path in the repo -> a file here, or its content.
-    mark: the file by which a repo of this sort is known; a repo without it that holds other things is left alone.
+    marker: the file by which a repo of this sort is known; a repo without it that holds other things is left alone.
     private: whether only the owner may see it.
     Returns: the id of the commit.
     Errors: UnusableInput when the Hub does not take them; then a repo that was made for them is deleted again.
@@ -58,8 +58,8 @@ def push_files(files: Mapping[str, Path | bytes], repo: str, mark: str, private:
         except RepositoryNotFoundError:
             known = None
         there = [] if known is None else [file.rfilename for file in known.siblings or () if file.rfilename != ".gitattributes"]
-        if there and mark not in there:
-            raise UnusableInput(f"{repo} holds something else already (it has no {mark}); choose another repo.")
+        if there and marker not in there:
+            raise UnusableInput(f"{repo} holds something else already (it has no {marker}); choose another repo.")
         if known is not None and private and not known.private:
             raise UnusableInput(f"{repo} can be seen by everybody; add --public if that is meant, or choose another repo.")
         if known is None:

@@ -21,7 +21,13 @@ from gmtalker.tracks import EmotionKey, EmotionWeights, over_full
 
 KIND = "speak"  # of request that a JSON file holds
 # What JSON gives for the fields whose value no other check looks at.
-JSON_KINDS = {"speech": str, "avatar": (str, type(None)), "emotion": dict, "full_frame": bool, "label": bool}
+JSON_KINDS: dict[str, type | tuple[type, ...]] = {
+    "speech": str,
+    "avatar": (str, type(None)),
+    "emotion": dict,
+    "full_frame": bool,
+    "label": bool,
+}
 
 
 @dataclass(frozen=True)
@@ -43,7 +49,7 @@ class SpeakRequest:
     speech: Path | str | np.ndarray
     avatar: AvatarLike = None
     emotion: Mapping[str, float] = field(default_factory=dict)
-    timeline: Sequence[EmotionKey] | Sequence[Mapping] | None = None
+    timeline: Sequence[EmotionKey | Mapping[str, object]] | None = None
     intensity: float = 1.0
     seed: int = 0
     head: float = 1.0
@@ -70,15 +76,20 @@ class SpeakRequest:
             if not isinstance(amount, (int, float)) or not 0 <= amount <= LARGEST_AMOUNT:
                 raise ValueError(f"{name} must be between 0 and {LARGEST_AMOUNT:g}, not {amount!r}")
 
+    @property
+    def keys(self) -> tuple[EmotionKey, ...]:
+        """The timeline's, none where the emotion is constant."""
+        return EmotionKey.read_all(self.timeline) if self.timeline else ()
+
     def weights(self, frames: int) -> EmotionWeights:
         """The emotion weights of a video of so many frames."""
         if self.timeline:
-            return EmotionWeights.from_timeline(self.timeline, frames, min(self.intensity, 1.0))
+            return EmotionWeights.from_timeline(self.keys, frames, min(self.intensity, 1.0))
         return EmotionWeights.from_mapping(self.emotion, min(self.intensity, 1.0))
 
     def is_over_full(self) -> bool:
         """Whether emotion weights sum to more than 1 somewhere, so that they are scaled down: the caller warns of it."""
-        emotions = [key.emotion for key in self.timeline] if self.timeline else [self.emotion]
+        emotions = [key.emotion for key in self.keys] or [self.emotion]
         return any(map(over_full, emotions))
 
     def command(self, output: str = "video.mp4") -> str:
@@ -91,7 +102,7 @@ class SpeakRequest:
         if shown:
             words += ["--emotion", ",".join(f"{name}={weight:g}" for name, weight in shown.items())]
         if self.timeline:
-            words += ["--timeline", json.dumps([key.to_json() for key in self.timeline])]
+            words += ["--timeline", json.dumps([key.to_json() for key in self.keys])]
         for name in ("intensity", "seed", "head", "blink", "gaze"):
             value = getattr(self, name)
             if value != SpeakRequest.__dataclass_fields__[name].default:
@@ -99,7 +110,7 @@ class SpeakRequest:
         words += [f"--{name.replace('_', '-')}" for name in ("full_frame", "label") if getattr(self, name)]
         return shlex.join(words)
 
-    def to_json(self) -> dict:
+    def to_json(self) -> dict[str, object]:
         """The request, ready for json.dumps, such that it means the same from any folder.
 
         Returns: {"request": "speak", "speech": absolute path, "avatar": name, repo or absolute path, ...}; speech is null where
@@ -109,7 +120,7 @@ class SpeakRequest:
         values["speech"] = None if isinstance(self.speech, np.ndarray) else os.path.abspath(self.speech)
         values["avatar"] = _lasting(self.avatar)
         values["emotion"] = {name: float(weight) for name, weight in self.emotion.items()}
-        values["timeline"] = [key.to_json() for key in self.timeline] if self.timeline else None
+        values["timeline"] = [key.to_json() for key in self.keys] or None
         return {"request": KIND} | values
 
     @classmethod

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -63,9 +64,10 @@ class EmotionKey:
     def _read(cls, key: object) -> EmotionKey:
         if not isinstance(key, Mapping):
             raise ValueError('Every key of a timeline is an object like {"time": 0.0, "emotion": {"happy": 0.8}}')
-        return cls(key.get("time"), key.get("emotion"))
+        values: Mapping[str, Any] = key
+        return cls(values.get("time"), values.get("emotion"))  # type: ignore[arg-type]  # checked above
 
-    def to_json(self) -> dict:
+    def to_json(self) -> dict[str, object]:
         """{"time": seconds, "emotion": {name: weight}}."""
         return {"time": self.time, "emotion": dict(self.emotion)}
 
@@ -266,4 +268,5 @@ def sample_rows(track: np.ndarray, times: np.ndarray) -> np.ndarray:
     left = np.minimum(times.astype(int), max(len(track) - 2, 0))
     right = np.minimum(left + 1, len(track) - 1)
     share = (times - left)[:, None]
-    return (track[left] * (1 - share) + track[right] * share).astype(np.float32)
+    rows: np.ndarray = (track[left] * (1 - share) + track[right] * share).astype(np.float32)
+    return rows

@@ -21,6 +21,7 @@ from gmtalker.command_line import (
     for_machines,
     labelled_clip,
     print_json,
+    program,
     progress_bar,
     run,
 )
@@ -42,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m personalize", description="Make avatars out of a person's video clips.")
+    parser = argparse.ArgumentParser(prog=program("personalize"), description="Make avatars out of a person's video clips.")
     commands = parser.add_subparsers(required=True, metavar="command")
     check = commands.add_parser("check", help="report what is good about clips and what to improve")
     check.add_argument("clips", nargs="+", type=Path, metavar="CLIP")
@@ -146,8 +147,10 @@ def _print_report(clip: Path, result: Mapping) -> None:
 
 def _train(options: argparse.Namespace) -> int:
     request = _request_of(options)
-    job = jobs.get(options.job) if options.job else jobs.create(request, here=True)
-    return _work(options, job, request)
+    if options.job:
+        return _work(options, jobs.get(options.job), request)
+    job = jobs.create(request, here=True)
+    return _work(options, job, job.request)  # of an unfinished job: that one's clips, which are tracked already
 
 
 def _request_of(options: argparse.Namespace) -> TrainRequest:

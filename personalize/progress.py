@@ -55,12 +55,12 @@ def write_progress(folder: Path, real: np.ndarray, drawn: np.ndarray, curve: Seq
     curve: points with "seconds" and "psnr" (dB).
     """
     # Late: the page, which reads the names above, need not wait for matplotlib and the writing of videos.
-    from gmtalker.measure.plots import blank, save_figure
+    from gmtalker.measure.plots import blank_figure, save_figure
     from gmtalker.media.video_writer import write_picture
 
     chosen = np.linspace(0, len(real) - 1, min(len(real), STRIP_FRAMES)).astype(int)
     strip = np.concatenate([np.concatenate(list(frames[chosen]), axis=1) for frames in (real, drawn)])
-    figure = blank(6, 2.2, layout="tight")
+    figure = blank_figure(6, 2.2, layout="tight")
     axes = figure.subplots()
     seconds, quality = (np.array([point[name] for point in curve]) for name in ("seconds", "psnr"))
     axes.plot(seconds / 60, quality, marker=".", color="#0d9488")

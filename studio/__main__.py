@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from gmtalker.command_line import DONE, UNUSABLE, add_json, for_machines, print_json, run
+from gmtalker.command_line import DONE, UNUSABLE, add_json, for_machines, print_json, program, run
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -17,7 +17,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m studio", description="The page's own commands; python app.py opens it.")
+    parser = argparse.ArgumentParser(prog=program("studio"), description="The page's own commands; python app.py opens it.")
     commands = parser.add_subparsers(required=True, metavar="command")
     space = commands.add_parser("space", help="publish this studio as a Hugging Face Space, as Spacefile describes it")
     actions = space.add_subparsers(required=True, metavar="action")

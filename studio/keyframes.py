@@ -10,7 +10,7 @@ import numpy as np
 from gmtalker.clock import EMOTIONS, FPS, frames_for
 from gmtalker.emotion_script import timeline_of_script
 from gmtalker.errors import UnusableInput
-from gmtalker.measure.plots import COLOURS, blank
+from gmtalker.measure.plots import COLOURS, blank_figure
 from gmtalker.media.audio import read_speech, silent_frames, sound_seconds
 from gmtalker.tracks import EmotionKey, EmotionWeights
 from studio.components import MIXED
@@ -104,10 +104,10 @@ def draw_curves(keys: Sequence[EmotionKey], speech: str | None, intensity: float
 
     Returns: (height, width, 3) uint8.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # late, as in blank: matplotlib takes a second to import
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # late, as in blank_figure: matplotlib takes a second to import
 
     seconds = _picture_seconds(keys, speech)
-    figure = blank(8, 2.2, dpi=100)
+    figure = blank_figure(8, 2.2, dpi=100)
     axes = figure.add_axes(AXES)
     if speech:
         _draw_loudness(axes, speech, seconds)

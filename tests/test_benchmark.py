@@ -6,14 +6,17 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import personalize.benchmark as benchmark
-from gmtalker.__main__ import main
 from gmtalker.errors import UnusableInput
 from gmtalker.media.video import read_info
 from gmtalker.pretrain.datasets import WHOLE, Row
-from tests.media import real_clip
+from personalize.__main__ import main
+from tests.media import bundled_clip
+
+CLIP = bundled_clip("preview.mp4")
 
 
 def rows(count: int, train_seconds: float = 0.0) -> list[Row]:
@@ -24,17 +27,16 @@ def rows(count: int, train_seconds: float = 0.0) -> list[Row]:
 
 
 def test_measured_clips_are_never_trained_on():
-    kept, measured, start = benchmark.split_of(rows(12))
-    assert not {row.file for row in kept} & {row.file for row in measured} and len(kept) + len(measured) == 12
+    train, measured, start = benchmark.split_of(rows(12))
+    assert not {row.file for row in train} & {row.file for row in measured} and len(train) + len(measured) == 12
     assert len(measured) == 3 and start == 0.0
-    (kept,), (measured,), start = benchmark.split_of(rows(1, 8.0))
-    assert kept == measured and start == 8.0
+    (train,), (measured,), start = benchmark.split_of(rows(1, 8.0))
+    assert train == measured and start == 8.0
 
 
 def test_only_the_first_part_of_a_video_split_in_time_is_trained_on(tmp_path, monkeypatch):
     monkeypatch.setenv("GMTALKER_HOME", str(tmp_path))
-    clip = real_clip("av/vrt2.mp4")
-    row = Row(clip, "May/May.mp4", "speech", "May", 2.0, True, None, "ok")
+    row = Row(CLIP, "May/May.mp4", "speech", "May", 2.0, True, None, "ok")
     assert read_info(benchmark._first_part(row)).seconds == pytest.approx(2.0, abs=0.1)
     assert benchmark._first_part(rows(1)[0]) == Path("000.mp4") and WHOLE > 3600
 
@@ -46,29 +48,54 @@ def test_one_command_trains_and_measures_everybody(tmp_path, monkeypatch, tiny_g
         folder = tmp_path / "MEAD" / person / "video" / "front" / "happy" / "level_3"
         folder.mkdir(parents=True)
         for number in (1, 2):
-            shutil.copy(real_clip("av/vrt2.mp4"), folder / f"00{number}.mp4")
+            shutil.copy(CLIP, folder / f"00{number}.mp4")
     trained = []
 
-    def train(clips, name, consent, minutes, emotions, pipeline):
-        trained.append((name, [Path(clip).name for clip in clips], set(emotions.values()), consent.who, minutes))
+    def train(request, pipeline):
+        clips, emotions = [clip.name for clip in request.clips], set(request.emotions.values())
+        trained.append((request.name, clips, emotions, request.consent.who, request.minutes))
 
     measured = []
 
-    def evaluate(avatar, videos, *others, **options):
-        measured.append([Path(video).name for video in videos])
+    def evaluate(avatar, held_out, *others, **options):
+        measured.append([video.name for video in held_out.videos])
         return {"psnr": 30.0 + len(measured), "not_measured": {"fid": "why"}}
 
     monkeypatch.setattr(benchmark, "train_avatar", train)
     monkeypatch.setattr(benchmark, "load_avatar", lambda name: name)
     monkeypatch.setattr(benchmark, "evaluate_avatar", evaluate)
-    command = ["evaluate", "--dataset", "mead", "--root", str(tmp_path / "MEAD"), "--everybody", "--minutes", "2"]
+    command = ["benchmark", "set", "--dataset", "mead", "--root", str(tmp_path / "MEAD"), "--minutes", "2"]
     command += ["--json", str(tmp_path / "mead.json"), "--device", "cpu"]
-    assert main(command) == 2 and "consent" in capsys.readouterr().err
+    assert main(command) == 2 and "Consent is required" in capsys.readouterr().err
     assert main([*command, "--i-have-consent"]) == 0
     assert trained == [(f"mead {person}", ["002.mp4"], {"happy"}, person, 2.0) for person in ("M003", "W009")]
     assert measured == [["001.mp4"], ["001.mp4"]]
     found = json.loads((tmp_path / "mead.json").read_text())
     assert found["psnr"] == 31.5 and found["W009"]["psnr"] == 32.0 and "EAT 21.8" in (tmp_path / "mead.md").read_text()
+
+
+def test_adapting_learns_the_first_part_and_is_measured_on_the_rest(tmp_path, tiny_pipeline, monkeypatch):
+    """Lips that open with the loudness, in a way that the random tiny stages do not know."""
+    random = np.random.default_rng(0)
+    level = np.repeat(random.random(100), 5)
+    sound = (np.repeat(level, 640) * random.normal(size=320_000) * 0.2).astype(np.float32)
+    model = tiny_pipeline.face_model
+    opening = np.array([model.lip_opening(row[None])[0] for row in np.eye(model.coefficient_dim)])
+    coefficients = np.zeros((500, model.coefficient_dim), np.float32)
+    coefficients[:, opening.argmax()] = 3 * level
+    row = Row(Path("a.mp4"), "a.mp4", "speech", "p", 0.0, True, None, "ok", test=True)
+    lips = model.lip_opening(coefficients)
+    long, short = (
+        benchmark.UnseenSpeaker(row, lips[:count], coefficients[:count], np.zeros((count, 10)), sound) for count in (500, 490)
+    )
+    speakers = [long, short]
+    monkeypatch.setattr(benchmark, "read_unseen_speakers", lambda *arguments: speakers)
+    found = benchmark.measure_adaptation(tmp_path, 0.02, tiny_pipeline)
+    assert found["lip_correlation"] > max(found["lip_correlation_before"] + 0.04, 0.5)
+    assert found["by_clip"] == {"a.mp4": found["lip_correlation"]}  # the shorter clip is left out
+    speakers.remove(long)
+    with pytest.raises(UnusableInput, match="19.9 seconds"):
+        benchmark.measure_adaptation(tmp_path, 0.02, tiny_pipeline)
 
 
 def test_a_person_with_one_clip_is_named(tmp_path, monkeypatch):

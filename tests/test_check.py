@@ -1,13 +1,22 @@
-"""The report card: each fault of a clip is named with what to do about it, and good clips pass."""
+"""The report on a clip: each fault is named with what to do about it, and good clips pass."""
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
-from media import babble, ffmpeg, real_clip, write_clip
 
 from gmtalker.errors import UnusableVideo
 from personalize.check import check_clip
+from tests.media import babble, bundled_clip, ffmpeg, real_clip, write_clip
+
+ROOT = Path(__file__).resolve().parent.parent
+SPEAKING, SILENT = bundled_clip("preview.mp4"), bundled_clip("idle.mp4")
+# What training and the page need, and a check does not; matplotlib comes with MediaPipe, torch with the face model.
+HEAVY = ("accelerate", "peft", "diffusers", "transformers", "sklearn", "skimage", "moviepy", "gradio", "huggingface_hub")
 
 
 def face(height, left=0.0):
@@ -133,11 +142,10 @@ def test_a_quiet_voice_and_a_noisy_room_are_warned_about(tmp_path, level, noise,
 
 
 def test_a_cut_and_a_face_that_says_nothing_are_warned_about(tmp_path):
-    left, right = real_clip("av/andrew1.mp4"), real_clip("av/wda60.mp4")
     still = "[0:v]trim=end_frame=1,loop=100:1:0,setpts=N/25/TB,scale=256:256[a]"
-    still += ";[1:v]trim=end=4,setpts=PTS-STARTPTS,scale=256:256[b]"
+    still += ";[1:v]trim=end=4,setpts=PTS-STARTPTS,scale=256:256,negate[b]"  # both show one person in one room
     ffmpeg(
-        "-i", left, "-i", right, "-filter_complex", f"{still};[a]fps=25[c];[b]fps=25[d];[c][d]concat=n=2:v=1:a=0",
+        "-i", SPEAKING, "-i", SILENT, "-filter_complex", f"{still};[a]fps=25[c];[b]fps=25[d];[c][d]concat=n=2:v=1:a=0",
         "-an", tmp_path / "cut.mp4",
     )  # fmt: skip
     assert statuses(check_clip(tmp_path / "cut.mp4"))["cuts"] == "warn"
@@ -165,6 +173,38 @@ def test_no_face_is_found_where_there_is_none(clip):
     assert report.failed and statuses(report)["face found"] == "fail"
 
 
+def test_the_bundled_clips_pass():
+    speaking, silent = map(check_clip, (SPEAKING, SILENT))
+    assert not speaking.failed and not silent.failed
+    assert {line.name for line in speaking.lines if line.status != "pass"} == {"length"}
+    assert {line.name for line in silent.lines if line.status != "pass"} == {"length", "head", "sound"}
+    assert speaking.overlay.shape == (180, 4 * 180, 3) and speaking.seconds == 5.0 and speaking.reading_seconds > 0
+
+
+def test_a_pipeline_tells_whether_sound_and_lips_are_together(tiny_pipeline, monkeypatch):
+    lags = iter((0.2, 2.0, -3.0))
+    monkeypatch.setattr("personalize.check.sound_lag", lambda *arguments: next(lags))
+    lines = []
+    for _ in range(3):
+        report = check_clip(SPEAKING, pipeline=tiny_pipeline)
+        lines += [line for line in report.lines if line.name == "sound with lips"]
+    assert [line.value for line in lines] == ["together", "sound 80 ms late", "sound 120 ms early"]
+    assert [line.status for line in lines] == ["pass", "warn", "warn"] and "corrects" in lines[1].advice
+
+
+def test_a_check_needs_no_library_of_training_or_of_the_page():
+    """The command, so that nothing it imports on the way is missed."""
+    script = (
+        "import sys\nfrom personalize.__main__ import main\n"
+        f"code = main(['check', {str(SILENT)!r}])\n"
+        f"print([name for name in {HEAVY} if name in sys.modules])\nsys.exit(code)"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "[]" and "face found" in done.stdout
+
+
 def test_real_clips_pass():
     clips = [real_clip(name) for name in ("av/andrew1.mp4", "av/wda60.mp4", "grid_s1/bbaf2n.mp4")]
     for report in map(check_clip, clips):
@@ -172,13 +212,13 @@ def test_real_clips_pass():
         assert {line.name for line in report.lines if line.status != "pass"} <= {"length"}
 
 
-def test_two_real_people_side_by_side_fail(tmp_path):
-    left, right = real_clip("av/andrew1.mp4"), real_clip("av/wda60.mp4")
-    ffmpeg("-i", left, "-i", right, "-filter_complex", "hstack", "-t", 8, tmp_path / "two.mp4")
+def test_two_people_side_by_side_fail(tmp_path):
+    together = "[0:v]scale=288:288[a];[a][1:v]hstack"
+    ffmpeg("-i", SPEAKING, "-i", SILENT, "-filter_complex", together, tmp_path / "two.mp4")
     report = check_clip(tmp_path / "two.mp4")
     assert "Second 0 shows 2 faces" in advice(report, "one person") and report.failed
 
 
-def test_a_real_clip_put_out_of_focus_is_warned_about(tmp_path):
-    ffmpeg("-i", real_clip("av/andrew1.mp4"), "-vf", "gblur=sigma=3", "-t", 5, "-c:a", "copy", tmp_path / "blurred.mp4")
+def test_a_face_out_of_focus_is_warned_about(tmp_path):
+    ffmpeg("-i", SPEAKING, "-vf", "gblur=sigma=3", "-c:a", "copy", tmp_path / "blurred.mp4")
     assert statuses(check_clip(tmp_path / "blurred.mp4"))["sharpness"] == "warn"

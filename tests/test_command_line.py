@@ -397,3 +397,19 @@ def test_verify_as_json(place, capsys):
     assert run("verify", place / "none.mp4", "--json") == 1
     (failed,) = json_lines(capsys)
     assert failed["status"] == "failed" and "none.mp4" in failed["error"]
+
+
+def test_a_package_of_an_extra_that_is_missing_is_named_with_the_extra(capsys):
+    import argparse
+
+    from gmtalker import command_line
+
+    def needs_mediapipe(_):
+        raise ModuleNotFoundError("No module named 'mediapipe.solutions'", name="mediapipe.solutions")
+
+    parser = argparse.ArgumentParser()
+    parser.set_defaults(run=needs_mediapipe)
+    assert command_line.run(parser, []) == 1
+    assert capsys.readouterr().err == (
+        "This needs mediapipe, which is not installed: python -m pip install 'gmtalker-studio[train]'.\n"
+    )

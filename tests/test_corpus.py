@@ -8,9 +8,11 @@ import pytest
 from gmtalker.assets import GENERIC
 from gmtalker.errors import UnusableInput
 from gmtalker.face.model import FaceModel
+from gmtalker.pretrain import corpus
 from gmtalker.pretrain.corpus import load_corpus, load_points
 from gmtalker.pretrain.datasets import training_rows
-from tests.media import real_clip
+from gmtalker.pretrain.face import pretrain_face
+from tests.media import bundled_clip, real_clip, write_clip
 
 HEAD = "file,kind,split,person,seconds,train_seconds,width,height,speech,emotion,level,sync,licence,source\n"
 
@@ -38,11 +40,36 @@ def test_no_test_row_is_ever_a_training_row():
 
 
 def test_training_stops_at_the_training_seconds(tmp_path):
-    manifest = HEAD + "clip.mp4,speech,train,p,5,1.0,844,844,yes,,,ok,,\n"
+    manifest = HEAD + "clip.mp4,speech,train,p,5,1.0,256,256,yes,,,ok,,\n"
     (tmp_path / "MANIFEST.csv").write_text(manifest)
-    (tmp_path / "clip.mp4").write_bytes((real_clip("av/vrt2.mp4")).read_bytes())
+    (tmp_path / "clip.mp4").write_bytes(bundled_clip("preview.mp4").read_bytes())
     (row,) = training_rows(tmp_path)
-    points, found, size = load_points(row, tmp_path / "cache")
-    assert len(points) == 25 and found.all() and tuple(size) == (844, 844)
-    (clip,) = load_corpus([row], tmp_path / "cache", FaceModel.load(GENERIC / "face_model"))
+    video = load_points(row, tmp_path / "cache")
+    assert len(video.points) == 25 and video.found.all() and video.source_size == (256, 256)
+    steps = []
+    (clip,) = load_corpus([row], tmp_path / "cache", FaceModel.load(GENERIC / "face_model"), steps.append)
     assert clip.frames == 25 and clip.mel.shape == (100, 80) and np.isfinite(clip.expression).all()
+    assert clip.has_usable_speech and clip.motion.shape == (25, 10) and len(clip.silent) == len(clip.lips) == 25
+    assert [step.stage for step in steps] == ["tracking", "measuring faces"]
+    assert not list((tmp_path / "cache").rglob(".writing-*"))
+
+
+def test_points_and_sound_are_kept(tmp_path, monkeypatch):
+    """Every stage reads the same clips: only the first one searches for faces and reads the sound."""
+    (tmp_path / "MANIFEST.csv").write_text(HEAD + "clip.mp4,speech,train,p,5,1.0,256,256,yes,,,ok,,\n")
+    (tmp_path / "clip.mp4").write_bytes(bundled_clip("preview.mp4").read_bytes())
+    rows, model = training_rows(tmp_path), FaceModel.load(GENERIC / "face_model")
+    (first,) = load_corpus(rows, tmp_path / "cache", model)
+    monkeypatch.setattr(corpus, "detect_landmarks", None)
+    monkeypatch.setattr(corpus, "read_sound_or_none", None)
+    (again,) = load_corpus(rows, tmp_path / "cache", model)
+    assert np.array_equal(first.expression, again.expression) and np.array_equal(first.mel, again.mel)
+
+
+def test_clips_that_show_no_face_are_left_out(tmp_path):
+    (tmp_path / "MANIFEST.csv").write_text(HEAD + "clip.mp4,speech,train,p,2,2.0,64,64,no,,,ok,,\n")
+    noise = np.random.default_rng(0).integers(0, 256, (30, 64, 64, 3), dtype=np.uint8)
+    write_clip(tmp_path / "clip.mp4", noise)
+    assert load_corpus(training_rows(tmp_path), tmp_path / "cache", FaceModel.load(GENERIC / "face_model")) == []
+    with pytest.raises(UnusableInput, match="a video with a face"):
+        pretrain_face(training_rows(tmp_path), tmp_path)

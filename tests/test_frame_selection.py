@@ -1,4 +1,4 @@
-"""Rare looks are kept whole, common ones thinned; blurred frames go first."""
+"""Rare appearances are kept whole, common ones thinned; blurred frames go first."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from gmtalker.errors import UnusableInput
-from gmtalker.measure.identity import FIVE_POINTS, FaceRecogniser, recogniser_at_hand
+from gmtalker.measure.identity import ALIGNED_POINTS, FaceRecogniser, recogniser_at_hand
 
 ARCFACE = np.array([[38.3, 51.7], [73.5, 51.5], [56.0, 71.7], [41.5, 92.4], [70.7, 92.2]])  # its alignment, in 112 pixels
 
@@ -35,17 +35,17 @@ def frame_with(face: np.ndarray, left: int, top: int) -> tuple[np.ndarray, np.nd
     frame = np.full((256, 256, 3), 90, np.uint8)
     frame[top : top + 112, left : left + 112] = face
     points = np.zeros((478, 3))
-    points[list(FIVE_POINTS), :2] = ARCFACE + [left, top]
+    points[list(ALIGNED_POINTS), :2] = ARCFACE + [left, top]
     return frame, points
 
 
 def test_the_same_face_elsewhere_is_the_same_person_and_another_is_not(network):
-    judge = recogniser_at_hand(network)
+    recogniser = recogniser_at_hand(network)
     random = np.random.default_rng(0)
     one, other = (np.kron(random.integers(0, 255, (7, 7, 3)), np.ones((16, 16, 1))).astype(np.uint8) for _ in range(2))
     here, there, unseen_speaker = frame_with(one, 20, 30), frame_with(one, 90, 100), frame_with(other, 20, 30)
-    same = judge.similarity([here[0]], [there[0]], here[1][None], there[1][None])
-    different = judge.similarity([here[0]], [unseen_speaker[0]], here[1][None], unseen_speaker[1][None])
+    same = recogniser.similarity([here[0]], [there[0]], here[1][None], there[1][None])
+    different = recogniser.similarity([here[0]], [unseen_speaker[0]], here[1][None], unseen_speaker[1][None])
     assert same > 0.98 and different < 0.5
 
 
@@ -58,5 +58,5 @@ def test_files_that_are_no_recognition_network(tmp_path):
 
 
 def test_without_weights_it_is_not_measured(monkeypatch, tmp_path):
-    monkeypatch.setattr("personalize.identity.PACK", tmp_path / "none.onnx")
+    monkeypatch.setattr("gmtalker.measure.identity.PACK", tmp_path / "none.onnx")
     assert recogniser_at_hand() is None

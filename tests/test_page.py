@@ -1,10 +1,11 @@
 """The page, used as a newcomer does: in a real browser, with a real speech, a real clip and a real training.
 
-SCREENSHOTS=1 keeps pictures of the walk in docs/screenshots (only of people whose licence allows it).
+SCREENSHOTS=docs/screenshots keeps pictures of the walk there (only of people whose licence allows it).
 """
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import signal
@@ -15,23 +16,29 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from shutil import which
 
 import av
+import gradio_client
 import numpy as np
 import pytest
 import soundfile
-from media import REAL, ffmpeg, real_clip
+from media import REAL, bundled_clip, ffmpeg, real_clip
 
 from gmtalker.avatars.storage import export_avatar, import_avatar
 from gmtalker.avatars.workspace import owned_by, workspace
+from gmtalker.media.video import read_info
+from gmtalker.request import SpeakRequest
 from personalize import jobs
 from personalize.consent import Consent
+from personalize.request import TrainRequest
+from studio.components import MIXED
 
 PROJECT = Path(__file__).resolve().parent.parent
-SCREENSHOTS = PROJECT / "docs" / "screenshots"
+SCREENSHOTS = os.environ.get("SCREENSHOTS")  # a folder
 BROWSER = next(filter(None, map(which, ("chromium", "chromium-browser", "google-chrome"))), None)
 # No look-ups of other hosts: the test holds that the page makes none, and the browser's own would only fail slowly.
 QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
@@ -151,7 +158,7 @@ def speech(home: Path) -> Path:
 def clip(home: Path) -> Path:
     """20 seconds of a real person: GRID's speaker s1 where pictures are kept (CC BY 4.0), an unseen speaker otherwise."""
     path = home / "me, 20 seconds.mp4"
-    if "SCREENSHOTS" in os.environ:
+    if SCREENSHOTS:
         real_clip("grid_s1/bbaf2n.mp4")
         sources = sorted((REAL / "grid_s1").glob("*.mp4"))[:7]
     else:
@@ -163,13 +170,13 @@ def clip(home: Path) -> Path:
     return path
 
 
-def seen(page, name: str) -> None:
+def screenshot(page, name: str) -> None:
     """Keep a picture of the page, when asked for."""
-    if "SCREENSHOTS" in os.environ:
-        SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    if SCREENSHOTS:
+        (PROJECT / SCREENSHOTS).mkdir(parents=True, exist_ok=True)
         page.evaluate("window.scrollTo(0, 0)")  # or the stage, which stays in sight, hangs half-way down
         time.sleep(1)  # transitions end
-        page.screenshot(path=SCREENSHOTS / f"{name}.png", full_page=True)
+        page.screenshot(path=PROJECT / SCREENSHOTS / f"{name}.png", full_page=True)
 
 
 def open_tab(page, name: str) -> None:
@@ -180,6 +187,37 @@ def set_slider(page, elem_id: str, value: float) -> None:
     field = page.locator(f"#{elem_id} input[type=number]")
     field.fill(str(value))
     field.press("Enter")
+
+
+def field(page, elem_id: str):
+    """Where the text of a Textbox is typed."""
+    return page.locator(f"#{elem_id} textarea, #{elem_id} input").first
+
+
+def use_speech(page, path: Path | None = None) -> None:
+    """Upload a speech, or choose the first example."""
+    if path is None:
+        page.locator("#speech-examples button, #speech-examples td").first.click()
+    else:
+        page.locator("#speech input[type=file]").set_input_files(path, timeout=MINUTE)
+    page.locator("#speech audio, #speech .waveform-container, #speech #waveform").first.wait_for(state="attached", timeout=MINUTE)
+
+
+def command_shown(page) -> str:
+    """The command line that repeats the video."""
+    field(page, "command").wait_for(timeout=MINUTE)
+    return field(page, "command").input_value()
+
+
+def changed(page, picture: str, act) -> None:
+    """Do something, and wait until a picture is another one."""
+    before = page.locator(picture).get_attribute("src")
+    act()
+    page.wait_for_function(
+        "([picture, before]) => document.querySelector(picture).getAttribute('src') !== before",
+        arg=[picture, before],
+        timeout=MINUTE,
+    )
 
 
 def preview_changes(page, act, address: bool = False) -> bytes | str:
@@ -218,26 +256,24 @@ def training_shown(page, pattern: str, minutes: float = 15) -> None:
     while not re.search(f"{re.escape(NAME)}: .*{pattern}", shown.inner_text()):
         assert time.time() < end, shown.inner_text()
         for job in jobs.jobs():  # none yet, just after the click
-            said = f"{job.status}, {job.message}, {Path(job.log).read_text()[-3000:] if Path(job.log).exists() else ''}"
-            assert job.name != NAME or job.status not in ("failed", "stopped"), said
+            state = f"{job.status}, {job.message}, {Path(job.log).read_text()[-3000:] if Path(job.log).exists() else ''}"
+            assert job.name != NAME or job.status not in ("failed", "stopped"), state
         time.sleep(0.2)
 
 
 def test_a_newcomer_gets_a_happy_video(page, speech: Path, tmp_path: Path):
-    seen(page, "create")
-    calm = page.request.get(page.locator("#still img").get_attribute("src")).body()
+    screenshot(page, "create")
+    page.locator("#still img").wait_for(timeout=MINUTE)
+    neutral = page.request.get(page.locator("#still img").get_attribute("src")).body()
     happy = preview_changes(page, lambda: set_slider(page, "emotion-happy", 0.8))
-    assert happy != calm
+    assert happy != neutral
     page.wait_for_function("Math.abs(document.querySelector('#emotion-neutral input[type=number]').value - 0.2) < 1e-6")
-    page.locator("#speech input[type=file]").set_input_files(speech)
-    page.locator("#speech audio, #speech .waveform-container, #speech #waveform").first.wait_for(state="attached", timeout=MINUTE)
+    use_speech(page, speech)
     frames, sound = created_video(page, tmp_path)
     assert frames == 50 and abs(sound - 2) < 0.1
     page.wait_for_selector("#progress :text('Done')")
-    command = page.locator("#command textarea, #command input").first
-    command.wait_for(timeout=MINUTE)
-    assert "gmtalker speak" in command.input_value() and "--emotion happy=0.8" in command.input_value()
-    seen(page, "created")
+    assert "gmtalker speak" in command_shown(page) and "--emotion happy=0.8" in command_shown(page)
+    screenshot(page, "created")
     furious = preview_changes(page, page.locator("#preset-furious").click)
     assert furious != happy and page.locator("#emotion-angry input[type=number]").input_value() == "0.8"
     assert page.locator("#emotion-happy input[type=number]").input_value() == "0"
@@ -245,57 +281,89 @@ def test_a_newcomer_gets_a_happy_video(page, speech: Path, tmp_path: Path):
     page.wait_for_function("document.querySelector('#emotion-neutral input[type=number]').value == 1")
 
 
-def test_emotion_changes_over_time_and_takes_are_compared(page, speech: Path, tmp_path: Path):
-    page.locator("#speech input[type=file]").set_input_files(speech)
-    page.locator("#speech audio, #speech .waveform-container, #speech #waveform").first.wait_for(state="attached", timeout=MINUTE)
-    page.locator("#timeline button").first.click()
-    set_slider(page, "emotion-happy", 0.8)
+def test_a_video_of_the_visit_comes_back_with_its_settings(page, speech: Path, tmp_path: Path):
+    use_speech(page, speech)
+    set_slider(page, "emotion-sad", 0.6)
+    set_slider(page, "amount-head", 0.5)
+    created_video(page, tmp_path)
+    page.locator("#history").wait_for(timeout=MINUTE)
+    first = page.locator("#history input").input_value()
+    assert "sad 0.6" in first
+    page.locator("#reset").click()
+    page.wait_for_function("document.querySelector('#emotion-sad input[type=number]').value == 0")
+    page.locator("#lock input").uncheck()
+    created_video(page, tmp_path)
+    page.wait_for_function("first => document.querySelector('#history input').value !== first", arg=first, timeout=MINUTE)
+    assert page.locator("#seed input").input_value() != "0"  # a new one, as it is not locked
+    page.locator("#history input").click()
+    page.get_by_role("option", name=first).click()
+    page.wait_for_function("document.querySelector('#emotion-sad input[type=number]').value == 0.6", timeout=MINUTE)
+    page.wait_for_function("document.querySelector('#amount-head input[type=number]').value == 0.5")
+    page.wait_for_function("document.querySelector('#seed input').value == 0")
+
+
+def add_key(page, second: float, act) -> None:
+    """Add a keyframe at a second, once the sliders are set."""
+    act()
+    field(page, "key-time").fill(str(second))
+    field(page, "key-time").press("Enter")
     page.locator("#key-add").click()
+
+
+def drag_key(page, before: float, after: float, seconds: float) -> None:
+    """Drag a keyframe in the curves over so many seconds from one time to another."""
+    page.locator("#curves img").scroll_into_view_if_needed()
+    box = page.locator("#curves img").bounding_box()
+    start, end = (box["x"] + box["width"] * (0.05 + 0.93 * second / seconds) for second in (before, after))
+    page.mouse.move(start, box["y"] + 40)
+    page.mouse.down()
+    page.mouse.move(end, box["y"] + 40, steps=3)
+    page.mouse.up()
+
+
+def test_emotion_changes_over_time(page, speech: Path, tmp_path: Path):
+    use_speech(page, speech)
+    page.locator("#timeline button").first.click()
+    add_key(page, 0, lambda: set_slider(page, "emotion-happy", 0.8))
     page.locator("#curves img").wait_for(timeout=MINUTE)
-    first = page.locator("#curves img").get_attribute("src")
     page.locator("#preset-furious").click()
     page.wait_for_function("document.querySelector('#emotion-angry input[type=number]').value == 0.8")
-    page.locator("#key-time input").fill("1.5")
-    page.locator("#key-time input").press("Enter")
-    page.locator("#key-add").click()
-    page.wait_for_function(
-        "before => document.querySelector('#curves img').getAttribute('src') !== before", arg=first, timeout=MINUTE
-    )
-    seen(page, "timeline")
-    page.locator("#curves img").scroll_into_view_if_needed()
-    picture, first = page.locator("#curves img").bounding_box(), page.locator("#curves img").get_attribute("src")
-    before, after = (picture["x"] + picture["width"] * (0.05 + 0.93 * second / 2.0) for second in (1.5, 1.2))
-    page.mouse.move(before, picture["y"] + 40)
-    page.mouse.down()
-    page.mouse.move(after, picture["y"] + 40, steps=3)
-    page.mouse.up()
+    changed(page, "#curves img", lambda: add_key(page, 1.5, lambda: None))
+    screenshot(page, "timeline")
+    changed(page, "#curves img", lambda: drag_key(page, 1.5, 1.2, seconds=2.0))
     page.wait_for_function("Math.abs(document.querySelector('#key-time input').value - 1.2) < 0.11", timeout=MINUTE)
-    page.wait_for_function(
-        "before => document.querySelector('#curves img').getAttribute('src') !== before", arg=first, timeout=MINUTE
-    )
     frames, _ = created_video(page, tmp_path)
-    command = page.locator("#command textarea, #command input").first
-    command.wait_for(timeout=MINUTE)
-    assert frames == 50 and "--timeline" in command.input_value() and "--emotion" not in command.input_value()
-    assert '"time": 1.2' in command.input_value()  # where the key was dragged to
-
-    page.locator("#takes").click()
-    page.locator("#takes-video video").wait_for(state="visible", timeout=5 * MINUTE)
-    page.locator("#take-2").get_by_text("Take 1").wait_for(timeout=MINUTE)
-    seen(page, "takes")
-    page.locator("#take-2").click()
-    page.wait_for_function("document.querySelector('#seed input').value == 1")
+    command = command_shown(page)
+    assert frames == 50 and "--timeline" in command and "--emotion" not in command
+    assert '"time": 1.2' in command  # where the key was dragged to
     page.locator("#reset").click()
-    page.wait_for_function("document.querySelector('#seed input').value == 0")
     page.locator("#curves img").wait_for(state="hidden", timeout=MINUTE)
-    page.locator("#script textarea").fill("[sad] It rains. [happy 0.6] Now it is over!")
+
+
+def test_a_script_with_tags_becomes_keyframes(page, speech: Path):
+    page.locator("#timeline button").first.click()
+    field(page, "script").fill("[sad] It rains. [happy 0.6] Now it is over!")
+    page.locator("#script-apply").click()
+    page.get_by_text("Choose a voice first").first.wait_for(timeout=MINUTE)
+    use_speech(page, speech)
     page.locator("#script-apply").click()
     page.locator("#curves img").wait_for(timeout=MINUTE)
 
 
+def test_three_takes_are_compared(page, speech: Path):
+    use_speech(page, speech)
+    page.locator("#takes").click()
+    page.locator("#takes-video video").wait_for(state="visible", timeout=5 * MINUTE)
+    page.locator("#take-2").get_by_text("Take 1").wait_for(timeout=MINUTE)
+    screenshot(page, "takes")
+    page.locator("#take-2").click()
+    page.wait_for_function("document.querySelector('#seed input').value == 1")
+    page.locator("#reset").click()
+    page.wait_for_function("document.querySelector('#seed input').value == 0")
+
+
 def test_a_video_can_be_watched_while_it_is_made(page):
-    page.locator("#speech-examples button, #speech-examples td").first.click()
-    page.locator("#speech audio, #speech .waveform-container, #speech #waveform").first.wait_for(state="attached", timeout=MINUTE)
+    use_speech(page)
     page.locator("#create").click()
     page.locator("#live video").wait_for(state="attached", timeout=MINUTE)
     page.wait_for_function("document.querySelector('#live video').currentTime > 0", timeout=MINUTE)
@@ -305,14 +373,14 @@ def test_a_video_can_be_watched_while_it_is_made(page):
     assert not page.locator("#video video").is_visible() and page.locator("#create").is_enabled()
 
 
-@pytest.mark.parametrize("language,said", [("zh-CN", "生成视频"), ("en-GB", "Create the video")])
-def test_the_page_speaks_the_language_of_the_browser(browser, server: Server, language: str, said: str):
+@pytest.mark.parametrize("language,expected", [("zh-CN", "生成视频"), ("en-GB", "Create the video")])
+def test_the_page_speaks_the_language_of_the_browser(browser, server: Server, language: str, expected: str):
     context = browser.new_context(locale=language)
     tab = context.new_page()
     tab.goto(server.url)
-    tab.locator("#create").get_by_text(said).wait_for(timeout=MINUTE)
+    tab.locator("#create").get_by_text(expected).wait_for(timeout=MINUTE)
     tab.locator("#create").click()
-    tab.get_by_text("请先选择语音" if language == "zh-CN" else "Choose a speech first").first.wait_for(timeout=MINUTE)
+    tab.get_by_text("请先选择语音" if language == "zh-CN" else "Choose a voice first").first.wait_for(timeout=MINUTE)
     context.close()
 
 
@@ -324,7 +392,7 @@ def test_the_page_is_readable_in_the_dark(browser, server: Server):
     places = (("#heading h1", "color"), ("body", "backgroundColor"))
     words, ground = (np.array(tab.evaluate(light.format(*place))) @ [0.299, 0.587, 0.114] for place in places)
     assert words - ground > 100
-    seen(tab, "dark")
+    screenshot(tab, "dark")
     tab.context.close()
 
 
@@ -337,7 +405,7 @@ def test_nothing_is_cut_off_on_a_phone(browser, server: Server):
         tab.get_by_role("tab").nth(number).click()
         time.sleep(0.5)
         assert tab.evaluate("document.documentElement.scrollWidth <= window.innerWidth + 1"), name
-        seen(tab, f"phone-{name}")
+        screenshot(tab, f"phone-{name}")
     context.close()
 
 
@@ -348,8 +416,7 @@ def test_the_first_video_comes_soon(browser, server: Server):
     tab.goto(server.url)
     tab.locator("#still img").wait_for(timeout=MINUTE)
     usable = time.time() - began
-    tab.locator("#speech-examples button, #speech-examples td").first.click()
-    tab.locator("#speech audio, #speech .waveform-container, #speech #waveform").first.wait_for(state="attached", timeout=MINUTE)
+    use_speech(tab)
     pressed = time.time()
     tab.keyboard.press("Control+Enter")
     tab.wait_for_function("document.querySelector('#progress').innerText.trim() !== ''", timeout=MINUTE)
@@ -378,11 +445,10 @@ def test_the_preview_follows_the_sliders_within_a_second(page):
 
 def test_what_can_not_be_used_is_said_in_a_sentence(page, tmp_path: Path):
     page.locator("#create").click()
-    page.get_by_text("Choose a speech first").wait_for(timeout=MINUTE)
+    page.get_by_text("Choose a voice first").wait_for(timeout=MINUTE)
     silence = tmp_path / "silence.wav"
     soundfile.write(silence, np.zeros(16000), 16000)
-    page.locator("#speech input[type=file]").set_input_files(silence)
-    page.locator("#speech audio, #speech .waveform-container, #speech #waveform").first.wait_for(state="attached", timeout=MINUTE)
+    use_speech(page, silence)
     page.locator("#create").click()
     page.locator("#progress").get_by_text(re.compile("sound|silen", re.IGNORECASE)).wait_for(timeout=MINUTE)
     assert "Traceback" not in page.locator("body").inner_text()
@@ -409,74 +475,99 @@ def test_nobody_is_trained_without_consent(page, home: Path):
     assert page.locator("#train").is_disabled() and jobs.jobs() == []
 
 
-def test_a_newcomer_makes_an_avatar_and_speaks_with_it(
-    page, server: Server, home: Path, speech: Path, clip: Path, tmp_path: Path
-):
+def check_clip(page, clip: Path) -> None:
+    """Consent, upload a clip, and have it checked."""
     open_tab(page, "Personalize")
-    page.locator("#who input, #who textarea").fill("A newcomer")
+    field(page, "who").fill("A newcomer")
     page.locator("#consent input").check()
     page.locator("#clips input[type=file]").set_input_files(clip)
     page.locator("#clips").get_by_text(re.compile("KB|MB")).first.wait_for(timeout=MINUTE)
     page.locator("#check").click()
     page.locator("#report").get_by_text("Ready to train").wait_for(timeout=2 * MINUTE)
-    seen(page, "checked")
+    screenshot(page, "checked")
 
-    page.locator("#avatar-name input, #avatar-name textarea").fill(NAME)
+
+def start_training(page) -> None:
+    field(page, "avatar-name").fill(NAME)
     page.locator("#preset input[value=draft]").check()
     page.locator("#minutes input").fill(TRAINED_MINUTES)
     page.locator("#train").click()
     training_shown(page, r"\d+ %")
 
-    server.stop()  # the training outlives its server ...
+
+def restart_server(page, server: Server) -> None:
+    """The training outlives its server, and a new page shows it again."""
+    server.stop()
     assert jobs.find(NAME).status == "running"
     server.start()
     page.goto(server.url)
-    open_tab(page, "Personalize")  # ... and a new page shows it again
+    open_tab(page, "Personalize")
     training_shown(page, r"\d+ %")
+
+
+def watch_training(page) -> None:
+    """Until it ends; on the way truth beside drawing, of footage it never saw, also when asked for."""
     training_shown(page, r" left")
-    page.locator("#training-strip img").wait_for(timeout=2 * MINUTE)  # truth beside drawing, of seconds it never saw
-    before = page.locator("#training-strip img").get_attribute("src")
-    page.locator("#sample").click()
-    page.wait_for_function(
-        "before => document.querySelector('#training-strip img').getAttribute('src') !== before", arg=before, timeout=MINUTE
-    )
+    page.locator("#training-strip img").wait_for(timeout=2 * MINUTE)
+    changed(page, "#training-strip img", page.locator("#sample").click)
     page.locator("#training-curve img").wait_for()
-    seen(page, "training")
+    screenshot(page, "training")
     training_shown(page, "The avatar is ready")
 
+
+def use_new_avatar(page, speech: Path, folder: Path) -> None:
     page.locator("#create-with-it").click(timeout=MINUTE)
-    page.locator("#speech input[type=file]").set_input_files(speech, timeout=MINUTE)
-    page.locator("#speech audio, #speech .waveform-container, #speech #waveform").first.wait_for(state="attached", timeout=MINUTE)
+    use_speech(page, speech)
     assert page.locator("#avatar input").input_value() == NAME
     set_slider(page, "emotion-happy", 0.8)
-    frames, sound = created_video(page, tmp_path)
+    frames, sound = created_video(page, folder)
     assert frames == 50 and abs(sound - 2) < 0.1
-    seen(page, "created-with-it")
+    screenshot(page, "created-with-it")
 
+
+def rename_and_export(page, folder: Path) -> Path:
+    """Returns: the exported file."""
     open_tab(page, "Avatars")
     page.locator("#shelf img").last.click()
     page.locator("#details").get_by_text("A newcomer").wait_for(timeout=MINUTE)
-    page.locator("#new-name input, #new-name textarea").fill("Renamed")
+    field(page, "new-name").fill("Renamed")
     page.locator("#rename").click()
     page.locator("#shelf").get_by_text("Renamed").wait_for(timeout=MINUTE)
-    seen(page, "avatars")
+    screenshot(page, "avatars")
     page.locator("#export").click()
     page.locator("#exported a").first.wait_for(timeout=MINUTE)
     with page.expect_download() as download:
         page.locator("#exported a").first.click()
-    exported = tmp_path / "renamed.zip"
-    download.value.save_as(exported)
-    page.locator("#delete").click()
-    page.locator("#confirm-delete").click()
-    page.locator("#nobody").wait_for(timeout=MINUTE)
-    assert not any((workspace() / "avatars").iterdir()) and jobs.jobs() == []
+    download.value.save_as(folder / "renamed.zip")
+    return folder / "renamed.zip"
+
+
+def import_avatar_file(page, exported: Path) -> None:
     with page.expect_file_chooser() as chooser:
         page.locator("#import").click()
     chooser.value.set_files(exported)
     page.locator("#shelf").get_by_text("Renamed").wait_for(timeout=MINUTE)
+
+
+def delete_chosen_avatar(page) -> None:
     page.locator("#delete").click()
     page.locator("#confirm-delete").click()
     page.locator("#nobody").wait_for(timeout=MINUTE)
+
+
+def test_a_newcomer_makes_an_avatar_and_speaks_with_it(
+    page, server: Server, home: Path, speech: Path, clip: Path, tmp_path: Path
+):
+    check_clip(page, clip)
+    start_training(page)
+    restart_server(page, server)
+    watch_training(page)
+    use_new_avatar(page, speech, tmp_path)
+    exported = rename_and_export(page, tmp_path)
+    delete_chosen_avatar(page)
+    assert not any((workspace() / "avatars").iterdir()) and jobs.jobs() == []
+    import_avatar_file(page, exported)
+    delete_chosen_avatar(page)
     assert not list(home.glob("uploads/*")) and not list(home.glob("training/*"))
 
 
@@ -490,12 +581,32 @@ def test_the_bundled_avatar_can_not_be_deleted(page):
 def test_only_speaking_is_a_public_endpoint(page, server: Server):
     answer = page.request.get(f"{server.url}/gradio_api/info").json()
     assert list(answer["named_endpoints"]) == ["/speak"] and answer["unnamed_endpoints"] == {}
-    parameters = [parameter["parameter_name"] for parameter in answer["named_endpoints"]["/speak"]["parameters"]]
-    assert parameters[:2] == ["avatar", "speech"] and {"happy", "head", "blink", "gaze", "seed", "full_frame"} <= set(parameters)
+    parameters = {each["parameter_name"]: each for each in answer["named_endpoints"]["/speak"]["parameters"]}
+    others = ["intensity", "head", "blink", "gaze", "seed", "full_frame", "timeline", "label"]
+    assert list(parameters) == ["avatar", "speech", *MIXED, *others]
+    assert [name for name, each in parameters.items() if not each["parameter_has_default"]] == ["avatar", "speech"]
+    fields = {field.name: field.default for field in dataclasses.fields(SpeakRequest)}
+    assert all(parameters[name]["parameter_default"] == (fields[name] or 0 if name != "timeline" else []) for name in others)
+
+
+def test_agents_are_offered_speaking_and_nothing_else(page, server: Server):
+    tools = page.request.get(f"{server.url}/gradio_api/mcp/schema").json()
+    assert [tool["name"] for tool in tools] == ["speak"] and tools[0]["inputSchema"]["required"] == ["avatar", "speech"]
+    assert tools[0]["description"].startswith("The avatar says a speech")
+    assert {*MIXED, "timeline", "label"} < set(tools[0]["inputSchema"]["properties"])
+
+
+def test_a_client_names_what_it_asks_for(server: Server, speech: Path):
+    client = gradio_client.Client(server.url, verbose=False)
+    said = {"avatar": "GRID s1", "speech": gradio_client.handle_file(speech), "happy": 0.5, "seed": 3}
+    progress, _, video = client.predict(**said, api_name="/speak")
+    assert "Done in" in progress and round(25 * read_info(Path(video)).seconds) == 50
+    with pytest.raises(gradio_client.exceptions.AppError, match="Choose an avatar first"):
+        client.predict(**said | {"avatar": "nobody"}, api_name="/speak")
 
 
 def test_a_killed_trainer_is_seen_and_resumed(page, home: Path, clip: Path):
-    job = jobs.start("Killed", [clip], Consent.given_now("A newcomer"), minutes=1.0)
+    job = jobs.start(TrainRequest("Killed", [clip], Consent.given_now("A newcomer"), minutes=1.0))
     try:
         open_tab(page, "Personalize")
         page.locator("#training").get_by_text(re.compile(r"Killed: .*\d+ %")).wait_for(timeout=2 * MINUTE)
@@ -512,9 +623,25 @@ def test_a_killed_trainer_is_seen_and_resumed(page, home: Path, clip: Path):
         jobs.delete("Killed")
 
 
-def test_two_people_see_only_what_is_theirs(browser, tmp_path: Path, speech: Path):
-    """Two browsers: neither finds the other's avatars, trainings or files."""
-    ours = tmp_path / "home of two"
+# --- Two people on one page ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Shared:
+    """A page that asks for a name and a password. people: its workspaces; tabs: of Ann's browser and of Bob's."""
+
+    server: Server
+    people: Path
+    tabs: dict
+
+    def speak(self, name: str, avatar: str, speech: dict):
+        """The answer to a request to the public endpoint."""
+        values = [avatar, speech, *[0.0] * len(MIXED), 1, 1, 1, 1, 0, False, [], False]
+        return self.tabs[name].request.post(f"{self.server.url}/gradio_api/call/speak", data={"data": values})
+
+
+def add_people(home: Path) -> None:
+    """Ann, who has an avatar and a training, and Bob, who has nothing."""
     for name in ("ann", "bob"):
         subprocess.run(
             [sys.executable, "app.py", "--add-user", name],
@@ -522,52 +649,72 @@ def test_two_people_see_only_what_is_theirs(browser, tmp_path: Path, speech: Pat
             text=True,
             check=True,
             cwd=PROJECT,
-            env=os.environ | {"GMTALKER_HOME": str(ours)},
+            env=os.environ | {"GMTALKER_HOME": str(home)},
         )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("GMTALKER_HOME", str(ours))
+        patch.setenv("GMTALKER_HOME", str(home))
         with owned_by("ann"):
-            import_avatar(export_avatar(None, tmp_path / "a.zip"), "Ann's own")
-            jobs.create("Ann's training", [real_clip("av/vrt2.mp4")], Consent.given_now("ann"), here=True)
-    server = Server(ours, "--auth")
-    server.start()
-    try:
-        tabs = {}
-        for name in ("ann", "bob"):
-            tabs[name] = browser.new_context().new_page()
-            tabs[name].goto(server.url)
-            tabs[name].locator("input").nth(0).fill(name)
-            tabs[name].locator("input[type=password]").fill(f"secret of {name}")
-            tabs[name].get_by_role("button", name="Login").click()
-            tabs[name].locator("#create").wait_for(timeout=MINUTE)
-        ann, bob = tabs["ann"], tabs["bob"]
-        ann.locator("#avatar-gallery").get_by_text("Ann's own").wait_for(timeout=MINUTE)
-        bob.locator("#avatar-gallery img").first.wait_for(timeout=MINUTE)
-        assert "Ann's own" not in bob.locator("body").inner_text()
-        open_tab(ann, "Personalize")
-        ann.locator("#training").get_by_text("Ann's training").wait_for(timeout=MINUTE)
-        open_tab(bob, "Personalize")
-        bob.locator("#training").get_by_text("No training yet").wait_for(timeout=MINUTE)
+            import_avatar(export_avatar(None, home / "a.zip"), "Ann's own")
+            jobs.create(TrainRequest("Ann's training", [bundled_clip("idle.mp4")], Consent.given_now("ann")), here=True)
 
-        open_tab(ann, "Create")
-        ann.locator("#still img").wait_for(timeout=MINUTE)
-        assert bob.request.get(bob.evaluate("document.querySelector('#still img').src")).ok  # the same face, as ann has it
-        ann.locator("#avatar-gallery").get_by_text("Ann's own").click()
-        ann.wait_for_function("document.querySelector('#avatar input').value.startsWith('Ann')")
-        address = preview_changes(ann, lambda: set_slider(ann, "emotion-happy", 0.77), address=True)
-        twisted = address.replace("file=/", "file=//")
-        assert ann.request.get(address).ok and bob.request.get(address).status == 403 == bob.request.get(twisted).status
-        assert browser.new_context().request.get(address).status == 401
-        picture = {"path": address.split("file=")[1], "meta": {"_type": "gradio.FileData"}}
-        stolen = {"data": ["GRID s1", picture, *[0.0] * 7, 1, 1, 1, 1, 0, False, [], False]}
-        assert bob.request.post(f"{server.url}/gradio_api/call/speak", data=stolen).status == 403
-        hers = next((ours / "people" / "ann" / "avatars").iterdir())
-        said = {"path": str(PROJECT / "assets/speech/english.flac"), "meta": {"_type": "gradio.FileData"}}
-        call = f"{server.url}/gradio_api/call/speak"
-        for who, wanted, allowed in ((bob, str(hers), False), (bob, "Ann's own", False), (ann, "Ann's own", True)):
-            event = who.request.post(call, data={"data": [wanted, said, *[0.0] * 7, 1, 1, 1, 1, 0, False, [], False]}).json()
-            answer = who.request.get(f"{call}/{event['event_id']}", timeout=3 * MINUTE).text()
-            assert ("event: complete" in answer and ".mp4" in answer) == allowed and ("event: error" in answer) != allowed
-        assert (ours / "people" / "ann" / "avatars").is_dir() and not (ours / "avatars").exists()
-    finally:
-        server.stop()
+
+def sign_in(browser, server: Server, name: str):
+    """A browser of somebody's own, in which they have signed in."""
+    tab = browser.new_context().new_page()
+    tab.goto(server.url)
+    tab.locator("input").nth(0).fill(name)
+    tab.locator("input[type=password]").fill(f"secret of {name}")
+    tab.get_by_role("button", name="Login").click()
+    tab.locator("#create").wait_for(timeout=MINUTE)
+    return tab
+
+
+@pytest.fixture(scope="module")
+def shared(browser) -> Iterator[Shared]:
+    with tempfile.TemporaryDirectory(prefix="gmtalker home of two ") as folder:
+        home = Path(folder)
+        add_people(home)
+        server = Server(home, "--auth")
+        try:
+            server.start()
+            yield Shared(server, home, {name: sign_in(browser, server, name) for name in ("ann", "bob")})
+        finally:
+            server.stop()
+
+
+def test_nobody_finds_the_avatars_and_trainings_of_others(shared: Shared):
+    ann, bob = shared.tabs["ann"], shared.tabs["bob"]
+    ann.locator("#avatar-gallery").get_by_text("Ann's own").wait_for(timeout=MINUTE)
+    bob.locator("#avatar-gallery img").first.wait_for(timeout=MINUTE)
+    assert "Ann's own" not in bob.locator("body").inner_text()
+    open_tab(ann, "Personalize")
+    ann.locator("#training").get_by_text("Ann's training").wait_for(timeout=MINUTE)
+    open_tab(bob, "Personalize")
+    bob.locator("#training").get_by_text("No training yet").wait_for(timeout=MINUTE)
+    assert (shared.people / "people" / "ann" / "avatars").is_dir() and not (shared.people / "avatars").exists()
+
+
+def test_nobody_is_served_the_files_of_others(shared: Shared, browser):
+    ann, bob = shared.tabs["ann"], shared.tabs["bob"]
+    for tab in (ann, bob):
+        open_tab(tab, "Create")
+        tab.locator("#still img").wait_for(timeout=MINUTE)
+    assert bob.request.get(bob.evaluate("document.querySelector('#still img').src")).ok  # the same face, as ann has it
+    ann.locator("#avatar-gallery").get_by_text("Ann's own").click()
+    ann.wait_for_function("document.querySelector('#avatar input').value.startsWith('Ann')")
+    address = preview_changes(ann, lambda: set_slider(ann, "emotion-happy", 0.77), address=True)
+    twisted = address.replace("file=/", "file=//")
+    assert ann.request.get(address).ok and bob.request.get(address).status == 403 == bob.request.get(twisted).status
+    assert browser.new_context().request.get(address).status == 401
+    picture = {"path": address.split("file=")[1], "meta": {"_type": "gradio.FileData"}}
+    assert shared.speak("bob", "GRID s1", picture).status == 403
+
+
+def test_nobody_speaks_with_the_avatars_of_others(shared: Shared):
+    hers = next((shared.people / "people" / "ann" / "avatars").iterdir())
+    speech = {"path": str(PROJECT / "assets/speech/english.flac"), "meta": {"_type": "gradio.FileData"}}
+    for name, avatar, allowed in (("bob", str(hers), False), ("bob", "Ann's own", False), ("ann", "Ann's own", True)):
+        event = shared.speak(name, avatar, speech).json()
+        address = f"{shared.server.url}/gradio_api/call/speak/{event['event_id']}"
+        answer = shared.tabs[name].request.get(address, timeout=3 * MINUTE).text()
+        assert ("event: complete" in answer and ".mp4" in answer) == allowed and ("event: error" in answer) != allowed

@@ -4,6 +4,7 @@ import copy
 import json
 import os
 import shlex
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from conftest import SIZE, write_speech
 
 from gmtalker.__main__ import _parser, request_of
 from gmtalker.avatars.motion import retarget
-from gmtalker.avatars.ready import load_avatar
+from gmtalker.avatars.ready import AVATARS_KEPT, load_avatar
 from gmtalker.avatars.speaking_style import save_speaking_style
 from gmtalker.clock import EMOTIONS, frames_for
 from gmtalker.errors import UnusableAvatar, UnusableInput, UnusableSpeech
@@ -189,6 +190,19 @@ def test_a_retrained_avatar_is_loaded_again(tiny_pipeline, tiny_avatar, home):
     card = folder / "avatar.json"
     card.write_text(json.dumps(json.loads(card.read_text()) | {"measures": {"psnr": 1.0}}))
     assert not np.array_equal(before, tiny_pipeline.still(tiny_avatar))
+
+
+def test_avatars_are_kept_in_memory_the_last_used_ones(tiny_pipeline, tiny_avatar, avatar_folder, home, tmp_path):
+    avatars = tiny_pipeline.avatars
+    ready = avatars.get(tiny_avatar)
+    assert avatars.get(home / "avatars" / "tiny") is ready and avatars.get(ready) is ready
+    assert avatars.get(ready.avatar) is ready  # loaded, and the one that is in memory already
+    loaded = load_avatar(tiny_avatar)
+    assert avatars.get(loaded) is not ready and avatars.get(loaded) is avatars.get(loaded)
+    for number in range(AVATARS_KEPT):
+        shutil.copytree(avatar_folder, tmp_path / str(number))
+        avatars.get(tmp_path / str(number))
+    assert avatars.get(tiny_avatar) is not ready
 
 
 def walking(frames: int, coefficients: int) -> FaceTrack:

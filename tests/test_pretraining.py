@@ -1,26 +1,30 @@
 """The pretraining stages on a made-up corpus of a few invented people: each runs, saves loadable weights and its card."""
 
 import csv
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import ModelCard
 
+from gmtalker.assets import GENERIC
 from gmtalker.errors import UnusableInput
 from gmtalker.face.lip_guard import CLOSING
 from gmtalker.models.expression_generator import ExpressionGenerator
 from gmtalker.models.motion_generator import MotionGenerator
 from gmtalker.models.speech_encoder import IGNORED, SpeechEncoder
 from gmtalker.models.weights import load_strict
-from gmtalker.pretrain import expression as expression_pretraining
-from gmtalker.pretrain import samples as material
+from gmtalker.pretrain import expression, samples
+from gmtalker.pretrain.card import StageSection, write_section
+from gmtalker.pretrain.corpus import Clip
 from gmtalker.pretrain.datasets import Row, training_rows
-from gmtalker.pretrain.expression import _taught
-from gmtalker.pretrain.motion import blinks_of
+from gmtalker.pretrain.expression import pretrain_expression, target_expression
+from gmtalker.pretrain.motion import blinks_of, pretrain_motion
 from gmtalker.pretrain.samples import (
     VIEWS,
+    PretrainOptions,
     Sampler,
     encode_speech_views,
     hold_out,
@@ -29,39 +33,16 @@ from gmtalker.pretrain.samples import (
     unknown,
     write_offsets,
 )
-from gmtalker.pretrain.speech import Recording, _in_time, shared_offsets, sound_offset
+from gmtalker.pretrain.speech import Recording, in_time, pretrain_speech, shared_offsets, sound_offset
 from gmtalker.pretrain.speech_labels import GRID_WORDS, PHONES, phone_classes, sentence_phones, word_classes
 from gmtalker.tracks import count_blinks, sample_rows
-from personalize import pretraining
+from gmtalker.training.checkpoints import TrainState
 
-
-@dataclass(frozen=True)
-class MadeUpClip:
-    file: str
-    person: str
-    emotion: str | None
-    sync_ok: bool
-    has_speech: bool
-    expression: np.ndarray
-    motion: np.ndarray
-    mel: np.ndarray | None
-    silent: np.ndarray
-    lips: np.ndarray
-
-    @property
-    def row(self):
-        return Row(Path(self.file), self.file, "speech", self.person, 3.0, True, self.emotion, "ok", 0.8)
-
-    @property
-    def frames(self):
-        return len(self.expression)
-
-    def __len__(self):
-        return self.frames
+MOMENT = PretrainOptions(minutes=0.005, device="cpu")
 
 
 class MadeUpFaceModel:
-    coefficients = 5
+    coefficient_dim = 5
 
     @classmethod
     def load(cls, folder):
@@ -89,13 +70,18 @@ class MadeUpGuard:
 def made_up(index, emotion, speech):
     random = np.random.default_rng(index)
     frames = int(random.integers(20, 110))
-    expression = random.standard_normal((frames, 5)).astype(np.float32)
+    coefficients = random.standard_normal((frames, 5)).astype(np.float32)
     mel = random.standard_normal((4 * frames, 80)).astype(np.float32) if speech else None
-    return MadeUpClip(
-        f"set/{index}.mp4", f"person {index % 3}", emotion, True, speech, expression,
-        random.random((frames, 10)).astype(np.float32), mel, np.zeros(frames, bool),
-        expression @ random.standard_normal((5, 30)).astype(np.float32),
-    )  # fmt: skip
+    file = f"set/{index}.mp4"
+    row = Row(Path(file), file, "speech", f"person {index % 3}", 3.0, speech, emotion, "ok", 0.8)
+    motion = random.random((frames, 10)).astype(np.float32)
+    lips = coefficients @ random.standard_normal((5, 30)).astype(np.float32)
+    return Clip(row, coefficients, motion, mel, np.zeros(frames, bool), lips)
+
+
+def tiny_encoder():
+    torch.manual_seed(0)
+    return SpeechEncoder(width=16, feature_dim=8, fine_dilations=(1,), coarse_dilations=(1,)).eval()
 
 
 @pytest.fixture
@@ -108,10 +94,10 @@ def folders(tmp_path, monkeypatch):
         table = csv.writer(file)
         table.writerow(["file", "kind", "split", "person", "seconds", "train_seconds", "speech", "emotion", "level", "sync"])
         for clip in clips:
-            table.writerow([clip.file, "speech", "train", clip.person, 3, 3, "yes", clip.emotion or "", "2", "ok"])
-    monkeypatch.setattr(material, "load_corpus", lambda rows, cache, model: clips)
-    monkeypatch.setattr(expression_pretraining, "LipGuard", MadeUpGuard)
-    for module in (material, expression_pretraining):
+            table.writerow([clip.file, "speech", "train", clip.person, 3, 3, "yes", clip.row.emotion or "", "2", "ok"])
+    monkeypatch.setattr(samples, "load_corpus", lambda rows, cache, model, on_progress: clips)
+    monkeypatch.setattr(expression, "LipGuard", MadeUpGuard)
+    for module in (samples, expression):
         monkeypatch.setattr(module, "FaceModel", MadeUpFaceModel)
     return training_rows(data), output
 
@@ -119,26 +105,61 @@ def folders(tmp_path, monkeypatch):
 def test_stages_in_their_order(folders):
     rows, output = folders
     with pytest.raises(UnusableInput, match="pretrain speech"):
-        pretraining.pretrain_motion(rows, output, minutes=0.001)
+        pretrain_motion(rows, output, MOMENT)
     reports = []
-    for stage, kind in (("speech", SpeechEncoder), ("expression", ExpressionGenerator), ("motion", MotionGenerator)):
-        train = getattr(pretraining, f"pretrain_{stage}")
-        folder = train(rows, output, minutes=0.005, device="cpu", report=reports.append)
-        load_strict(kind, folder)
-        assert reports[-1]["stage"] == stage and np.isfinite(reports[-1]["total"])
+    stages = {
+        "speech": (pretrain_speech, SpeechEncoder),
+        "expression": (pretrain_expression, ExpressionGenerator),
+        "motion": (pretrain_motion, MotionGenerator),
+    }
+    for stage, (train, network) in stages.items():
+        load_strict(network, train(rows, output, MOMENT, reports.append))
+        assert reports[-1].stage == stage and np.isfinite(reports[-1].figures["total"])
+    assert [report.done for report in reports if report.stage == "encoding speech"] == [*range(40), *range(40)]
     card = (output / "README.md").read_text()
     assert [line for line in card.splitlines() if line.startswith("## ")] == [
         "## speech_encoder", "## expression_generator", "## motion_generator",
     ]  # fmt: skip
     assert (output / "model_index.json").is_file()
     assert "not for commercial use" in card and str(rows[0].path.parents[1]) not in card
-    pretraining.pretrain_speech(rows, output, minutes=0.005, device="cpu")
+    pretrain_speech(rows, output, MOMENT)
     assert (output / "README.md").read_text().count("## speech_encoder") == 1
+
+
+def test_steps_and_the_baseline(folders):
+    """So many steps are taken, and the baseline without a mixture stands beside the generator."""
+    rows, output = folders
+    pretrain_speech(rows, output, MOMENT)
+    folder = pretrain_expression(rows, output, PretrainOptions(steps=2, by_label=True, device="cpu"))
+    assert folder == output / "expression_baseline" and load_strict(ExpressionGenerator, folder).config.by_label
+    card = (output / "README.md").read_text()
+    assert "2 steps of training" in card and "pretrain expression --baseline --data DIR --output DIR --steps 2" in card
 
 
 def test_face_model_comes_first(tmp_path):
     with pytest.raises(UnusableInput, match="pretrain face"):
-        pretraining.pretrain_speech([], tmp_path / "output", minutes=0.001)
+        pretrain_speech([], tmp_path / "output", MOMENT)
+
+
+def test_the_card_is_extended_by_sections(tmp_path):
+    """What stands in the bundled card stays, a section is replaced and moves to the end, and the front matter stays readable."""
+    before = ModelCard.load(GENERIC / "README.md")
+    (tmp_path / "README.md").write_text((GENERIC / "README.md").read_text(encoding="utf-8"), encoding="utf-8")
+    row = Row(Path("set/a.mp4"), "set/a.mp4", "speech", "p", 90.0, True, None, "ok")
+    figures = {"lip_correlation": 0.5, "not taken": None}
+    section = StageSection("motion_generator", "the command", TrainState(7, 120.0), [row], figures, 1_260_000)
+    write_section(tmp_path, section)
+    after = ModelCard.load(tmp_path / "README.md")
+    assert after.data.to_dict() == before.data.to_dict() and after.data.license == "other"
+    kept = [part for part in before.text.split("\n## ") if not part.startswith("motion_generator\n")]
+    assert [part.strip() for part in after.text.split("\n## ")[:-1]] == [part.strip() for part in kept]
+    last = after.text.split("\n## ")[-1]
+    assert last.startswith("motion_generator\n\n1.26 M parameters, 7 steps of training in 2.0 minutes on ")
+    assert last.endswith(
+        "    the command\n\n| training rows of | files | minutes |\n|---|---|---|\n| set | 1 | 1.5 |\n\n- lip_correlation: 0.5\n"
+    )
+    write_section(tmp_path, section)
+    assert ModelCard.load(tmp_path / "README.md").content == after.content
 
 
 def test_phones_words_and_sentences_on_the_clock(tmp_path):
@@ -159,16 +180,17 @@ def test_phones_words_and_sentences_on_the_clock(tmp_path):
 def test_people_with_much_material_do_not_drown_the_others():
     clips = [made_up(index, None, True) for index in range(3)]
     many = [made_up(3 * index, None, True) for index in range(1, 60)]
-    sampler, random = Sampler([*clips, *many]), np.random.default_rng(0)
+    tracked = encode_speech_views([*clips, *many], tiny_encoder(), Path("no offsets"), 0)
+    sampler, random = Sampler(tracked), np.random.default_rng(0)
     drawn = [sampler.draw(random).person for _ in range(600)]
     assert 0.05 < drawn.count("person 1") / 600 < 0.3  # one clip in 62
 
 
-def test_held_out_clips_are_never_trained_on():
+def test_validation_clips_are_never_trained_on():
     items = [("a", index) for index in range(200)] + [("b", index) for index in range(3)]
-    kept, held = hold_out(items, lambda item: True, lambda item: item[0])
-    assert not set(kept) & set(held) and len(kept) + len(held) == 203
-    assert 3 <= len(held) <= 25 and all(person == "a" for person, _ in held)
+    train, validation = hold_out(items, lambda item: True, lambda item: item[0])
+    assert not set(train) & set(validation) and len(train) + len(validation) == 203
+    assert 3 <= len(validation) <= 25 and all(person == "a" for person, _ in validation)
 
 
 def test_times_stay_in_the_clip_where_it_is_long_enough():
@@ -200,7 +222,7 @@ def test_sound_beside_its_picture_is_found_and_moved():
         lips = np.repeat(np.roll(level, early)[:, None], 8, axis=1)  # the picture comes `early` frames after the sound
         recording = Recording("lips", "p", "a.mp4", mel, unknown(120), unknown(120), unknown(0), lips, True)
         assert sound_offset(Loudness(), recording) == early
-        moved = _in_time(recording, early)
+        moved = in_time(recording, early)
         assert np.abs(moved.lips[5:-5, 0] - level[5:-5]).max() < 1e-6
     short = Recording("lips", "p", "b.mp4", mel[:80], unknown(20), unknown(20), unknown(0), lips[:20], True)
     assert sound_offset(Loudness(), short) == 0
@@ -208,27 +230,23 @@ def test_sound_beside_its_picture_is_found_and_moved():
 
 def test_stages_hear_a_moved_sound(tmp_path):
     clip = made_up(0, None, True)
-    torch.manual_seed(0)
-    encoder = SpeechEncoder(width=16, feature_dim=8, fine_dilations=(1,), coarse_dilations=(1,)).eval()
-    (plain,) = encode_speech_views([clip], encoder, tmp_path, 0)
+    (plain,) = encode_speech_views([clip], tiny_encoder(), tmp_path, 0)
     write_offsets(tmp_path, {clip.file: 2})
-    (moved,) = encode_speech_views([clip], encoder, tmp_path, 0)
+    (moved,) = encode_speech_views([clip], tiny_encoder(), tmp_path, 0)
     assert torch.equal(moved.features[0, 2:], plain.features[0, :-2]) and not torch.equal(moved.features, plain.features)
 
 
 def test_silence_is_met_and_its_lips_are_closed(tmp_path):
-    """In some hearings a stretch is muted: there, and where the clip itself is silent, the taught lips rest."""
+    """In some views a stretch is muted: there, and where the clip itself is silent, the target lips rest."""
     clip = replace(made_up(0, None, True), expression=np.ones((100, 5), np.float32), silent=np.arange(100) < 12)
     clip = replace(clip, mel=np.random.default_rng(0).standard_normal((400, 80)).astype(np.float32), lips=np.zeros((100, 30)))
     before = clip.mel.copy()
-    torch.manual_seed(0)
-    encoder = SpeechEncoder(width=16, feature_dim=8, fine_dilations=(1,), coarse_dilations=(1,)).eval()
-    (item,) = encode_speech_views([clip], encoder, tmp_path, 0)
+    (item,) = encode_speech_views([clip], tiny_encoder(), tmp_path, 0)
     assert np.array_equal(clip.mel, before)
     assert np.array_equal(item.silent[0], clip.silent) and item.silent[1].sum() >= 12 + 5
-    taught = _taught(item, MadeUpGuard())
-    assert taught.shape == (VIEWS, 100, 5) and torch.all(taught[..., 1:] == 1)
-    for silent, lips in zip(item.silent, taught[..., 0]):
+    target = target_expression(item, MadeUpGuard())
+    assert target.shape == (VIEWS, 100, 5) and torch.all(target[..., 1:] == 1)
+    for silent, lips in zip(item.silent, target[..., 0]):
         assert torch.all(lips[silent] == 0)
         away = np.convolve(silent, np.ones(2 * CLOSING + 1), "same") == 0
         assert torch.all(lips[away] == 1)
@@ -257,7 +275,7 @@ def test_blinks_are_what_is_quick_and_whole():
 def test_people_who_are_held_out_are_held_out_whole():
     """Nobody is half an unseen speaker, and somebody with much material is none."""
     items = [(f"person {index % 90}", index) for index in range(270)] + [("known", index) for index in range(50)]
-    kept, held = hold_out_people(items, lambda item: item[0])
-    unseen_speakers = {name for name, _ in held}
-    assert len(kept) + len(held) == 320 and not unseen_speakers & {name for name, _ in kept} and "known" not in unseen_speakers
-    assert 1 <= len(unseen_speakers) <= 20
+    train, unseen = hold_out_people(items, lambda item: item[0])
+    unseen_speakers = {name for name, _ in unseen}
+    assert len(train) + len(unseen) == 320 and not unseen_speakers & {name for name, _ in train}
+    assert "known" not in unseen_speakers and 1 <= len(unseen_speakers) <= 20

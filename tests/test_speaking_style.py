@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from peft import LoraConfig
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from scipy.ndimage import uniform_filter1d
 
-from gmtalker.avatars.speaking_style import save_speaking_style, with_speaking_style
-from gmtalker.errors import UnusableAvatar
+from gmtalker.avatars.speaking_style import WEIGHTS_FILE, save_speaking_style, with_speaking_style
+from gmtalker.errors import UnusableAvatar, UnusableInput
 from gmtalker.tracks import sample_rows
 from personalize.sound_sync import SpokenFootage, shift_sound, sound_lag
 from personalize.speaking_style import (
@@ -21,6 +22,7 @@ from personalize.speaking_style import (
     STRENGTHS,
     _best_strength,
     _train_and_validation,
+    adapt_style,
     fit_ridge,
     learn_accent,
 )
@@ -37,6 +39,31 @@ def test_the_last_part_is_for_validation_and_never_trained_on():
     assert [len(features) for _, features in validation] == [50, 150]
     train, validation = _train_and_validation(footage(200))
     assert train.usable.all() and validation == []
+
+
+def spoken(pipeline, frames: int) -> SpokenFootage:
+    """Random speech, and a face that follows it in a way that the random generator does not know."""
+    random = torch.Generator().manual_seed(0)
+    features = torch.randn(frames, pipeline.expression_generator.config.feature_dim, generator=random)
+    coefficients = features @ torch.randn(features.shape[1], pipeline.face_model.coefficient_dim, generator=random)
+    return SpokenFootage(coefficients, features, np.ones(frames, bool), torch.eye(8)[:1].expand(frames, -1), [0])
+
+
+def test_a_style_is_trained_validated_and_saved_and_the_same_call_resumes(tiny_pipeline, tmp_path):
+    reports, footage = [], spoken(tiny_pipeline, 500)
+    adapt_style(footage, tiny_pipeline, tmp_path / "work", 0.02, tmp_path / "avatar", reports.append)
+    assert max(report.stage_percent for report in reports) == 100 and "%" in reports[-1].message
+    assert reports[-2].figures["step"] > 0
+    adapted = with_speaking_style(tiny_pipeline.expression_generator, tmp_path / "avatar" / "speaking_style")
+    assert adapted.accent is not None and tiny_pipeline.expression_generator.accent is None
+    again = []
+    adapt_style(footage, tiny_pipeline, tmp_path / "work", 0.02, tmp_path / "again", again.append)
+    assert len(again) == 1  # the time was over, so there was no other step
+    first, second = (load_file(tmp_path / name / "speaking_style" / WEIGHTS_FILE) for name in ("avatar", "again"))
+    assert all(torch.equal(weight, second[name]) for name, weight in first.items())
+    short = replace(footage, usable=np.arange(500) % 50 > 0)
+    with pytest.raises(UnusableInput, match="two seconds"):
+        adapt_style(short, tiny_pipeline, tmp_path / "other", 0.02, tmp_path / "none")
 
 
 @pytest.fixture

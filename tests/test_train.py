@@ -42,14 +42,14 @@ def request_of(name, *clips, minutes=0.05, **options):
 
 
 def test_a_clip_becomes_an_avatar_that_speaks(workspace, pipeline):
-    request = request_of("Ann’s “first”", SPEAKING, who="Ann O'Nymous", minutes=0.15, emotions={SPEAKING: "happy"})
+    request = request_of("Ann’s “first”", SPEAKING, who="Ann O'Nymous", minutes=0.1, emotions={SPEAKING: "happy"})
     reports = []
     folder = train_avatar(request, reports.append, pipeline)
     card = json.loads((folder / "avatar.json").read_text(encoding="utf-8"))
     assert card["consent"]["who"] == "Ann O'Nymous" and card["source"]["held_out_seconds"] > 0
     assert card["measures"]["psnr"] > 25 and card["measures"]["frames"] == round(card["source"]["held_out_seconds"] * 25)
     assert card["source"]["emotions_seen"]["happy"] == 1.0 and card["source"]["labelled_emotions"] == ["happy"]
-    assert card["training"]["minutes"] == 0.15 and card["training"]["preset"] == "standard"
+    assert card["training"]["minutes"] == 0.1 and card["training"]["preset"] == "standard"
     for name in ("poster.jpg", "emotions.jpg", "preview.mp4", "README.md", "speaking_style", "idle.mp4"):
         assert (folder / name).exists()
     check_progress(reports)
@@ -80,7 +80,7 @@ def check_progress(reports):
 
 
 def test_unseen_emotions_still_look_like_the_person(workspace, pipeline):
-    folder = train_avatar(request_of("ann", SPEAKING, minutes=0.15, emotions={SPEAKING: "neutral"}), pipeline=pipeline)
+    folder = train_avatar(request_of("ann", SPEAKING, emotions={SPEAKING: "neutral"}), pipeline=pipeline)
     avatar = load_avatar(folder)
     neutral = pipeline.still(avatar).astype(int)
     for emotion in EMOTIONS[1:]:
@@ -166,6 +166,6 @@ def test_two_heads_are_compared_on_the_same_footage(workspace, pipeline, monkeyp
 
 def test_a_real_person_is_drawn_well(workspace, pipeline):
     """The bundled clips show an avatar or a still face; this one a person who talks."""
-    folder = train_avatar(request_of("real", real_clip("av/vrt2.mp4"), minutes=0.15), pipeline=pipeline)
+    folder = train_avatar(request_of("real", real_clip("av/vrt2.mp4"), minutes=0.1), pipeline=pipeline)
     card = json.loads((folder / "avatar.json").read_text(encoding="utf-8"))
     assert card["measures"]["psnr"] > 25 and (folder / "speaking_style").exists()

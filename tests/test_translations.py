@@ -9,38 +9,69 @@ from types import SimpleNamespace
 
 import pytest
 
+from gmtalker.clock import EMOTIONS
+from personalize.consent import CONSENT_WORDS
 from personalize.jobs.job import OPEN
+from personalize.request import PRESETS
 from studio.translations import LANGUAGES, TRANSLATIONS, WORDS, language_of, say, word
 
 ROOT = Path(__file__).resolve().parent.parent
+ENGLISH, CHINESE = (WORDS[language] for language in LANGUAGES)
+
+
+def fields(text: str) -> set[str]:
+    return {field for _, field, _, _ in Formatter().parse(text) if field}
 
 
 def test_no_word_is_missing_in_any_language():
-    for key, words in WORDS.items():
-        assert len(words) == len(LANGUAGES) and all(text.strip() for text in words), key
-        fields = [{field for _, field, _, _ in Formatter().parse(text) if field} for text in words]
-        assert fields[0] == fields[1], key
-    assert all(re.search("[\u4e00-\u9fff]", chinese) for _, chinese in WORDS.values())
-    assert set(TRANSLATIONS.translations_dict["zh"]) == set(WORDS)
+    assert set(ENGLISH) == set(CHINESE) == set(TRANSLATIONS.translations_dict["zh"])
+    for key in ENGLISH:
+        assert ENGLISH[key].strip() and CHINESE[key].strip(), key
+        assert fields(ENGLISH[key]) == fields(CHINESE[key]), key
+        assert re.search("[\u4e00-\u9fff]", CHINESE[key]), key
+
+
+def test_words_that_the_browser_shows_have_no_values_left_to_fill_in():
+    for key in used("word"):
+        assert not fields(ENGLISH[key]), key
+    for preset, minutes in PRESETS.items():
+        assert f" {minutes:g} " in ENGLISH[f"preset_{preset}"] and f" {minutes:g} " in CHINESE[f"preset_{preset}"]
+
+
+def used(function: str) -> set[str]:
+    """The keys that the page's sources give to word or say as they stand there."""
+    source = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "studio").glob("*.py"))
+    call = {"word": r"word\(", "say": r"say\(\s*\w+,\s*"}[function]
+    return set(re.findall(call + r"""["'](\w+)["']""", source))
+
+
+def training_stages() -> set[str]:
+    """What a training says it is doing."""
+    sources = [*(ROOT / "personalize").glob("*.py"), *(ROOT / "personalize" / "jobs").glob("*.py")]
+    source = "".join(path.read_text(encoding="utf-8") for path in sources if not path.name.startswith("benchmark"))
+    return set(re.findall(r"""(?:\.stage\(\s*|"stage": |stage=|Progress\()"([a-z ]+)"[,)]""", source)) - {"done", "waiting"}
 
 
 def test_every_word_that_the_page_uses_is_in_the_table_and_none_is_left_over():
-    source = "".join(path.read_text(encoding="utf-8") for path in [*(ROOT / "studio").glob("*.py"), ROOT / "app.py"])
-    used = set(re.findall(r"""(?:word\(|say\(\s*request,\s*)["'](\w+)["']""", source))
-    assert used <= set(WORDS)
-    made = re.compile(r"preset_\w+|\w+_info|job_\w+|listening|expression|drawing|pass|warn|fail|ready|please_fix")
+    used_words = used("word") | used("say")
+    assert len(used_words) > 100 and used_words <= set(ENGLISH)
+    stages = training_stages()
+    assert len(stages) > 5 and stages <= set(ENGLISH)
+    states = {f"job_{status}" for status in (*OPEN, "done", "stopped", "failed")} - {"job_running"}
+    assert states <= set(ENGLISH)
+    composed = {"listening", "expression", "drawing", "pass", "warn", "fail", "head", "blink", "gaze", "job_step", "job_steps"}
+    composed |= {*EMOTIONS, *stages, *states, *(f"{emotion}_info" for emotion in EMOTIONS)}
+    composed |= {key for key in ENGLISH if key.startswith("preset_")} | {"ready", "please_fix"}
+    assert set(ENGLISH) - used_words <= composed
     with pytest.raises(KeyError):
         word("nothing of the kind")
-    from gmtalker.clock import EMOTIONS
-
-    training = "".join((ROOT / "personalize" / name).read_text(encoding="utf-8") for name in ("training.py", "__main__.py"))
-    stages = set(re.findall(r"""(?:\.stage\(\s*|"stage": )"([a-z ]+)",""", training)) - {"done"}
-    assert len(stages) > 5 and stages <= set(WORDS)
-    assert {f"job_{status}" for status in (*OPEN, "done", "stopped", "failed")} - {"job_running"} <= set(WORDS)
-    assert {key for key in set(WORDS) - used if not made.fullmatch(key)} <= {*EMOTIONS, *stages, "head", "blink", "gaze"}
 
 
-def test_a_sentence_is_said_in_the_language_of_the_reader():
+def test_a_sentence_is_said_in_the_language_of_the_visitor():
     chinese = SimpleNamespace(headers={"accept-language": "fr;q=0.9, zh-CN;q=0.8, en;q=0.5"})
     assert language_of(chinese) == "zh" and say(chinese, "done_in", seconds=3.2) == "完成，用时 3 秒。"
     assert language_of(SimpleNamespace(headers={})) == "en" == language_of(None)
+
+
+def test_who_consents_on_the_page_agrees_to_the_words_of_the_command_line():
+    assert ENGLISH["consent"] == CONSENT_WORDS

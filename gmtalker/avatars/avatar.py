@@ -8,7 +8,7 @@ import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 
@@ -46,7 +46,7 @@ class Avatar:
 
     name: str
     folder: Path
-    card: dict
+    card: dict[str, Any]
     face: PersonFace
     head_generator: HeadGenerator
     emotion_mapping: EmotionMapping
@@ -80,7 +80,7 @@ def read_avatar(folder: Path) -> Avatar:
     return Avatar(name, folder, card, face, head_generator, emotion_mapping, style if style.is_dir() else None, offsets)
 
 
-def read_card(folder: Path) -> dict:
+def read_card(folder: Path) -> dict[str, Any]:
     """avatar.json of an avatar's folder, checked.
 
     Returns: its name, and objects for consent (who, when, words), source, training, measures, versions and hub (repo and
@@ -108,12 +108,12 @@ def read_card(folder: Path) -> dict:
     return card
 
 
-def card_json(card: Mapping) -> str:
+def card_json(card: Mapping[str, Any]) -> str:
     """The text of avatar.json."""
     return json.dumps(card, ensure_ascii=False, indent=2) + "\n"
 
 
-def save_card(folder: Path, card: Mapping) -> None:
+def save_card(folder: Path, card: Mapping[str, Any]) -> None:
     """Write avatar.json of a folder, whole or not at all. Errors: OSError when it can't be written."""
     with whole_file(folder / CARD) as unfinished:
         unfinished.write_text(card_json(card), encoding="utf-8")

@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from gmtalker.avatars.avatar import (
     CARD,
@@ -43,7 +44,7 @@ def resolve(name_or_folder: str | Path | None) -> Path:
     return found or find_avatar(name_or_folder)
 
 
-def check_consent(card: Mapping) -> None:
+def check_consent(card: Mapping[str, Any]) -> None:
     """Check that an avatar may be shared.
 
     card: its avatar.json.

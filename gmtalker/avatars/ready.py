@@ -50,7 +50,7 @@ def load_avatar(name_or_folder: str | Path | None = None) -> Avatar:
 
 def size_of(avatar: Avatar) -> int:
     """Pixels on a side of the avatar's picture."""
-    return avatar.head_generator.config.size
+    return int(avatar.head_generator.config.size)
 
 
 class ReadyAvatars:
@@ -69,6 +69,7 @@ class ReadyAvatars:
         """
         if isinstance(avatar, ReadyAvatar):
             return avatar
+        key: object
         if isinstance(avatar, Avatar):
             folder, key = avatar.folder, avatar
         else:

@@ -80,6 +80,7 @@ def _check_fit(shapes: dict[str, list[int]], generator: ExpressionGenerator) -> 
         owner, _, half = name.rpartition(".lora_")
         down, up = (shapes.get(f"{owner}.lora_{side}.weight", [0, 0]) for side in "AB")
         layer = layers.get(owner)
-        fits = layer is not None and half in ("A.weight", "B.weight") and 1 <= down[0] == up[1] <= LARGEST_RANK
-        if not fits or (down[1], up[0]) != (layer.in_features, layer.out_features):
+        if layer is None or half not in ("A.weight", "B.weight") or not 1 <= down[0] == up[1] <= LARGEST_RANK:
+            raise ValueError(f"{name} fits no layer")
+        if (down[1], up[0]) != (layer.in_features, layer.out_features):
             raise ValueError(f"{name} fits no layer")

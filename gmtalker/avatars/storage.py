@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from gmtalker.assets import BUNDLED
 from gmtalker.avatars.avatar import (
@@ -45,7 +46,7 @@ class AvatarEntry:
     name: str
     folder: Path
     bundled: bool
-    card: dict
+    card: dict[str, Any]
 
 
 def list_avatars() -> list[AvatarEntry]:
@@ -208,8 +209,8 @@ def import_avatar(archive_path: Path, name: str | None = None) -> Path:
         for a bad name.
     """
     archive_path = Path(archive_path)
-    with tempfile.TemporaryDirectory(prefix=".importing-", dir=avatars_folder()) as unpacked:
-        unpacked = Path(unpacked)
+    with tempfile.TemporaryDirectory(prefix=".importing-", dir=avatars_folder()) as temporary:
+        unpacked = Path(temporary)
         try:
             with zipfile.ZipFile(archive_path) as archive:
                 _unpack(archive, unpacked)

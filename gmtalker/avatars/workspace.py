@@ -24,7 +24,8 @@ _OWNER: ContextVar[str | None] = ContextVar("owner", default=None)
 
 def owner() -> str:
     """Whose workspace this is: the name set by owned_by, or $GMTALKER_OWNER; empty where one person has it all."""
-    return _OWNER.get() if _OWNER.get() is not None else os.environ.get("GMTALKER_OWNER", "")
+    here = _OWNER.get()
+    return os.environ.get("GMTALKER_OWNER", "") if here is None else here
 
 
 @contextmanager

@@ -1,10 +1,11 @@
-"""evaluate, emotions and bench: the sub-parsers of python -m gmtalker that measure."""
+"""evaluate, emotions, bench: the sub-parsers of python -m gmtalker that measure."""
 
 from __future__ import annotations
 
 import argparse
 import math
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gmtalker.command_line import (
     DATASETS,
@@ -19,12 +20,18 @@ from gmtalker.command_line import (
     progress_bar,
     write_json,
 )
+from gmtalker.measure.table import write_table
+from gmtalker.progress import Progress
+
+if TYPE_CHECKING:
+    from gmtalker.measure.avatar import HeldOut
 
 MOVED = "{} is `python -m personalize benchmark {}` now: it trains avatars in order to measure them."
+HIDDEN = {"help": argparse.SUPPRESS}  # options of what has moved: they are only there to say so
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
-    """Add the three commands."""
+    """Add `evaluate`, `emotions` and `bench`."""
     _add_evaluate(commands.add_parser("evaluate", help="measure an avatar on held-out videos of its person"))
     _add_emotions(
         commands.add_parser("emotions", help="measure the generic stages: emotions, head motion, lips of unseen speakers")
@@ -36,13 +43,17 @@ def _add_evaluate(evaluate: argparse.ArgumentParser) -> None:
     add_avatar(evaluate)
     evaluate.add_argument("--video", type=Path, nargs="+", metavar="F")
     evaluate.add_argument("--dataset", choices=DATASETS, help="instead of --video: the test clips of a public set...")
-    evaluate.add_argument("--root", type=Path, metavar="DIR", help="...as it lies on disk")
+    evaluate.add_argument("--root", type=Path, metavar="DIR", help="...in its own layout")
     evaluate.add_argument("--person", metavar="P", help="whose clips of the set (default: the avatar's name)")
-    evaluate.add_argument("--everybody", action="store_true", help=argparse.SUPPRESS)
+    evaluate.add_argument("--everybody", action="store_true", **HIDDEN)
+    evaluate.add_argument("--minutes", type=float, **HIDDEN)
+    evaluate.add_argument("--i-have-consent", action="store_true", **HIDDEN)
     evaluate.add_argument("--start", type=float, default=0.0, metavar="S", help="from second S of each video (default 0)")
     evaluate.add_argument("--json", type=Path, required=True, metavar="F", help="where the measures are written")
-    evaluate.add_argument("--judge", type=Path, metavar="F.pt", help="a TorchScript classifier: is the emotion asked for seen?")
-    evaluate.add_argument("--labelled", action="append", default=[], metavar="F=happy", help="a real clip for --judge, too")
+    evaluate.add_argument(
+        "--judge", type=Path, metavar="F.pt", help="a TorchScript classifier: is the requested emotion recognised?"
+    )
+    evaluate.add_argument("--labelled", action="append", default=[], metavar="F=happy", help="a real clip for --judge too")
     evaluate.add_argument("--identity", type=Path, metavar="F.onnx", help="insightface's network: is it still the same person?")
     evaluate.add_argument("--pictures", type=Path, metavar="DIR", help="a folder for the traces of the lips")
     add_device(evaluate)
@@ -55,8 +66,10 @@ def _add_emotions(emotions: argparse.ArgumentParser) -> None:
     emotions.add_argument("--baseline", type=Path, metavar="DIR", help="also measure `pretrain expression --baseline`'s result")
     emotions.add_argument("--data", type=Path, metavar="DIR", help="also compare with the test clips of a MANIFEST.csv")
     emotions.add_argument("--leave-out", default="", metavar="P,Q", help="people of --data that are not compared with")
-    emotions.add_argument("--adapt", type=float, help=argparse.SUPPRESS)
-    emotions.add_argument("--speech", type=Path, nargs="+", default=(), metavar="F", help="also say these sound files")
+    emotions.add_argument("--adapt", type=float, **HIDDEN)
+    emotions.add_argument(
+        "--speech", type=Path, nargs="+", default=(), metavar="F", help="also measure the lips on these sound files"
+    )
     emotions.add_argument("--pictures", type=Path, metavar="DIR", help="a folder for pictures of the mixture and the motion")
     add_device(emotions)
     emotions.set_defaults(run=_emotions)
@@ -65,8 +78,11 @@ def _add_emotions(emotions: argparse.ArgumentParser) -> None:
 def _add_bench(bench: argparse.ArgumentParser) -> None:
     add_avatar(bench)
     bench.add_argument("--json", type=Path, required=True, metavar="F", help="where the figures are written")
-    bench.add_argument("--long", type=float, nargs="*", default=(), metavar="M", help="and M minutes of speech: memory and drift")
-    bench.add_argument("--heads", type=Path, nargs="+", help=argparse.SUPPRESS)
+    bench.add_argument(
+        "--long", type=float, nargs="*", default=(), metavar="M", help="also M minutes of speech: memory and drift"
+    )
+    bench.add_argument("--heads", type=Path, nargs="+", **HIDDEN)
+    bench.add_argument("--minutes", type=float, **HIDDEN)
     bench.add_argument(
         "--marks", type=Path, nargs="+", metavar="CLIP", help="instead: does the mark survive, and no CLIP hold one?"
     )
@@ -75,32 +91,26 @@ def _add_bench(bench: argparse.ArgumentParser) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    check_output(options.json, ".json")
-    if options.everybody:
+    if options.everybody or options.i_have_consent or options.minutes is not None:
         raise WrongUsage(MOVED.format("evaluate --everybody", "set"))
+    check_output(options.json, ".json")
     if not options.start >= 0:
         raise WrongUsage("--start must be 0 or more seconds.")
     if bool(options.video) == bool(options.dataset) or bool(options.dataset) != bool(options.root):
         raise WrongUsage("Say what to measure on: --video F..., or --dataset mead --root DIR.")
     if options.labelled and not options.judge:
-        raise WrongUsage("--labelled clips are for --judge F.pt to name.")
+        raise WrongUsage("--labelled clips need --judge F.pt, which classifies them.")
     labelled = dict(labelled_clip(text, "--labelled") for text in options.labelled)
 
+    # Late: wrong usage should not wait for the networks' libraries.
     from gmtalker.assets import SPEECH
     from gmtalker.avatars.ready import load_avatar
-    from gmtalker.measure.avatar import HeldOut, evaluate_avatar
+    from gmtalker.measure.avatar import evaluate_avatar
     from gmtalker.measure.emotion_classifier import EmotionClassifier, emotion_accuracy
     from gmtalker.measure.identity import recogniser_at_hand
-    from gmtalker.progress import Progress
 
     avatar = load_avatar(options.avatar)
-    held_out = HeldOut(tuple(options.video or ()), options.start)
-    if options.dataset:
-        from gmtalker.pretrain.datasets import clips_to_measure
-
-        rows, start = clips_to_measure(options.root, options.dataset, options.person or avatar.name)
-        sounds = {row.path: row.heard_in for row in rows}
-        held_out = HeldOut(tuple(row.path for row in rows), max(start, options.start), sounds)
+    held_out = _held_out(options, avatar.name)
     # Before the long part: a wrong file should not cost it.
     classifier = None if options.judge is None else EmotionClassifier(options.judge)
     recogniser = recogniser_at_hand(options.identity)
@@ -113,10 +123,22 @@ def _evaluate(options: argparse.Namespace) -> None:
     write_measures(measures, options.json)
 
 
+def _held_out(options: argparse.Namespace, name: str) -> HeldOut:
+    """What --video or --dataset names; name: the avatar's. Errors: UnusableInput when the set has no test clip of the person."""
+    from gmtalker.measure.avatar import HeldOut
+    from gmtalker.pretrain.datasets import clips_to_measure
+
+    if options.video:
+        return HeldOut(tuple(options.video), options.start)
+    rows, start = clips_to_measure(options.root, options.dataset, options.person or name)
+    sounds = {row.path: row.heard_in for row in rows}
+    return HeldOut(tuple(row.path for row in rows), max(start, options.start), sounds)
+
+
 def _emotions(options: argparse.Namespace) -> None:
-    check_output(options.json, ".json")
     if options.adapt is not None:
         raise WrongUsage(MOVED.format("emotions --adapt", "adapt"))
+    check_output(options.json, ".json")
     from gmtalker.measure.generic import GenericMeasures, measure_generic
     from gmtalker.models.expression_generator import ExpressionGenerator
     from gmtalker.models.weights import load_strict
@@ -132,9 +154,9 @@ def _emotions(options: argparse.Namespace) -> None:
 
 
 def _bench(options: argparse.Namespace) -> None:
-    check_output(options.json, ".json")
-    if options.heads:
+    if options.heads or options.minutes is not None:
         raise WrongUsage(MOVED.format("bench --heads", "heads"))
+    check_output(options.json, ".json")
     if not all(0 < minutes < math.inf for minutes in options.long):
         raise WrongUsage("--long takes minutes.")
     from gmtalker.measure.speed import measure_speed
@@ -150,8 +172,6 @@ def _bench(options: argparse.Namespace) -> None:
 
 
 def write_measures(measures: dict, path: Path) -> None:
-    """Write measures as JSON, and as a Markdown table of the same name beside it."""
-    from gmtalker.measure.table import write_table
-
+    """Write measures as JSON, and as a Markdown table of the same name beside it. Errors: OSError when they can't be written."""
     write_json(measures, path)
     write_table(finite(measures), path)

@@ -1,4 +1,4 @@
-"""Acc_emo: is the emotion that was asked for the one that a classifier, which training never saw, names (method section 4)."""
+"""Acc_emo: does a classifier that training never used recognise the emotion that was asked for (docs/method.md section 4)?"""
 
 from __future__ import annotations
 
@@ -12,73 +12,88 @@ import torch
 from gmtalker.avatars.avatar import Avatar
 from gmtalker.clock import EMOTIONS
 from gmtalker.errors import UnusableInput
+from gmtalker.face.landmarks import FACE_POINTS
 from gmtalker.face.tracking import detect_landmarks
 from gmtalker.media.audio import read_speech
 from gmtalker.media.video import read_frames
 from gmtalker.pipeline import GMTalkerPipeline
 
-JUDGED = ("angry", "disgusted", "fear", "happy", "sad", "surprised", "neutral")  # what the classifier can say, in its order
-SIDE = 64  # pixels of the grey face it sees
+CLASSES = ("angry", "disgusted", "fear", "happy", "sad", "surprised", "neutral")  # in the classifier's order; no contempt
+SIDE = 64  # pixels of the grey face that it sees
 MARGIN = 1.0  # side of the square that is cut, in heights of the face's points
-EVERY = 5  # frames; neighbours look alike
+CLASSIFIED_EVERY = 5  # frames; neighbours look alike
 
 
 class EmotionClassifier:
-    """A TorchScript classifier: (n, 1, 64, 64) grey faces in [-1, 1] to probabilities of JUDGED."""
+    """A classifier of emotions in frames.
+
+    path: a TorchScript file that maps grey faces (n, 1, 64, 64) in [-1, 1] to probabilities of CLASSES (n, 7).
+    Errors: UnusableInput when it is no such classifier.
+    """
 
     def __init__(self, path: Path):
-        """Errors: UnusableInput when the file is no such classifier."""
         try:
             self.network = torch.jit.load(str(path), map_location="cpu").eval()
-            assert self.network(torch.zeros(1, 1, SIDE, SIDE)).shape == (1, len(JUDGED))
+            assert self.network(torch.zeros(1, 1, SIDE, SIDE)).shape == (1, len(CLASSES))
         except (RuntimeError, ValueError, AssertionError, AttributeError) as error:
-            raise UnusableInput(f"{Path(path).name} is not an emotion classifier that this program can ask.") from error
+            raise UnusableInput(f"{Path(path).name} is not an emotion classifier that this program can use.") from error
 
     @torch.no_grad()
     def probabilities(self, frames: Sequence[np.ndarray]) -> np.ndarray:
-        """(7,) mean over the frames (height, width, 3) uint8 that show a face; NaN when none does."""
-        points, found = detect_landmarks(frames)
-        faces = [_face(frame, shape) for frame, shape, seen in zip(frames, points, found) if seen]
-        if not faces:
-            return np.full(len(JUDGED), np.nan)
-        seen = torch.from_numpy(np.stack(faces)).float()[:, None] / 127.5 - 1
-        return self.network(seen).mean(0).numpy()
+        """Mean probabilities over the frames that show a face.
 
-    def names(self, frames: Iterable[np.ndarray]) -> str:
-        """The emotion of a clip, judged on every EVERY-th frame; "" when no face is seen."""
-        some = [frame for index, frame in enumerate(frames) if index % EVERY == 0]
+        frames: (height, width, 3) uint8 RGB each.
+        Returns: (7,) in the order of CLASSES; NaN when no frame shows a face.
+        """
+        points, found = detect_landmarks(frames)
+        faces = [_grey_face(frame, shape) for frame, shape, detected in zip(frames, points, found) if detected]
+        if not faces:
+            return np.full(len(CLASSES), np.nan)
+        pixels = torch.from_numpy(np.stack(faces)).float()[:, None] / 127.5 - 1
+        return self.network(pixels).mean(0).numpy()
+
+    def classify(self, frames: Iterable[np.ndarray]) -> str:
+        """The emotion of a clip, by every CLASSIFIED_EVERY-th frame; "" when none shows a face."""
+        some = [frame for index, frame in enumerate(frames) if index % CLASSIFIED_EVERY == 0]
         scores = self.probabilities(some)
-        return "" if np.isnan(scores).any() else JUDGED[int(scores.argmax())]
+        return "" if np.isnan(scores).any() else CLASSES[int(scores.argmax())]
 
 
 def emotion_accuracy(
-    judge: EmotionClassifier, pipeline: GMTalkerPipeline, avatar: Avatar, speech: Path, real: Mapping[Path, str]
+    classifier: EmotionClassifier, pipeline: GMTalkerPipeline, avatar: Avatar, speech: Path, real: Mapping[Path, str]
 ) -> dict:
-    """What the judge calls the avatar's videos of every emotion at full weight, and real clips with a known emotion."""
+    """Acc_emo: share of emotions, asked for at full weight, that the classifier names; contempt, which it lacks, is left out.
+
+    speech: what the avatar says in each emotion.
+    real: real clips and their emotions, on which the classifier's own accuracy is measured.
+    Returns: "emotion_accuracy", 0 to 1, and "emotions_named" by emotion; "emotion_accuracy_of_real_clips" and "real_clips_named"
+        where there are any.
+    Source: docs/method.md section 4, "Acc_emo".
+    """
     waveform = read_speech(speech)
-    wanted = [emotion for emotion in EMOTIONS if emotion in JUDGED]  # it has no word for contempt
-    made = {
-        emotion: judge.names(pipeline(waveform, avatar, emotion={} if emotion == "neutral" else {emotion: 1.0}))
-        for emotion in wanted
-    }
+    wanted = [emotion for emotion in EMOTIONS if emotion in CLASSES]
+    named = {}
+    for emotion in wanted:
+        frames = pipeline(waveform, avatar, emotion={} if emotion == "neutral" else {emotion: 1.0})
+        named[emotion] = classifier.classify(frames)
     result = {
-        "emotion_accuracy": round(float(np.mean([made[emotion] == emotion for emotion in wanted])), 3),
-        "emotions_named": made,
+        "emotion_accuracy": round(float(np.mean([named[emotion] == emotion for emotion in wanted])), 3),
+        "emotions_named": named,
     }
-    judged = {path: judge.names(read_frames(path)) for path, emotion in real.items() if emotion in JUDGED}
-    if judged:
-        right = [name == real[path] for path, name in judged.items()]
+    real_named = {path: classifier.classify(read_frames(path)) for path, emotion in real.items() if emotion in CLASSES}
+    if real_named:
+        right = [name == real[path] for path, name in real_named.items()]
         result["emotion_accuracy_of_real_clips"] = round(float(np.mean(right)), 3)
-        result["real_clips_named"] = {f"{path.name} ({real[path]})": name for path, name in judged.items()}
+        result["real_clips_named"] = {f"{path.name} ({real[path]})": name for path, name in real_named.items()}
     return result
 
 
-def _face(frame: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """(64, 64) uint8: the face in a square."""
-    low, high = points[:468, :2].min(0), points[:468, :2].max(0)
+def _grey_face(frame: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """(SIDE, SIDE) uint8: the face of a frame, whose points (478, 3) are in pixels, in a square."""
+    low, high = points[:FACE_POINTS, :2].min(0), points[:FACE_POINTS, :2].max(0)
     middle, side = (low + high) / 2, MARGIN * (high - low).max()
     zoom = SIDE / side
     matrix = np.array([[zoom, 0, SIDE / 2 - zoom * middle[0]], [0, zoom, SIDE / 2 - zoom * middle[1]]])
     grey = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
-    grey = cv2.GaussianBlur(grey, (0, 0), max(0.3, 0.5 / zoom))  # as many pixels as the small picture has
+    grey = cv2.GaussianBlur(grey, (0, 0), max(0.3, 0.5 / zoom))  # no finer than the small picture can show
     return cv2.warpAffine(grey, matrix, (SIDE, SIDE), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)

@@ -1,4 +1,4 @@
-"""Measures of the generic stages: emotions, lips of unseen speakers, head motion (docs/method.md section 4)."""
+"""Measure the generic stages: emotions, lips of unseen speakers, head motion: `emotions` (docs/method.md section 4)."""
 
 from __future__ import annotations
 
@@ -20,29 +20,48 @@ from gmtalker.avatars.ready import load_avatar
 from gmtalker.clock import EMOTIONS, FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
 from gmtalker.device import one_core
 from gmtalker.errors import UnusableVideo
+from gmtalker.face.landmarks import FACE_POINTS
 from gmtalker.face.lips import OFFSET_MAX, shifted_correlation
 from gmtalker.face.tracking import choose_crop, in_crop, measure_shape, track_points
 from gmtalker.measure.plots import draw_generic
 from gmtalker.media.audio import read_sound_or_none, read_speech, silent_frames
 from gmtalker.models.expression_generator import ExpressionGenerator
 from gmtalker.pipeline import GMTalkerPipeline
+from gmtalker.pretrain.corpus import FOUND_SHARE_MIN
 from gmtalker.pretrain.datasets import Row, read_rows
 from gmtalker.progress import OnProgress, Progress, nobody_listens
-from gmtalker.tracks import BLINK, POSE, ROTATION, EmotionWeights, ExpressionTrack, FaceTrack, MotionTrack, count_blinks
+from gmtalker.tracks import (
+    BLINK,
+    GAZE,
+    POSE,
+    ROTATION,
+    EmotionWeights,
+    ExpressionTrack,
+    FaceTrack,
+    MotionTrack,
+    count_blinks,
+)
 
-STEPS = 16  # from one emotion to another (M in method section 4)
-PATH_FRAMES = 75  # of speech that is said on every step of the way
-DRAWN_EVERY = 25  # frames; the distance between pictures is measured on these
+STEPS = 16  # from one emotion to another: M in docs/method.md section 4
+PATH_FRAMES = 75  # of speech that is said at each step
+PICTURE_EVERY = 25  # frames: pictures are compared on these
+PICTURE_SCALES = 3
 STRENGTHS = 11  # from neutral to the whole emotion
 SEEDS = 10
 BEAT_WIDTH = 2.0  # frames within which a movement of the head goes with a stress
-LONGEST_UNSEEN = 30  # seconds of a test clip that are measured
+CLIP_SECONDS_MAX = 30  # of a test clip that are measured
 
 
 @dataclass(frozen=True)
 class UnseenSpeaker:
-    """A test clip, of somebody to whom nothing was adapted: lips (frames,) their opening, coefficients (frames, n), motion
-    (frames, 10), their sound."""
+    """A test clip of somebody to whom nothing was adapted.
+
+    row: the clip in its set.
+    lips: (frames,) their opening, in face heights.
+    coefficients: (frames, n) of the expression.
+    motion: (frames, 10) MotionTrack.stacked().
+    waveform: (samples,) at 16 kHz.
+    """
 
     row: Row
     lips: np.ndarray
@@ -57,9 +76,9 @@ class GenericMeasures:
 
     baseline: a generator by label, measured beside the mixture.
     data: a folder with a MANIFEST.csv whose test clips show how real people's lips and heads move.
-    leave_out: people of data that are not compared with.
-    speeches: sound files, in any language and from any room, that are said.
-    pictures: a folder for drawings of the mixture, the motion and the way from one emotion to another.
+    leave_out: people of data who are not compared with.
+    speeches: sound files, in any language and from any room, on which the lips are measured too.
+    pictures: a folder for pictures of the mixture, the head motion and the blend of two emotions.
     """
 
     baseline: ExpressionGenerator | None = None
@@ -72,76 +91,86 @@ class GenericMeasures:
 def measure_generic(
     pipeline: GMTalkerPipeline, wanted: GenericMeasures = GenericMeasures(), on_progress: OnProgress = nobody_listens
 ) -> dict:
-    """Every measure of the generic stages that is wanted (docs/method.md section 4). Returns: figures by name."""
+    """Take the measures of the generic stages that are wanted.
 
-    def told(stage: str) -> None:
-        on_progress(Progress(stage))
-
-    baseline, data, pictures, speeches = wanted.baseline, wanted.data, wanted.pictures, wanted.speeches
+    Returns: figures by name, as `emotions --json` writes them.
+    Errors: UnusableInput when wanted.data holds no MANIFEST.csv, UnusableSpeech when a speech can't be read.
+    Source: docs/method.md section 4, "Emotion interpolation", "Sync" and "Diversity".
+    """
     features = pipeline.encode(read_speech(SPEECH))
     avatar = replace(load_avatar(None), speaking_style=None)  # a face to show it on, which speaks as the generic stages do
-    told("walking from emotion to emotion")
+    on_progress(Progress("interpolating emotions"))
     result = {"emotions": emotion_measures(pipeline, pipeline.expression_generator, features, avatar)}
-    if baseline is not None:
-        told("the same with the baseline")
-        result["emotions_of_baseline"] = emotion_measures(pipeline, baseline, features, avatar)
-    unseen_speakers = [] if data is None else read_unseen_speakers(data, pipeline, wanted.leave_out, on_progress)
-    told("moving heads")
+    if wanted.baseline is not None:
+        on_progress(Progress("interpolating emotions with the baseline"))
+        result["emotions_of_baseline"] = emotion_measures(pipeline, wanted.baseline, features, avatar)
+    unseen_speakers = []
+    if wanted.data is not None:
+        unseen_speakers = read_unseen_speakers(wanted.data, pipeline, wanted.leave_out, on_progress)
+    on_progress(Progress("generating head motion"))
     takes = _takes(pipeline, features)
     result["motion"] = motion_measures(takes, unseen_speakers, pipeline.motion_generator.scale.cpu(), read_speech(SPEECH))
-    told("speech in noise")
+    on_progress(Progress("measuring lips in noise"))
     result["lips_in_noise"] = noise_measures(pipeline)
-    if speeches:
-        told("any speech")
-        result["lips_of_any_speech"] = {path.name: any_speech_measures(pipeline, path) for path in speeches}
-    if pictures is not None:
-        draw_generic(pipeline, avatar, takes, pictures)
+    if wanted.speeches:
+        on_progress(Progress("measuring lips of other speeches"))
+        result["lips_of_any_speech"] = {path.name: any_speech_measures(pipeline, path) for path in wanted.speeches}
+    if wanted.pictures is not None:
+        draw_generic(pipeline, avatar, takes, wanted.pictures)
     if unseen_speakers:
-        told("lips of unseen speakers")
+        on_progress(Progress("measuring lips of unseen speakers"))
         result["lips_of_strangers"] = lip_measures(pipeline, unseen_speakers)
     return result
 
 
-def emotion_measures(pipeline: GMTalkerPipeline, generator: ExpressionGenerator, features: Tensor, avatar: Avatar) -> dict:
-    """E-PPL and EPDV over all pairs of emotions, how steadily an emotion grows with its weight, and what lips lose by it.
+# --- Emotions ------------------------------------------------------------------------------------------------------------------
 
-    Distances: "mesh", root mean square over the face's points in thousandths of a face height; "picture", mean absolute
-    difference of the avatar's frames over three scales, 0 to 255.
+
+def emotion_measures(pipeline: GMTalkerPipeline, generator: ExpressionGenerator, features: Tensor, avatar: Avatar) -> dict:
+    """E-PPL and EPDV over all pairs of emotions, and what an emotion's weight does to face and lips.
+
+    features: (frames, d) of a speech, of which the first PATH_FRAMES are used.
+    avatar: the face of the pictures.
+    Returns: "e_ppl_" and "epdv_" for two distances: "mesh", root mean square over the face's points in thousandths of a face
+        height, and "picture", mean absolute difference of frames (0 to 255) averaged over PICTURE_SCALES scales; and, by emotion,
+        "weight_to_distance_spearman", "distance_from_neutral_mesh" and "lips_as_in_neutral".
+    Source: docs/method.md section 4, equation (24).
     """
     features = features[:PATH_FRAMES]
     distances: dict[str, list[np.ndarray]] = {"mesh": [], "picture": []}
     for first, second in itertools.combinations(range(len(EMOTIONS)), 2):
-        share = torch.linspace(0, 1, STEPS + 1)[:, None]
-        weights = (1 - share) * torch.eye(len(EMOTIONS))[first] + share * torch.eye(len(EMOTIONS))[second]
+        weights = _blends(first, second, STEPS + 1)
         track = expression_for(pipeline, generator, features, weights)
         distances["mesh"].append(_mesh_distance(pipeline, track[:-1], track[1:]))
-        frames = [_drawn(pipeline, avatar, expression, omega) for expression, omega in zip(track, weights)]
+        frames = [_draw(pipeline, avatar, expression, omega) for expression, omega in zip(track, weights)]
         distances["picture"].append(np.array([_picture_distance(a, b) for a, b in zip(frames[:-1], frames[1:])]))
     result = {}
     for name, rows in distances.items():
         result[f"e_ppl_{name}"] = round(float(np.mean([row.sum() for row in rows])), 4)
         result[f"epdv_{name}"] = round(float(np.mean([row.var() for row in rows])), 6)
-    return result | _growth(pipeline, generator, features)
+    return result | _response_to_weight(pipeline, generator, features)
 
 
-def _growth(pipeline: GMTalkerPipeline, generator: ExpressionGenerator, features: Tensor) -> dict:
-    """Of each emotion: Spearman's rank correlation of its weight with the distance from neutral, and how far the lips of the
-    whole emotion follow those of neutral."""
-    ranks, kept, strength = {}, {}, {}
+def _blends(first: int, second: int, count: int) -> Tensor:
+    """(count, 8) weights from one emotion to another, evenly spaced."""
+    share, one_hot = torch.linspace(0, 1, count)[:, None], torch.eye(len(EMOTIONS))
+    return (1 - share) * one_hot[first] + share * one_hot[second]
+
+
+def _response_to_weight(pipeline: GMTalkerPipeline, generator: ExpressionGenerator, features: Tensor) -> dict:
+    """By emotion: Spearman's rank correlation of its weight and the distance from neutral, that distance at full weight in
+    thousandths of a face height, and the correlation of the lip opening at full weight with neutral."""
+    ranks, lips, distances = {}, {}, {}
     for index, emotion in enumerate(EMOTIONS[1:], start=1):
-        share = torch.linspace(0, 1, STRENGTHS)[:, None]
-        weights = (1 - share) * torch.eye(len(EMOTIONS))[0] + share * torch.eye(len(EMOTIONS))[index]
+        weights = _blends(0, index, STRENGTHS)
         track = expression_for(pipeline, generator, features, weights)
-        away = _mesh_distance(pipeline, track[:1].expand_as(track), track)
-        lips = [pipeline.face_model.lip_opening(expression.numpy()) for expression in (track[0], track[-1])]
-        ranks[emotion] = round(float(spearmanr(share[:, 0], away).statistic), 3) if np.ptp(away) > 0 else 0.0
-        kept[emotion] = round(shifted_correlation(lips[1], lips[0], 0), 3)
-        strength[emotion] = round(float(away[-1]), 2)
-    return {
-        "weight_to_distance_spearman": ranks,
-        "distance_from_neutral_mesh": strength,
-        "lips_as_in_neutral": kept,
-    }
+        distance = _mesh_distance(pipeline, track[:1].expand_as(track), track)
+        neutral, full = (pipeline.face_model.lip_opening(expression.numpy()) for expression in (track[0], track[-1]))
+        share = torch.linspace(0, 1, STRENGTHS)
+        ranks[emotion] = round(float(spearmanr(share, distance).statistic), 3) if np.ptp(distance) > 0 else 0.0
+        lips[emotion] = round(shifted_correlation(full, neutral, 0), 3)
+        distances[emotion] = round(float(distance[-1]), 2)
+    return {"weight_to_distance_spearman": ranks, "distance_from_neutral_mesh": distances, "lips_as_in_neutral": lips}
 
 
 @one_core()
@@ -152,82 +181,103 @@ def expression_for(
     weights: Tensor,
     silent: np.ndarray | None = None,
 ) -> Tensor:
-    """(ways, frames, n): the same speech (frames, d), said with each row of weights (ways, 8) as the pipeline does; seed 0.
+    """The same speech with each of several emotion weights, through the lip guard as in the pipeline; seed 0.
 
-    silent: (frames,) where nothing is said.
+    features: (frames, d) of the speech.
+    weights: (conditions, 8).
+    silent: (frames,) bool, where nothing is said; None holds no lips still.
+    Returns: (conditions, frames, n).
     """
     weights = torch.cat([torch.eye(len(EMOTIONS))[:1], weights]).to(generator.device)
     latents = generator.latent(weights, seed=0)[:, None].expand(-1, len(features), -1)
-    neutral, *ways = torch.stack(list(generator.stream_conditions(features.to(generator.device), latents)), dim=1).cpu()
-    said = torch.stack([pipeline.lip_guard(way, neutral) for way in ways])
-    return said if silent is None else torch.stack([pipeline.lip_guard.still(way, neutral, silent) for way in said])
+    neutral, *others = torch.stack(list(generator.stream_conditions(features.to(generator.device), latents)), dim=1).cpu()
+    guarded = torch.stack([pipeline.lip_guard(expression, neutral) for expression in others])
+    if silent is None:
+        return guarded
+    return torch.stack([pipeline.lip_guard.still(expression, neutral, silent) for expression in guarded])
+
+
+def _neutral_lips(pipeline: GMTalkerPipeline, features: Tensor, silent: np.ndarray | None = None) -> np.ndarray:
+    """(frames,) lip opening, in face heights, of a speech without emotion."""
+    weights = EmotionWeights.from_mapping({}).weights
+    expression = expression_for(pipeline, pipeline.expression_generator, features, weights, silent)[0]
+    return pipeline.face_model.lip_opening(expression.numpy())
 
 
 def _mesh_distance(pipeline: GMTalkerPipeline, one: Tensor, other: Tensor) -> np.ndarray:
-    """(ways,) between expressions (ways, frames, n), in thousandths of a face height."""
-    moved = np.tensordot((other - one).numpy(), pipeline.face_model.expression_basis[:, :468], 1)
+    """(conditions,) distance between expressions (conditions, frames, n), in thousandths of a face height."""
+    moved = np.tensordot((other - one).numpy(), pipeline.face_model.expression_basis[:, :FACE_POINTS], 1)
     return 1000 * np.sqrt(np.square(moved).sum(-1).mean((1, 2)))
 
 
-def _drawn(pipeline: GMTalkerPipeline, avatar: Avatar, expression: Tensor, omega: Tensor) -> np.ndarray:
-    """(frames, height, width, 3) float32: every DRAWN_EVERY-th frame, by the avatar in its mean pose."""
-    rows = expression[::DRAWN_EVERY]
+def _draw(pipeline: GMTalkerPipeline, avatar: Avatar, expression: Tensor, omega: Tensor) -> np.ndarray:
+    """(pictures, height, width, 3) float32: every PICTURE_EVERY-th frame of an expression (frames, n), in the mean pose."""
+    rows = expression[::PICTURE_EVERY]
     motion = torch.as_tensor(avatar.face.motion_mean).float().repeat(len(rows), 1)
-    motion[:, 6:] = 0
+    motion[:, BLINK], motion[:, GAZE] = 0, 0
     track = FaceTrack(ExpressionTrack(rows), MotionTrack.unstacked(motion), torch.ones(len(rows), dtype=torch.bool))
     return np.stack(list(pipeline.draw(track, avatar, EmotionWeights(omega[None])))).astype(np.float32)
 
 
 def _picture_distance(one: np.ndarray, other: np.ndarray) -> float:
+    """Mean absolute difference of pictures (pictures, height, width, 3), 0 to 255, averaged over scales."""
     total = 0.0
-    for _ in range(3):
-        total += float(np.abs(one - other).mean()) / 3
+    for _ in range(PICTURE_SCALES):
+        total += float(np.abs(one - other).mean()) / PICTURE_SCALES
         one, other = (np.stack([cv2.pyrDown(frame) for frame in frames]) for frames in (one, other))
     return total
+
+
+# --- Head motion ---------------------------------------------------------------------------------------------------------------
 
 
 @torch.no_grad()
 @one_core()
 def _takes(pipeline: GMTalkerPipeline, features: Tensor) -> list[np.ndarray]:
-    """Ten seeds for one speech: (frames, 10) each, around a head that looks straight ahead, as widely as people move."""
+    """The motion (frames, 10) of one speech for each of SEEDS seeds, around a head that looks straight ahead."""
     generator = pipeline.motion_generator
-    nobody = torch.zeros_like(generator.scale)
-    return [generator.restore(generator.generate(features, seed).float(), nobody).cpu().numpy() for seed in range(SEEDS)]
+    straight = torch.zeros_like(generator.scale)
+    return [generator.restore(generator.generate(features, seed).float(), straight).cpu().numpy() for seed in range(SEEDS)]
 
 
 def motion_measures(
     made: Sequence[np.ndarray], unseen_speakers: Sequence[UnseenSpeaker], scale: Tensor, waveform: np.ndarray
 ) -> dict:
-    """How widely heads turn (degrees), blinks a minute, how different takes are, the largest step between two frames, how well
-    heads move with the stress; the same of real clips, where there are any. made: takes (frames, 10) for one waveform;
-    scale: (10,) unit of the distance between takes."""
-    result = {"made": _moves(made) | _beats([(motion, waveform) for motion in made])}
-    if unseen_speakers:
-        length = min(min(len(unseen_speaker.motion) for unseen_speaker in unseen_speakers), len(made[0]))
-        result["real"] = _moves([unseen_speaker.motion for unseen_speaker in unseen_speakers])
-        result["real"] |= _beats([(unseen_speaker.motion, unseen_speaker.waveform) for unseen_speaker in unseen_speakers])
-        for name, motions in (("made", made), ("real", [unseen_speaker.motion for unseen_speaker in unseen_speakers])):
-            result[name]["distance_between_takes"] = _between([motion[:length, POSE] for motion in motions], scale)
-    else:
-        result["made"]["distance_between_takes"] = _between([motion[:, POSE] for motion in made], scale)
+    """How heads move in generation, and in real clips where there are any.
+
+    made: takes (frames, 10) for one speech.
+    scale: (10,) unit of the distance between takes, the generator's.
+    waveform: (samples,) at 16 kHz of that speech.
+    Returns: "made" and "real", each with "rotation_std_degrees" (3,), "blinks_a_minute", "largest_turn_of_a_frame_degrees",
+        "beat_alignment", the same "of_other_moments", and "distance_between_takes" in units of scale.
+    Source: docs/method.md section 4, "Diversity".
+    """
+    result = {"made": _movement(made) | _beats([(motion, waveform) for motion in made])}
+    if not unseen_speakers:
+        result["made"]["distance_between_takes"] = _distance_between([motion[:, POSE] for motion in made], scale)
+        return result
+    real = [speaker.motion for speaker in unseen_speakers]
+    result["real"] = _movement(real) | _beats([(speaker.motion, speaker.waveform) for speaker in unseen_speakers])
+    length = min(min(map(len, real)), len(made[0]))
+    for name, motions in (("made", made), ("real", real)):
+        result[name]["distance_between_takes"] = _distance_between([motion[:length, POSE] for motion in motions], scale)
     return result
 
 
-def _moves(motions: Sequence[np.ndarray]) -> dict:
+def _movement(motions: Sequence[np.ndarray]) -> dict:
+    """Deviations of yaw, pitch and roll in degrees, blinks per minute, and the largest rotation between two frames in degrees."""
     blinks = sum(count_blinks(motion[:, BLINK].mean(1)) for motion in motions)
+    spread = np.mean([np.degrees(motion[:, ROTATION].std(0)) for motion in motions], axis=0)
+    largest = max(np.degrees(np.abs(np.diff(motion[:, ROTATION], axis=0))).max() for motion in motions)
     return {
-        "rotation_std_degrees": [
-            round(float(value), 2) for value in np.mean([np.degrees(motion[:, ROTATION].std(0)) for motion in motions], axis=0)
-        ],
+        "rotation_std_degrees": [round(float(value), 2) for value in spread],
         "blinks_a_minute": round(60 * FPS * blinks / sum(map(len, motions)), 1),
-        "largest_turn_of_a_frame_degrees": round(
-            float(max(np.degrees(np.abs(np.diff(motion[:, ROTATION], axis=0))).max() for motion in motions)), 2
-        ),
+        "largest_turn_of_a_frame_degrees": round(float(largest), 2),
     }
 
 
 def _beats(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> dict:
-    """Beat alignment of heads (frames, 10) with their speech, and what the same heads have with the speech of another moment."""
+    """Beat alignment of heads (frames, 10) with their own speech (samples,), and of the same heads shifted in time."""
     scores, chance = [], []
     for motion, waveform in pairs:
         stress = stressed_frames(waveform, len(motion))
@@ -244,7 +294,11 @@ def _beats(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> dict:
 
 
 def stressed_frames(waveform: np.ndarray, frames: int) -> np.ndarray:
-    """Video frames at which syllables set in: librosa's onsets."""
+    """Numbers of the video frames at which syllables set in: librosa's onsets.
+
+    waveform: (samples,) at 16 kHz.
+    frames: of the video.
+    """
     import librosa  # late: it takes a second to import
 
     envelope = librosa.onset.onset_strength(y=waveform, sr=SAMPLE_RATE, hop_length=SAMPLES_PER_FRAME // 4)
@@ -254,58 +308,70 @@ def stressed_frames(waveform: np.ndarray, frames: int) -> np.ndarray:
 
 
 def beat_alignment(motion: np.ndarray, stress: np.ndarray) -> float:
-    """Mean over the stressed frames of exp(-d^2 / 2 s^2), d frames to the nearest moment at which the head turns fastest."""
+    """Mean over stressed frames of exp(-d^2 / 2 s^2), d frames to the nearest peak of the head's rotation speed.
+
+    motion: (frames, 10).
+    stress: numbers of the stressed frames.
+    Returns: 0 to 1.
+    Source: docs/method.md section 4, "Diversity", with s = BEAT_WIDTH; after AIST++, arXiv 2101.08779.
+    """
     speed = np.linalg.norm(np.diff(motion[:, ROTATION], axis=0), axis=1)
-    beats = 1 + np.flatnonzero((speed[1:-1] > speed[:-2]) & (speed[1:-1] >= speed[2:]))
-    if not len(beats):
+    peaks = 1 + np.flatnonzero((speed[1:-1] > speed[:-2]) & (speed[1:-1] >= speed[2:]))
+    if not len(peaks):
         return 0.0
-    away = np.abs(stress[:, None] - beats[None]).min(1)
-    return float(np.exp(-np.square(away) / (2 * BEAT_WIDTH**2)).mean())
+    distance = np.abs(stress[:, None] - peaks[None]).min(1)
+    return float(np.exp(-np.square(distance) / (2 * BEAT_WIDTH**2)).mean())
 
 
-def _between(motions: Sequence[np.ndarray], scale: Tensor) -> float:
-    """Mean over pairs of the root mean square difference of centred motions, in units of the generic scale."""
+def _distance_between(motions: Sequence[np.ndarray], scale: Tensor) -> float:
+    """Mean over pairs of the root mean square difference of centred motions (frames, channels), in units of scale."""
     unit = scale[: motions[0].shape[1]].numpy()
     centred = [(motion - motion.mean(0)) / unit for motion in motions]
     pairs = [np.sqrt(np.square(a - b).mean()) for a, b in itertools.combinations(centred, 2)]
     return round(float(np.mean(pairs)), 3) if pairs else 0.0
 
 
+# --- Lips ----------------------------------------------------------------------------------------------------------------------
+
+
 def any_speech_measures(pipeline: GMTalkerPipeline, path: Path) -> dict:
-    """Whether the lips do what lips do, where nobody filmed the speaker: they open (5 % and 95 % of the openings, in face
-    heights), go with the loudness (correlation over a fifth of a second), and rest in silence (part of their motion in speech).
+    """Do lips behave as lips do for a speech whose speaker nobody filmed?
+
+    Returns: "seconds" measured; "opening_range", 5 and 95 % of the lip opening in face heights; "with_loudness", its correlation
+        with the speech's loudness, both smoothed over a fifth of a second; "motion_in_silence", lip speed in silence over lip
+        speed in speech, None where there is too little of either.
+    Errors: UnusableSpeech when the file can't be read.
     """
-    waveform = read_speech(path)[: LONGEST_UNSEEN * SAMPLE_RATE]
+    waveform = read_speech(path)[: CLIP_SECONDS_MAX * SAMPLE_RATE]
     features = pipeline.encode(waveform)
     silent = silent_frames(waveform, len(features))
-    neutral = EmotionWeights.from_mapping({}).weights
-    said = expression_for(pipeline, pipeline.expression_generator, features, neutral, silent)[0]
-    lips = pipeline.face_model.lip_opening(said.numpy())
+    lips = _neutral_lips(pipeline, features, silent)
     padded = np.pad(waveform, (0, len(features) * SAMPLES_PER_FRAME))[: len(features) * SAMPLES_PER_FRAME]
     loudness = np.log(np.sqrt(np.square(padded.reshape(len(features), -1)).mean(1)) + 1e-4)
     smooth = [gaussian_filter1d(values, 2) for values in (lips, loudness)]
     speed, quiet = np.abs(np.diff(lips)), silent[1:]
-    rests = 3 < quiet.sum() < len(quiet) - 3
+    has_both = 3 < quiet.sum() < len(quiet) - 3
     return {
         "seconds": round(len(lips) / FPS, 1),
         "opening_range": [round(float(value), 3) for value in np.quantile(lips, (0.05, 0.95))],
         "with_loudness": round(float(np.corrcoef(*smooth)[0, 1]), 2) if min(x.std() for x in smooth) > 1e-9 else 0.0,
-        "motion_in_silence": round(float(speed[quiet].mean() / speed[~quiet].mean()), 3) if rests else None,
+        "motion_in_silence": round(float(speed[quiet].mean() / speed[~quiet].mean()), 3) if has_both else None,
     }
 
 
 def noise_measures(pipeline: GMTalkerPipeline, levels: Sequence[int] = (20, 10, 0)) -> dict[str, float]:
-    """How far the lips of a speech with other voices behind it, so many dB quieter, follow those of the speech alone."""
+    """Correlation of the lips of a speech with other voices behind it with those of the speech alone.
+
+    levels: dB by which the other voices are quieter.
+    Returns: by level, such as "20 dB".
+    """
     waveform = read_speech(SPEECH)
     others = [read_speech(path) for path in sorted(SPEECHES.glob("*.flac")) if path != SPEECH]
     voices = sum(np.resize(voice, len(waveform)) + np.resize(voice[::-1], len(waveform)) for voice in others)
     voices = voices * np.sqrt(np.square(waveform).mean() / np.square(voices).mean())
 
     def lips(sound: np.ndarray) -> np.ndarray:
-        features = pipeline.encode(sound.astype(np.float32))
-        neutral = EmotionWeights.from_mapping({}).weights
-        said = expression_for(pipeline, pipeline.expression_generator, features, neutral)[0]
-        return pipeline.face_model.lip_opening(said.numpy())
+        return _neutral_lips(pipeline, pipeline.encode(sound.astype(np.float32)))
 
     alone = lips(waveform)
     return {
@@ -314,41 +380,48 @@ def noise_measures(pipeline: GMTalkerPipeline, levels: Sequence[int] = (20, 10, 
 
 
 def lip_measures(pipeline: GMTalkerPipeline, unseen_speakers: Sequence[UnseenSpeaker]) -> dict:
-    """Agreement of the generic lips, which know nothing of the person, with the real ones: in the mean, and of each clip."""
-    tables, at_rest, spoken = {}, [], []
-    for unseen_speaker in unseen_speakers:
-        features = pipeline.encode(unseen_speaker.waveform)
-        row = unseen_speaker.row
-        asked = EmotionWeights.from_mapping({row.emotion: row.level} if row.emotion in EMOTIONS[1:] else {})
-        silent = silent_frames(unseen_speaker.waveform, len(features))
-        said = expression_for(pipeline, pipeline.expression_generator, features, asked.weights, silent)[0]
-        made = pipeline.face_model.lip_opening(said.numpy())
-        count = min(len(made), len(unseen_speaker.lips))
-        tables[row.file] = [
-            shifted_correlation(made[:count], unseen_speaker.lips[:count], offset)
-            for offset in range(-OFFSET_MAX, OFFSET_MAX + 1)
-        ]
-        speed = np.abs(np.diff(made[:count]))
-        quiet = silent[1:count]
-        at_rest.append(speed[quiet])
-        spoken.append(speed[~quiet])
-    mean = np.mean(list(tables.values()), axis=0)
-    at_rest, spoken = np.concatenate(at_rest), np.concatenate(spoken)
+    """Correlation of the generic lips, which know nothing of the person, with the real ones.
+
+    Returns: over all clips "lip_correlation", "lip_best_offset_frames" and "_ms", and "lip_motion_in_silence", lip speed in
+        silence over lip speed in speech; "by_clip", the correlation of each.
+    Source: docs/method.md section 4, "Sync".
+    """
+    correlations, in_silence, in_speech = {}, [], []
+    for speaker in unseen_speakers:
+        features, row = pipeline.encode(speaker.waveform), speaker.row
+        emotion = EmotionWeights.from_mapping({row.emotion: row.level} if row.emotion in EMOTIONS[1:] else {})
+        silent = silent_frames(speaker.waveform, len(features))
+        expression = expression_for(pipeline, pipeline.expression_generator, features, emotion.weights, silent)[0]
+        made = pipeline.face_model.lip_opening(expression.numpy())
+        count = min(len(made), len(speaker.lips))
+        made, real = made[:count], speaker.lips[:count]
+        offsets = range(-OFFSET_MAX, OFFSET_MAX + 1)
+        correlations[row.file] = [shifted_correlation(made, real, offset) for offset in offsets]
+        speed, quiet = np.abs(np.diff(made)), silent[1:count]
+        in_silence.append(speed[quiet])
+        in_speech.append(speed[~quiet])
+    mean = np.mean(list(correlations.values()), axis=0)
+    in_silence, in_speech = np.concatenate(in_silence), np.concatenate(in_speech)
     best = int(mean.argmax()) - OFFSET_MAX
     return {
-        "clips": len(tables),
+        "clips": len(correlations),
         "lip_correlation": round(float(mean[OFFSET_MAX]), 3),
         "lip_best_offset_frames": best,
         "lip_best_offset_ms": best * 1000 // FPS,
-        "lip_motion_in_silence": round(float(at_rest.mean() / spoken.mean()), 3) if len(at_rest) else None,
-        "by_clip": {file: round(table[OFFSET_MAX], 3) for file, table in tables.items()},
+        "lip_motion_in_silence": round(float(in_silence.mean() / in_speech.mean()), 3) if len(in_silence) else None,
+        "by_clip": {file: round(values[OFFSET_MAX], 3) for file, values in correlations.items()},
     }
 
 
 def read_unseen_speakers(
     data: Path, pipeline: GMTalkerPipeline, leave_out: Sequence[str], on_progress: OnProgress
 ) -> list[UnseenSpeaker]:
-    """The test videos of a manifest whose sound belongs to the picture."""
+    """Track the test videos of a manifest whose sound belongs to the picture; those that can't be tracked are left out.
+
+    data: a folder with a MANIFEST.csv.
+    leave_out: people who are not wanted.
+    Errors: UnusableInput when there is no MANIFEST.csv.
+    """
     model, unseen_speakers = pipeline.face_model, []
     for row in read_rows(data):
         if not (row.test and row.is_video and row.speech and row.sync == "ok") or row.person in leave_out:
@@ -359,14 +432,14 @@ def read_unseen_speakers(
         except UnusableVideo as error:
             on_progress(Progress(message=f"{row.file} is left out: {error}"))
             continue
-        points, found = video.points[: LONGEST_UNSEEN * FPS], video.found[: LONGEST_UNSEEN * FPS]
+        points, found = video.points[: CLIP_SECONDS_MAX * FPS], video.found[: CLIP_SECONDS_MAX * FPS]
         sound = read_sound_or_none(row.heard_in)
-        if sound is None or found.mean() < 0.9:
+        if sound is None or found.mean() < FOUND_SHARE_MIN:
             continue
         points = in_crop(points, choose_crop(points, *video.source_size))
         shape = measure_shape(model, points[found])
         track = model.track(points, shape, 1.0, found)
         coefficients, motion = track.expression.coefficients.numpy(), track.motion.stacked().numpy()
         lips = model.lip_opening(coefficients, shape.neutral_shape)
-        unseen_speakers.append(UnseenSpeaker(row, lips, coefficients, motion, sound[: LONGEST_UNSEEN * SAMPLE_RATE]))
+        unseen_speakers.append(UnseenSpeaker(row, lips, coefficients, motion, sound[: CLIP_SECONDS_MAX * SAMPLE_RATE]))
     return unseen_speakers

@@ -1,4 +1,4 @@
-"""Pictures of what the measures found: the mixture, the way between two emotions, traces of lips and heads."""
+"""Pictures of what the measures found: the mixture, a blend of two emotions, traces of lips and heads, training curves."""
 
 from __future__ import annotations
 
@@ -18,28 +18,32 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-SAMPLES = 60  # of each mixture component
-STRIP = 7  # faces from one emotion to the other
+MIXTURE_SAMPLES = 60  # of each component
+BLENDS = 7  # faces from one emotion to the other
 COLOURS = ("#777777", "#d62728", "#8c564b", "#2ca02c", "#9467bd", "#ff7f0e", "#1f77b4", "#e377c2")  # in the order of EMOTIONS
 
 
 def draw_generic(pipeline: GMTalkerPipeline, avatar: Avatar, motions: Sequence[np.ndarray], folder: Path) -> None:
-    """mixture.png, angry-to-happy.jpg and head-motion.png in folder. motions: takes (frames, 10) of one speech."""
+    """Draw mixture.png, angry-to-happy.jpg and head-motion.png.
+
+    motions: takes (frames, 10) of one speech.
+    folder: made when it is missing.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     save_figure(_mixture(pipeline), folder / "mixture.png")
-    save_figure(_heads(motions), folder / "head-motion.png")
-    write_picture(folder / "angry-to-happy.jpg", between(pipeline, avatar, "angry", "happy"))
+    save_figure(_head_motion(motions), folder / "head-motion.png")
+    write_picture(folder / "angry-to-happy.jpg", blend_strip(pipeline, avatar, "angry", "happy"))
 
 
-def between(pipeline: GMTalkerPipeline, avatar: Avatar, first: str, second: str) -> np.ndarray:
-    """The avatar's still on the way from one emotion to another: (height, STRIP * width, 3) uint8."""
-    shares = np.linspace(0, 1, STRIP)
+def blend_strip(pipeline: GMTalkerPipeline, avatar: Avatar, first: str, second: str) -> np.ndarray:
+    """Stills of an avatar from one emotion to another, side by side: (height, BLENDS * width, 3) uint8."""
+    shares = np.linspace(0, 1, BLENDS)
     return np.concatenate([pipeline.still(avatar, {first: 1 - share, second: share}) for share in shares], axis=1)
 
 
 def draw_lips(real: np.ndarray, made: np.ndarray, path: Path) -> None:
-    """Traces of lip opening (frames,), the real person's and the avatar's for the same speech, as a png."""
-    figure = blank(10, 2.6, layout="tight")
+    """Plot lip openings (frames,) of the real person and of the avatar for the same speech, into a png file."""
+    figure = blank_figure(10, 2.6, layout="tight")
     axes = figure.subplots()
     for values, name, style in ((real, "real person", {"color": "black", "lw": 1.0}), (made, "avatar", {"color": "#1f77b4"})):
         axes.plot(np.arange(len(values)) / FPS, values, label=name, **style)
@@ -49,8 +53,11 @@ def draw_lips(real: np.ndarray, made: np.ndarray, path: Path) -> None:
 
 
 def draw_curves(curves: Mapping[str, Sequence[Sequence[float]]], path: Path) -> None:
-    """PSNR over training time, as a png: curves holds (seconds, PSNR) of each training by its name."""
-    figure = blank(7, 3.6, layout="tight")
+    """Plot quality over training time into a png file.
+
+    curves: points (seconds, PSNR in dB) of each training, by its name.
+    """
+    figure = blank_figure(7, 3.6, layout="tight")
     axes = figure.subplots()
     for name, curve in curves.items():
         seconds, quality = np.array(curve, float).T
@@ -62,28 +69,30 @@ def draw_curves(curves: Mapping[str, Sequence[Sequence[float]]], path: Path) -> 
 
 @torch.no_grad()
 def _mixture(pipeline: GMTalkerPipeline) -> Figure:
-    """Samples of every component, on the two directions in which the components' means differ most."""
+    """Samples of every component, in the two directions in which the components' means differ most."""
     generator = pipeline.expression_generator
-    drawn = torch.Generator().manual_seed(0)
-    w = torch.randn(SAMPLES, generator.config.w_dim, generator=drawn).to(generator.device)
-    means, log_variances = (values.cpu() for values in generator.components(w))  # (SAMPLES, 8, dz)
-    noise = torch.randn(means.shape, generator=drawn)
+    random = torch.Generator().manual_seed(0)
+    w = torch.randn(MIXTURE_SAMPLES, generator.config.w_dim, generator=random).to(generator.device)
+    means, log_variances = (values.cpu() for values in generator.components(w))  # (MIXTURE_SAMPLES, 8, z_dim)
+    noise = torch.randn(means.shape, generator=random)
     samples = means + (0.5 * log_variances).exp() * noise
     middle = means.mean((0, 1))
     _, _, directions = torch.linalg.svd(means.mean(0) - middle)
     flat, centres = (((values - middle) @ directions[:2].T).numpy() for values in (samples, means.mean(0)))
-    figure = blank(6, 5, layout="tight")
+    figure = blank_figure(6, 5, layout="tight")
     axes = figure.subplots()
     for index, (emotion, colour) in enumerate(zip(EMOTIONS, COLOURS)):
         axes.scatter(*flat[:, index].T, s=6, color=colour, alpha=0.35, linewidths=0)
         axes.scatter(*centres[index], s=70, color=colour, edgecolors="black", linewidths=0.6)
         axes.annotate(emotion, centres[index], xytext=(6, 6), textcoords="offset points")
-    axes.set(xlabel="first direction of the means", ylabel="second direction", title="Mixture of z, 60 draws of w and z")
+    title = f"Mixture of z, {MIXTURE_SAMPLES} draws of w and z"
+    axes.set(xlabel="first direction of the means", ylabel="second direction", title=title)
     return figure
 
 
-def _heads(motions: Sequence[np.ndarray]) -> Figure:
-    figure = blank(10, 4, layout="tight")
+def _head_motion(motions: Sequence[np.ndarray]) -> Figure:
+    """Yaw and pitch of takes (frames, 10) over time."""
+    figure = blank_figure(10, 4, layout="tight")
     for axes, column, name in zip(figure.subplots(2, 1, sharex=True), (0, 1), ("yaw", "pitch")):
         for motion in motions:
             axes.plot(np.arange(len(motion)) / FPS, np.degrees(motion[:, column]), lw=0.9)
@@ -93,14 +102,19 @@ def _heads(motions: Sequence[np.ndarray]) -> Figure:
     return figure
 
 
-def blank(width: float, height: float, **options) -> Figure:
-    """An empty figure of so many inches."""
+def blank_figure(width: float, height: float, **options) -> Figure:
+    """An empty figure.
+
+    width, height: in inches.
+    options: of matplotlib's Figure.
+    """
     from matplotlib.figure import Figure  # late: half a second that opening the page need not wait for
 
     return Figure(figsize=(width, height), **options)
 
 
 def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure as a png file, whatever its name. Errors: OSError when it can't be written."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     FigureCanvasAgg(figure).print_png(str(path))

@@ -1,4 +1,4 @@
-"""How fast this machine makes a video, stage by stage, and how much memory it takes."""
+"""Measure how fast this machine makes a video, stage by stage, and how much memory it takes: `bench`."""
 
 from __future__ import annotations
 
@@ -30,25 +30,53 @@ from gmtalker.provenance.credentials import Seal
 from gmtalker.request import SpeakRequest
 from gmtalker.tracks import EmotionWeights, FaceTrack
 
-STEPS_TIMED = 6  # batches
+TIMED_BATCHES = 6
 EMOTION = {"happy": 0.6, "surprised": 0.2}
+Stages = dict[str, dict[str, float]]  # milliseconds per frame of each stage, "wall_ms_a_frame" and "cpu_ms_a_frame"
 
 
 def measure_speed(
     pipeline: GMTalkerPipeline, avatar: str | None = None, speech: Path = SPEECH, long: Sequence[float] = ()
 ) -> dict:
-    """Wall and CPU milliseconds a frame of every stage, one after the other, and of the whole command, where they overlap.
+    """Time every stage on its own, then the whole command, in which they overlap, and measure its memory.
 
-    After one warm-up; start-up is apart. Memory is that of a process which does nothing else. long: minutes of speech that the
-    stages before the picture are given too, to see whether memory and lips stay what they are.
+    Networks are warmed up before, start-up is timed apart, and memory is that of a process that does nothing else.
+
+    speech: a recording that the avatar says.
+    long: minutes of speech that the stages before the picture are run on too, to see whether memory grows and lips drift.
+    Returns: figures by name, as `bench --json` writes them: times in wall and CPU milliseconds per frame, memory in megabytes.
+    Errors: UnusableInput when avatar or speech can't be used.
     """
     waveform = read_speech(speech)
     frames = frames_for(len(waveform))
     began = time.perf_counter()
     pipeline.still(avatar)  # loads the avatar and warms every network up
     seconds_to_first_still = time.perf_counter() - began
-    stages: dict[str, dict[str, float]] = {}
+    stages: Stages = {}
+    renderings = _time_tracks(stages, pipeline, avatar, waveform)
+    pictures = _time_drawing(stages, pipeline, avatar, renderings)
+    _time_writing(stages, pipeline, avatar, speech, pictures)
+    speech_seconds = len(waveform) / SAMPLE_RATE
+    speak_seconds = stages["speak"]["wall_ms_a_frame"] * frames / 1000
+    return {
+        "machine": describe_machine(pipeline),
+        "picture": list(pictures[0].shape[:2]),
+        "frames": frames,
+        "speech_seconds": round(speech_seconds, 2),
+        "speak_seconds": round(speak_seconds, 2),
+        "times_speech_length": round(speak_seconds / speech_seconds, 3),
+        "seconds_to_first_still": round(seconds_to_first_still, 2),
+        "speak_peak_memory_megabytes": _in_new_process(_memory_of_speaking, pipeline, speech, avatar),
+        "stages": stages,
+        "head_generators_cpu_ms_a_frame": time_head_generators(pipeline),
+        "steps_of_drawing_ms_a_frame": time_steps_of_drawing(pipeline, avatar, renderings),
+        "long_speech": [_in_new_process(_long_speech, pipeline, speech, avatar, minutes) for minutes in long],
+    }
 
+
+def _time_tracks(stages: Stages, pipeline: GMTalkerPipeline, avatar: str | None, waveform: np.ndarray) -> list[np.ndarray]:
+    """Time the stages from speech to renderings. Returns: the renderings, in the batches of drawing."""
+    frames = frames_for(len(waveform))
     with _timed(stages, "speech_encoder", frames):
         features = pipeline.encode(waveform)
     weights = EmotionWeights.from_mapping(EMOTION)
@@ -57,55 +85,52 @@ def measure_speed(
     with _timed(stages, "motion_generator", frames):
         motion = pipeline.motion(features, avatar)
     track = FaceTrack(expression, motion, torch.ones(frames, dtype=torch.bool))
-    firsts = range(0, frames, DRAW_BATCH)  # in the batches, and on the one core, of drawing
-    with one_core(), _timed(stages, "renderer", frames):
-        renderings = [pipeline.render(track, avatar, first, DRAW_BATCH) for first in firsts]
-    drawn, omega = [], weights.at(frames)
-    with one_core(), _timed(stages, "head_generator", frames):
-        for first, rendering in zip(firsts, renderings):
-            drawn += list(pipeline.paint(avatar, rendering, omega[first : first + DRAW_BATCH]))
+    with one_core(), _timed(stages, "renderer", frames):  # on one core, as in drawing
+        return [pipeline.render(track, avatar, first, DRAW_BATCH) for first in range(0, frames, DRAW_BATCH)]
 
+
+def _time_drawing(
+    stages: Stages, pipeline: GMTalkerPipeline, avatar: str | None, renderings: Sequence[np.ndarray]
+) -> list[np.ndarray]:
+    """Time head generator and watermark. Returns: the marked frames."""
+    frames, weights = sum(map(len, renderings)), EmotionWeights.from_mapping(EMOTION)
+    pictures: list[np.ndarray] = []
+    with one_core(), _timed(stages, "head_generator", frames):
+        for rendering in renderings:
+            pictures += list(pipeline.paint(avatar, rendering, weights.at(len(rendering))))
     card = load_avatar(avatar).card
     seal = Seal(card)
-    Seal(card)(drawn[0])  # warms up
+    Seal(card)(pictures[0])  # warms up
     with one_core(), _timed(stages, "mark", frames):
-        drawn = [seal(frame) for frame in drawn]
+        return [seal(picture) for picture in pictures]
 
+
+def _time_writing(
+    stages: Stages, pipeline: GMTalkerPipeline, avatar: str | None, speech: Path, pictures: Sequence[np.ndarray]
+) -> None:
+    """Time video encoder and signature, then the whole command."""
+    waveform, frames, (height, width) = read_speech(speech), len(pictures), pictures[0].shape[:2]
     with tempfile.TemporaryDirectory() as folder:
+        encoded = Path(folder) / "encoded.mp4"
         with _timed(stages, "video_encoder", frames):
-            with VideoWriter(Path(folder) / "encoded.mp4", drawn[0].shape[1], drawn[0].shape[0], waveform) as writer:
-                for frame in drawn:
-                    writer.write(frame)
+            with VideoWriter(encoded, width, height, waveform) as writer:
+                for picture in pictures:
+                    writer.write(picture)
+        seal = Seal(load_avatar(avatar).card)
         with _timed(stages, "signature", frames):
-            seal.sign(Path(folder) / "encoded.mp4")
+            seal.sign(encoded)
         with _timed(stages, "speak", frames):
             pipeline.speak(SpeakRequest(speech, avatar, EMOTION), Path(folder) / "whole.mp4")
 
-    speech_seconds = len(waveform) / SAMPLE_RATE
-    speak_seconds = stages["speak"]["wall_ms_a_frame"] * frames / 1000
-    return {
-        "machine": describe_machine(pipeline),
-        "picture": list(drawn[0].shape[:2]),
-        "frames": frames,
-        "speech_seconds": round(speech_seconds, 2),
-        "speak_seconds": round(speak_seconds, 2),
-        "times_speech_length": round(speak_seconds / speech_seconds, 3),
-        "seconds_to_first_still": round(seconds_to_first_still, 2),
-        "speak_peak_memory_megabytes": _apart(_memory_of_speaking, pipeline, speech, avatar),
-        "stages": stages,
-        "head_generators_cpu_ms_a_frame": time_head_generators(pipeline),
-        "steps_of_drawing_ms_a_frame": time_steps_of_drawing(pipeline, avatar, renderings),
-        "long_speech": [_apart(_long_speech, pipeline, speech, avatar, minutes) for minutes in long],
-    }
 
-
-def _apart(work: Callable, pipeline: GMTalkerPipeline, *given: object) -> object:
-    """What work(device, *given) returns in a fresh process, whose memory is its own."""
+def _in_new_process(work: Callable, pipeline: GMTalkerPipeline, *arguments: object) -> object:
+    """What work(device, *arguments) returns in a fresh process, whose memory is its own."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
-        return process.submit(work, str(pipeline.device), *given).result()
+        return process.submit(work, str(pipeline.device), *arguments).result()
 
 
 def _memory_of_speaking(device: str, speech: Path, avatar: str | None) -> int:
+    """Megabytes at the peak of one `speak`."""
     pipeline = GMTalkerPipeline.from_pretrained(device=device)
     with tempfile.TemporaryDirectory() as folder:
         pipeline.speak(SpeakRequest(speech, avatar, EMOTION), Path(folder) / "whole.mp4")
@@ -113,7 +138,7 @@ def _memory_of_speaking(device: str, speech: Path, avatar: str | None) -> int:
 
 
 def _long_speech(device: str, speech: Path, avatar: str | None, minutes: float) -> dict:
-    """The same speech said again and again for so long, in an emotion: how its last time differs from its second."""
+    """The same speech repeated for so many minutes, in an emotion: how the lips of its last time differ from its second."""
     pipeline = GMTalkerPipeline.from_pretrained(device=device)
     once = read_speech(speech)
     once = once[: len(once) // SAMPLES_PER_FRAME * SAMPLES_PER_FRAME]
@@ -138,12 +163,17 @@ def _long_speech(device: str, speech: Path, avatar: str | None, minutes: float) 
 @torch.inference_mode()
 @one_core()
 def time_head_generators(pipeline: GMTalkerPipeline, sizes: Sequence[int] = (256, 512)) -> dict[str, float]:
-    """One frame on one core by untrained networks of our widths and of the reference's, in the batches and numbers of drawing."""
+    """CPU milliseconds per frame of untrained networks with our widths and with the reference's, on one core.
+
+    sizes: sides of the pictures in pixels.
+    Returns: by name, such as "ours_256" and "reference_256".
+    """
     result = {}
     for size in sizes:
         for name, widths in (("ours", WIDTHS[size]), ("reference", REFERENCE_WIDTHS[size])):
             generator = HeadGenerator(size, widths=widths).eval().to(pipeline.device, memory_format=torch.channels_last)
-            rendering = torch.rand(DRAW_BATCH, CHANNELS, size, size, device=pipeline.device).to(memory_format=torch.channels_last)
+            rendering = torch.rand(DRAW_BATCH, CHANNELS, size, size, device=pipeline.device)
+            rendering = rendering.to(memory_format=torch.channels_last)
             style = torch.zeros(DRAW_BATCH, generator.config.style_dim, device=pipeline.device)
             with torch.autocast(pipeline.device.type, torch.bfloat16, enabled=pipeline.draws_in_half):
                 generator(rendering, style)  # warms up
@@ -155,11 +185,14 @@ def time_head_generators(pipeline: GMTalkerPipeline, sizes: Sequence[int] = (256
 
 @torch.inference_mode()
 def time_steps_of_drawing(pipeline: GMTalkerPipeline, avatar: str | None, renderings: Sequence[np.ndarray]) -> dict[str, float]:
-    """Wall milliseconds a frame of the avatar's head generator, each line with one thing more than the line above it."""
+    """Wall milliseconds per frame of the avatar's head generator, each entry with one optimisation more than the one before.
+
+    renderings: batches (frames, height, width, channels) uint8.
+    """
     loaded, omega = load_avatar(avatar), EmotionWeights.from_mapping(EMOTION)
     network = loaded.head_generator.to(pipeline.device)
     style = loaded.emotion_mapping(omega.at(DRAW_BATCH)).to(pipeline.device)
-    batches = [renderings[index % len(renderings)][:DRAW_BATCH] for index in range(STEPS_TIMED)]
+    batches = [renderings[index % len(renderings)][:DRAW_BATCH] for index in range(TIMED_BATCHES)]
     batches = [torch.from_numpy(batch).to(pipeline.device).permute(0, 3, 1, 2).float() / 127.5 - 1 for batch in batches]
     batches = [batch for batch in batches if len(batch) == DRAW_BATCH]
 
@@ -194,7 +227,7 @@ def time_steps_of_drawing(pipeline: GMTalkerPipeline, avatar: str | None, render
 
 
 def describe_machine(pipeline: GMTalkerPipeline) -> dict:
-    """What the figures were measured on."""
+    """The machine and the libraries that figures were measured with."""
     described = {
         "processor": _processor_name(),
         "cores": usable_cores(),
@@ -211,7 +244,8 @@ def describe_machine(pipeline: GMTalkerPipeline) -> dict:
 
 
 @contextmanager
-def _timed(stages: dict, name: str, frames: int) -> Iterator[None]:
+def _timed(stages: Stages, name: str, frames: int) -> Iterator[None]:
+    """Add a stage with the time that the block takes."""
     wall, cpu = time.perf_counter(), _cpu_seconds()
     yield
     stages[name] = {
@@ -221,7 +255,7 @@ def _timed(stages: dict, name: str, frames: int) -> Iterator[None]:
 
 
 def _cpu_seconds() -> float:
-    """Of this process and of the ones it started and that ended: the video encoder is one."""
+    """Of this process and of its children that ended: the video encoder is one."""
     used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return sum(usage.ru_utime + usage.ru_stime for usage in used)
 

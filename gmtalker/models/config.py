@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from diffusers.configuration_utils import ConfigMixin
 
@@ -15,6 +15,8 @@ class NetworkConfig(ConfigMixin):
     """
 
     FORMER_NAMES: ClassVar[Mapping[str, str]] = {}
+    if TYPE_CHECKING:
+        config: Any  # options by name, as attributes: diffusers fills it
 
     @classmethod
     def with_present_names(cls, config: Mapping[str, object]) -> dict[str, object]:

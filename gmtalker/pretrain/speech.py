@@ -103,8 +103,6 @@ def pretrain_speech(
     options, output = options.with_minutes(MINUTES), Path(output)
     clips = [clip for clip in read_corpus(rows, output, on_progress) if clip.has_usable_speech]
     recordings = _filmed_recordings(clips) + _sound_recordings(rows, output / "corpus", on_progress)
-    if not recordings:
-        raise UnusableInput("None of the training clips holds speech to learn from.")
     train, validation, unseen_speakers = _split(recordings)
 
     def evaluate(network: SpeechEncoder) -> dict[str, float | None]:
@@ -118,8 +116,7 @@ def pretrain_speech(
         return _fit(stage, samples, output / "checkpoints" / stage, own, on_progress, evaluate)
 
     first, _ = fitted("speech_offsets", OFFSET_SHARE, train)
-    filmed = [recording for recording in [*train, *validation, *unseen_speakers] if recording.lips_known]
-    offsets = shared_offsets(filmed, [sound_offset(first, recording) for recording in filmed])
+    offsets = _estimate_offsets(first, [*train, *validation, *unseen_speakers])
     write_offsets(output / "corpus", offsets)
     model, state = fitted("speech", 1 - OFFSET_SHARE, [in_time(item, offsets.get(item.file, 0)) for item in train])
     figures = {
@@ -154,7 +151,12 @@ def adopt_hubert(name: str, output: Path) -> Path:
 
 
 def _split(recordings: Sequence[Recording]) -> tuple[list[Recording], list[Recording], list[Recording]]:
-    """Recordings to train on, clips of the same people for validation, and clips of unseen speakers."""
+    """Recordings to train on, clips of the same people for validation, and clips of unseen speakers.
+
+    Errors: UnusableInput without a recording.
+    """
+    if not recordings:
+        raise UnusableInput("None of the training clips holds speech to learn from.")
     train, unseen = hold_out_people(recordings, lambda recording: recording.person)
     train, validation = hold_out(train, lambda recording: recording.group == "lips", lambda recording: recording.person)
     return train, validation, [recording for recording in unseen if recording.group == "lips"][:VALIDATION_CLIPS_MAX]
@@ -207,6 +209,12 @@ def sound_offset(model: SpeechEncoder, recording: Recording) -> int:
     is_peak = 0 < best < len(agreement) - 1
     is_sure = agreement[best] > max(OFFSET_CORRELATION_MIN, agreement[OFFSET_MAX] + OFFSET_GAIN_MIN)
     return offsets[best] if is_peak and is_sure else 0
+
+
+def _estimate_offsets(model: SpeechEncoder, recordings: Sequence[Recording]) -> dict[str, int]:
+    """The offset of each recording with a picture, by file."""
+    filmed = [recording for recording in recordings if recording.lips_known]
+    return shared_offsets(filmed, [sound_offset(model, recording) for recording in filmed])
 
 
 def shared_offsets(recordings: Sequence[Recording], offsets: Sequence[int]) -> dict[str, int]:

@@ -85,7 +85,7 @@ class Job:
     def summary(self) -> str:
         """One line for people: status, or stage, percent, step, time left, speed, quality, message."""
         if self.status == "queued":
-            return "Waiting for the training before it to end"
+            return "Waiting for another training to end"
         if self.status != "running":
             return f"{self.status.capitalize()}. {self.message}".strip()
         parts = [f"{self.stage.capitalize()}, {self.percent:.0f} %"]
