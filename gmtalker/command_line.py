@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import math
 import os
@@ -61,11 +62,24 @@ def run(parser: argparse.ArgumentParser, arguments: list[str] | None, stopped: s
     except Exception as error:  # noqa: BLE001 - the last line of defence: a person gets a sentence, a job's log gets the rest
         if os.environ.get("GMTALKER_DEBUG") or getattr(options, "job", None):
             traceback.print_exc()
-        if isinstance(error, ModuleNotFoundError) and (package := str(error.name).split(".")[0]) in EXTRAS:
-            install = f"python -m pip install 'gmtalker-studio[{EXTRAS[package]}]'"
-            return fail(options, f"This needs {package}, which is not installed: {install}.", UNUSABLE)
+        if sentence := missing_extra(error):
+            return fail(options, sentence, UNUSABLE)
         what = f"{type(error).__name__}: {error}".rstrip(".")
         return fail(options, f"Something went wrong inside this program ({what}); GMTALKER_DEBUG=1 shows where.", UNUSABLE)
+
+
+def missing_extra(error: Exception) -> str | None:
+    """What to say when a package that only some commands need is not installed; None for any other error."""
+    package = str(error.name).split(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+    if package not in EXTRAS:
+        return None
+    return f"This needs {package}, which is not installed: python -m pip install 'gmtalker-studio[{EXTRAS[package]}]'."
+
+
+def need_package(package: str) -> None:
+    """Before long work that needs it at its end. Errors: ModuleNotFoundError when it is not installed."""
+    if importlib.util.find_spec(package) is None:
+        raise ModuleNotFoundError(f"No module named {package!r}", name=package)
 
 
 def program(module: str) -> str:

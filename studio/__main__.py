@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from gmtalker.command_line import DONE, UNUSABLE, add_json, for_machines, print_json, program, run
+from gmtalker.command_line import DONE, UNUSABLE, add_json, for_machines, missing_extra, print_json, program, run
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -14,6 +14,18 @@ def main(arguments: list[str] | None = None) -> int:
     Returns: 0 done, 1 the input can't be used, 2 wrong usage (command_line.run).
     """
     return run(_parser(), arguments)
+
+
+def open_page() -> int:
+    """The page, as the installed command gmtalker-studio opens it. Returns 0, or 1 when it can't be opened."""
+    try:
+        from studio.page import main as page
+    except ModuleNotFoundError as error:
+        if sentence := missing_extra(error):
+            print(sentence, file=sys.stderr)
+            return UNUSABLE
+        raise
+    return page()
 
 
 def _parser() -> argparse.ArgumentParser:

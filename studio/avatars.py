@@ -15,13 +15,13 @@ from gmtalker.avatars.storage import AvatarEntry, export_avatar, import_avatar, 
 from gmtalker.avatars.workspace import slug
 from personalize import jobs
 from studio.accounts import in_own_workspace
-from studio.components import HIDDEN, PRIVATE, or_sentence, table
+from studio.components import HIDDEN, PRIVATE, Updates, or_sentence, table
 from studio.loading import PipelineSource
 from studio.translations import say, word
 
 UNITS = {"psnr": " dB", "landmark_distance": " px", "sharpness": " × real frames", "flicker": " × real clip"}
+ACRONYMS = ("psnr", "ssim")  # among the measures
 POSTER_SIZE = (256, 256)
-Updates = dict[gr.blocks.Block, object]  # by component
 
 
 def entries() -> list[AvatarEntry]:
@@ -298,11 +298,16 @@ def _details(entry: AvatarEntry, visitor: gr.Request) -> str:
     ]
     for part in ("source", "measures"):
         rows += [
-            (key.replace("_", " "), _value(key, value))
+            (_title(key), _value(key, value))
             for key, value in card.get(part, {}).items()
             if value not in (None, []) and not isinstance(value, dict)
         ]
     return table((say(visitor, "about"), ""), rows)
+
+
+def _title(key: str) -> str:
+    """The name of a value of the card."""
+    return key.upper() if key in ACRONYMS else key.replace("_", " ").capitalize()
 
 
 def _value(key: str, value: object) -> str:

@@ -15,6 +15,7 @@ from gmtalker.errors import UnusableInput
 MIXED = EMOTIONS[1:]  # the emotions that have a slider; neutral is the rest
 PRIVATE = {"api_visibility": "private"}  # of every handler but the public one: each would be an endpoint and an MCP tool
 HIDDEN = {"show_progress": "hidden", **PRIVATE}
+Updates = dict[gr.blocks.Block, object]  # what a handler changes: values or properties by component; the others stay as they are
 Result = TypeVar("Result")
 
 

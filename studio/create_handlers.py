@@ -16,7 +16,7 @@ from gmtalker.avatars.storage import find_avatar
 from gmtalker.media.audio import sound_seconds
 from studio.accounts import in_own_workspace
 from studio.avatars import names, picture_of, portraits
-from studio.components import HIDDEN, MIXED, PRIVATE, note, or_sentence, refusal
+from studio.components import HIDDEN, MIXED, PRIVATE, Updates, note, or_sentence, refusal
 from studio.create import PRESETS, CreateTab
 from studio.generation import TAKES, Stops, generate_video, three_takes
 from studio.live_video import LiveVideos
@@ -35,7 +35,6 @@ STRIP_SIZE = (1600, 400)  # pixels at most
 VIDEOS_KEPT = 12  # of a visit
 AT_ONCE = {"queue": False, **PRIVATE}
 HEAVY = {"show_progress": "hidden", "concurrency_limit": 1, "concurrency_id": "heavy"}
-Updates = dict[gr.blocks.Block, object]  # by component
 
 
 @dataclass(frozen=True)

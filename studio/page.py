@@ -19,7 +19,7 @@ from gmtalker.assets import SPEECHES  # noqa: E402
 from gmtalker.errors import UnusableInput  # noqa: E402
 from studio.accounts import OwnFilesOnly, SignIn, add_account, has_accounts, may_enter, signed_in  # noqa: E402
 from studio.avatars import avatars_tab, connect_avatars  # noqa: E402
-from studio.components import HIDDEN  # noqa: E402
+from studio.components import HIDDEN, Updates  # noqa: E402
 from studio.create import create_tab  # noqa: E402
 from studio.create_handlers import CreateHandlers, connect_create  # noqa: E402
 from studio.live_video import LiveVideos  # noqa: E402
@@ -35,7 +35,7 @@ SIGN_IN_MESSAGE = "Ask the owner of this page for a name and a password."
 
 
 def build(pipeline: PipelineSource, live: LiveVideos, place: deployment.Deployment) -> gr.Blocks:
-    """The page around one pipeline. In a demo, which everybody shares, it has one tab, and nothing of anybody's is kept.
+    """The page around one pipeline. In a demo, which everybody shares, nobody trains, and nothing of anybody's is kept.
 
     pipeline: gives it, as soon as it is loaded.
     """
@@ -65,7 +65,7 @@ def _own_tabs(tabs: gr.Tabs, create: CreateHandlers, pipeline: PipelineSource, p
     with gr.Tab(word("tab_avatars"), id="avatars") as header:
         avatars = connect_avatars(avatars_tab(), pipeline)
 
-    def use(visitor: gr.Request, chosen: str | None) -> dict[gr.blocks.Block, object]:
+    def use(visitor: gr.Request, chosen: str | None) -> Updates:
         return {tabs: gr.Tabs(selected="create")} | create.offer(visitor, chosen)
 
     for change in avatars.changes:

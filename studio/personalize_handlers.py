@@ -19,7 +19,7 @@ from personalize.consent import Consent
 from personalize.progress import TRAINING_CURVE, TRAINING_STRIP
 from personalize.request import PRESETS, TrainRequest
 from studio.accounts import in_own_workspace
-from studio.components import HIDDEN, PRIVATE, Status, folded, note, or_sentence, progress_bar, refusal, table
+from studio.components import HIDDEN, PRIVATE, Status, Updates, folded, note, or_sentence, progress_bar, refusal, table
 from studio.generation import time_left
 from studio.loading import PipelineSource
 from studio.personalize import Checked, PersonalizeTab
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from personalize.check import Report
 
 HEAVY = {"concurrency_id": "heavy", "concurrency_limit": 1, **PRIVATE}
-Updates = dict[gr.blocks.Block, object]  # by component
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,14 @@ from pathlib import Path
 from huggingface_hub import metadata_save
 from huggingface_hub.utils import yaml_dump
 
+from gmtalker.assets import ASSETS, BUNDLED
 from gmtalker.errors import UnusableAvatar, UnusableInput
-from studio.spacefile import NAME, ROOT, STORAGE_PATH, Spacefile, check_repo_id, disagreement
+from studio.spacefile import INSTALLED, NAME, ROOT, STORAGE_PATH, Spacefile, check_repo_id, disagreement
 
-# What a Space is made of: these files and, of these folders, what is neither hidden nor left behind by Python.
+# What a Space is made of: these files and, of these folders, what is neither hidden nor left behind by Python or an installation.
 FILES = ("app.py", "requirements.txt", "packages.txt", "README.md", NAME)
 FOLDERS = ("gmtalker", "personalize", "studio", "assets")
+LEFT_BEHIND = ("__pycache__", "_assets", INSTALLED)
 
 
 @dataclass(frozen=True)
@@ -98,23 +100,30 @@ def plan(avatar: str | None = None) -> Plan:
         raise UnusableInput(f"sdk_version in {NAME} is gradio's in requirements.txt, {wanted}, not {spacefile.sdk_version}.")
     files = {name: ROOT / name for name in FILES if (ROOT / name).is_file()}
     for name in FOLDERS:
-        files |= {path.relative_to(ROOT).as_posix(): path for path in _program_files(ROOT / name)}
+        folder = _program_folder(name)
+        files |= {f"{name}/{path.relative_to(folder).as_posix()}": path for path in _program_files(folder)}
     if avatar is not None:
         files |= _avatar_files(avatar, files)
     return Plan(spacefile, dict(sorted(files.items())))
 
 
+def _program_folder(name: str) -> Path:
+    """Where a folder of the program is: at the top level of a checkout, or where the packages are installed."""
+    if ROOT.name != INSTALLED:
+        return ROOT / name
+    return ASSETS if name == "assets" else ROOT.parents[1] / name
+
+
 def _program_files(folder: Path) -> Iterator[Path]:
-    """The files of a folder, without what is hidden (.env, .DS_Store), what Python leaves behind, and links out of it."""
+    """The files of a folder, without what is hidden (.env, .DS_Store), LEFT_BEHIND, and links out of it."""
     for path in sorted(folder.rglob("*")):
         parts = path.relative_to(folder).parts
         if path.is_file() and not path.is_symlink() and path.suffix != ".pyc":
-            if not any(part.startswith(".") or part == "__pycache__" for part in parts):
+            if not any(part.startswith(".") or part in LEFT_BEHIND for part in parts):
                 yield path
 
 
 def _avatar_files(name: str, sent: Mapping[str, Path]) -> dict[str, Path]:
-    from gmtalker.assets import BUNDLED
     from gmtalker.avatars.avatar import data_files
     from gmtalker.avatars.on_hub import check_consent
     from gmtalker.avatars.ready import load_avatar

@@ -13,7 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictStr, Valida
 
 from gmtalker.errors import UnusableInput
 
-ROOT = Path(__file__).resolve().parent.parent
+INSTALLED = "_space"  # where Spacefile, README.md and app.py are in an installed package; a checkout has them at its top level
+_HERE = Path(__file__).resolve().parent
+ROOT = _HERE / INSTALLED if (_HERE / INSTALLED).is_dir() else _HERE.parent
 NAME = "Spacefile"
 REPO_ID = re.compile(r"([A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*")
 VARIABLE = re.compile(r"[A-Za-z_]\w*")

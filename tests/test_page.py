@@ -28,6 +28,7 @@ import pytest
 import soundfile
 from media import REAL, bundled_clip, ffmpeg, real_clip
 
+from gmtalker.assets import SPEECH
 from gmtalker.avatars.storage import export_avatar, import_avatar
 from gmtalker.avatars.workspace import owned_by, workspace
 from gmtalker.media.video import read_info
@@ -156,13 +157,17 @@ def speech(home: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def clip(home: Path) -> Path:
-    """20 seconds of a real person: GRID's speaker s1 where pictures are kept (CC BY 4.0), an unseen speaker otherwise."""
+    """20 seconds of a real person: GRID's speaker s1 where pictures are kept (CC BY 4.0), an unseen speaker otherwise.
+
+    Without the real clips: the bundled avatar's silent footage, repeated, with an example of speech.
+    """
     path = home / "me, 20 seconds.mp4"
-    if SCREENSHOTS:
-        real_clip("grid_s1/bbaf2n.mp4")
-        sources = sorted((REAL / "grid_s1").glob("*.mp4"))[:7]
-    else:
-        sources = [real_clip("av/andrew1.mp4")]
+    unseen = REAL / "av" / "andrew1.mp4"
+    if not SCREENSHOTS and not unseen.exists():
+        inputs = ["-stream_loop", 3, "-i", bundled_clip("idle.mp4"), "-stream_loop", 3, "-i", SPEECH]
+        ffmpeg(*inputs, "-map", "0:v", "-map", "1:a", "-t", 20, path)
+        return path
+    sources = sorted(real_clip("grid_s1/bbaf2n.mp4").parent.glob("*.mp4"))[:7] if SCREENSHOTS else [unseen]
     inputs = [part for source in sources for part in ("-i", source)]
     streams = "".join(f"[{number}:v][{number}:a]" for number in range(len(sources)))
     joined = f"{streams}concat=n={len(sources)}:v=1:a=1[v][a]"

@@ -36,6 +36,7 @@ from gmtalker.errors import UnusableAvatar, UnusableInput
 from gmtalker.media.video import read_frames
 from gmtalker.progress import Stopped
 from gmtalker.request import SpeakRequest
+from personalize.__main__ import main as personalize_main
 from studio.__main__ import main
 from studio.accounts import OwnFilesOnly, SignIn, in_own_workspace, signed_in
 from studio.deployment import Deployment
@@ -176,6 +177,25 @@ def test_secrets_and_leftovers_stay_here(project: Path):
     assert "packages.txt" in plan().files
 
 
+def test_an_installed_package_sends_the_same(project: Path, tmp_path: Path, monkeypatch):
+    """The wheel's places: packages beside each other, the assets and what stands beside the packages inside them."""
+    site = tmp_path / "site-packages"
+    shutil.copytree(project / "gmtalker", site / "gmtalker")
+    shutil.copytree(project / "assets", site / "gmtalker" / "_assets", symlinks=True)
+    (site / "studio" / "_space").mkdir(parents=True)
+    for name in ("Spacefile", "README.md", "requirements.txt", "app.py"):
+        shutil.copy(project / name, site / "studio" / "_space")
+    monkeypatch.setattr("studio.publish.ROOT", site / "studio" / "_space")
+    monkeypatch.setattr("studio.publish.ASSETS", site / "gmtalker" / "_assets")
+    planned = plan()
+    assert list(planned.files) == SENT and all(file.is_file() for file in planned.files.values())
+
+
+def test_where_publishing_was_before_says_where_it_is(capsys):
+    assert personalize_main(["space", "check"]) == 2
+    assert "python -m studio space check" in capsys.readouterr().err
+
+
 def test_check_shows_what_would_be_sent(project: Path, capsys):
     assert main(["space", "check"]) == 0
     shown = capsys.readouterr().out
@@ -311,12 +331,12 @@ def test_the_published_space_runs_from_a_clone(hub: Hub, tmp_path: Path):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    surroundings = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "GMTALKER_HOME")}
-    surroundings |= {"SPACE_ID": "ann/studio", "SYSTEM": "spaces", "CPU_CORES": "1", "HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "GMTALKER_HOME")}
+    environment |= {"SPACE_ID": "ann/studio", "SYSTEM": "spaces", "CPU_CORES": "1", "HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
     log = tmp_path / "log"
     command = [sys.executable, "-c", "import app, sys; sys.exit(app.main(sys.argv[1:]))", "--port", str(port)]
     with open(log, "wb") as said:
-        page = subprocess.Popen(command, cwd=clone, env=surroundings, stdout=said, stderr=subprocess.STDOUT)
+        page = subprocess.Popen(command, cwd=clone, env=environment, stdout=said, stderr=subprocess.STDOUT)
     try:
         shown, end = None, time.time() + 300
         while shown is None and time.time() < end:
@@ -338,15 +358,15 @@ def test_the_published_space_runs_from_a_clone(hub: Hub, tmp_path: Path):
 
 
 def test_a_space_keeps_what_is_made_where_it_outlives_a_restart(tmp_path: Path, monkeypatch):
-    surroundings = {"SPACE_ID": "ann/studio", "CPU_CORES": "2.0"}
-    monkeypatch.setattr(os, "environ", surroundings)
+    environment = {"SPACE_ID": "ann/studio", "CPU_CORES": "2.0"}
+    monkeypatch.setattr(os, "environ", environment)
     monkeypatch.setattr(studio.deployment, "STORAGE", tmp_path / "data")
     studio.deployment.prepare()
-    assert "GMTALKER_HOME" not in surroundings and surroundings["OMP_NUM_THREADS"] == "2"
+    assert "GMTALKER_HOME" not in environment and environment["OMP_NUM_THREADS"] == "2"
     (tmp_path / "data").mkdir()
     studio.deployment.prepare()
-    assert surroundings.pop("GMTALKER_HOME") == str(tmp_path / "data")
-    monkeypatch.setattr(os, "environ", surroundings | {"GMTALKER_HOME": "/elsewhere"})
+    assert environment.pop("GMTALKER_HOME") == str(tmp_path / "data")
+    monkeypatch.setattr(os, "environ", environment | {"GMTALKER_HOME": "/elsewhere"})
     studio.deployment.prepare()
     assert os.environ["GMTALKER_HOME"] == "/elsewhere"
     monkeypatch.setattr(os, "environ", {})

@@ -17,6 +17,7 @@ from gmtalker.command_line import (
     labelled_clip,
     load_pipeline,
     names_in,
+    need_package,
     progress_bar,
     write_json,
 )
@@ -139,6 +140,7 @@ def _emotions(options: argparse.Namespace) -> None:
     if options.adapt is not None:
         raise WrongUsage(MOVED.format("emotions --adapt", "adapt"))
     check_output(options.json, ".json")
+    need_package("librosa")
     from gmtalker.measure.generic import GenericMeasures, measure_generic
     from gmtalker.models.expression_generator import ExpressionGenerator
     from gmtalker.models.weights import load_strict

@@ -1,0 +1,93 @@
+"""Accounts of a page that several people share: who may come in, and whose workspace a handler works in."""
+
+from __future__ import annotations
+
+import json
+import stat
+from pathlib import Path
+
+import gradio as gr
+import pytest
+
+from gmtalker.avatars.workspace import owner
+from studio import page
+from studio.accounts import add_account, has_accounts, in_own_workspace, may_enter
+
+# As the first version wrote it, with hashlib's scrypt, for "secret of ann".
+FIRST_FORM = {
+    "salt": "6c7e287b7e881bacaa8de1daa825f6dc",
+    "key": "e616c5a537aa255c658da30b31f6bc31d333efcc446804e4f09d3001f69941ac"
+    "d8ffe43043b527abd69d0c5f83747366c434b73cece2286b830772cb9c585c0d",
+}
+
+
+def test_only_the_right_password_lets_in(home: Path):
+    assert not has_accounts() and not may_enter("ann", "secret of ann")
+    add_account("ann", "secret of ann")
+    assert has_accounts() and may_enter("ann", "secret of ann")
+    assert not may_enter("ann", "secret of bob") and not may_enter("bob", "secret of ann") and not may_enter("ann", "")
+    add_account("ann", "another secret")
+    assert may_enter("ann", "another secret") and not may_enter("ann", "secret of ann")
+
+
+def test_the_file_tells_no_password_and_is_its_owners_alone(home: Path):
+    add_account("ann", "secret of ann")
+    add_account("bob", "secret of ann")
+    file = home / "people.json"
+    accounts = json.loads(file.read_text())
+    assert "secret" not in file.read_text() and stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert accounts["ann"]["password"].startswith("scrypt:") and accounts["ann"] != accounts["bob"]  # salted
+
+
+def test_accounts_of_the_first_version_still_let_in(home: Path):
+    home.mkdir()
+    (home / "people.json").write_text(json.dumps({"ann": FIRST_FORM}))
+    assert may_enter("ann", "secret of ann") and not may_enter("ann", "secret of bob")
+    add_account("bob", "secret of bob")
+    assert may_enter("ann", "secret of ann") and may_enter("bob", "secret of bob")
+    assert json.loads((home / "people.json").read_text())["ann"] == FIRST_FORM
+
+
+@pytest.mark.parametrize("name,password", [("", "long enough"), (" ", "long enough"), ("a\nb", "long enough"), ("ann", "short")])
+def test_an_account_needs_a_name_and_a_password(home: Path, name: str, password: str):
+    with pytest.raises(ValueError, match="at least 8 letters"):
+        add_account(name, password)
+    assert not has_accounts()
+
+
+def test_the_page_asks_for_a_name_only_where_somebody_has_one(home: Path, capsys):
+    assert page.main(["--auth"]) == 1
+    assert "--add-user" in capsys.readouterr().err
+
+
+def visitor(name: str | None) -> gr.Request:
+    return gr.Request(username=name, session_hash="session")
+
+
+def test_a_handler_works_in_the_workspace_of_who_calls_it():
+    @in_own_workspace
+    def whose(request: gr.Request, first: int, *, second: int) -> tuple[str, int, int]:
+        return owner(), first, second
+
+    assert whose(visitor("ann"), 1, second=2) == ("ann", 1, 2) and whose(visitor(None), 1, second=2)[0] == "" == owner()
+
+
+def test_each_step_of_a_handler_does_and_so_does_its_end():
+    ends = []
+
+    class Handlers:
+        @in_own_workspace
+        def steps(self, request: gr.Request, **values: int):
+            try:
+                for name in values:
+                    yield owner(), name
+            finally:
+                ends.append(owner())
+
+    whole = Handlers().steps(visitor("ann"), first=1, second=2)
+    assert next(whole) == ("ann", "first") and owner() == ""
+    assert list(whole) == [("ann", "second")] and ends == ["ann"]
+    left = Handlers().steps(visitor("bob"), first=1, second=2)
+    next(left)
+    left.close()
+    assert ends == ["ann", "bob"] and owner() == ""
