@@ -27,6 +27,7 @@ test: lint
 	OMP_NUM_THREADS=1 $(VENV_PYTHON) -m pytest -n $(TEST_PROCESSES) --dist loadgroup
 
 bench: setup
+	mkdir -p build
 	$(VENV_PYTHON) -m gmtalker bench --json build/bench.json
 
 clean:

@@ -1,6 +1,6 @@
 """Generic stages of one's own: a face model and a speech encoder, trained for moments on a folder that MANIFEST.csv describes.
 
-python examples/pretrain_tiny.py DATA OUTPUT [MINUTES]
+python -m examples.pretrain_tiny DATA OUTPUT [MINUTES]
 
 DATA/MANIFEST.csv has at least the columns file, split, person, seconds, and one row a clip.
 """

@@ -1,6 +1,6 @@
 """The bundled avatar says a speech, mostly happy, and a video of it is written.
 
-python examples/speak.py [SPEECH.wav] [OUTPUT.mp4]
+python -m examples.speak [SPEECH.wav] [OUTPUT.mp4]
 """
 
 import sys

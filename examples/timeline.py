@@ -1,6 +1,6 @@
 """An emotion that changes while the avatar speaks; frames and tracks are used as they come, no video is written.
 
-python examples/timeline.py [SPEECH.wav]
+python -m examples.timeline [SPEECH.wav]
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""What every command line of the project shares: exit codes, errors as sentences, the progress bar, checks of outputs."""
+"""What every command line of the project shares: exit codes, user-facing errors, the progress bar, checks of outputs."""
 
 from __future__ import annotations
 

@@ -33,6 +33,7 @@ REPO_ID = re.compile(r"[\w.-]+/[\w.-]+")  # owner/name
 ANSWER_SECONDS = 5.0  # for the first answer: without a network, the sentence should not take longer
 SILENCE_SECONDS = 60.0  # after which a line that was open is taken for dead
 LARGEST_FETCH = 4000 * MEGABYTE  # a large HuBERT among them
+LOG_IN = "`hf auth login`, HF_TOKEN, or --token where a command has it"
 NO_REPO = "{!r} can't be a repo on the Hub; those are called owner/name."
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 
@@ -196,14 +197,14 @@ def as_sentence(api: HfApi, subject: str) -> Iterator[None]:
 
 def _sentence(api: HfApi, subject: str, error: BaseException) -> str:
     if isinstance(error, GatedRepoError):
-        return f"{subject} is gated: ask its owner for access at {api.endpoint}/{subject}, then give your token with --token."
+        return f"{subject} is gated: ask its owner for access at {api.endpoint}/{subject}, then log in ({LOG_IN})."
     if isinstance(error, RepositoryNotFoundError):
-        return f"There is no {subject} on the Hub, or it is private; check the name, or give a token that may read it (--token)."
+        return f"There is no {subject} on the Hub, or it is private; check the name, or log in ({LOG_IN})."
     if isinstance(error, RevisionNotFoundError):
         return f"{subject} has no such revision on the Hub; leave it out for the newest."
     status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
     if status == 401 or isinstance(error, LocalTokenNotFoundError):
-        return "The Hub wants a valid token for this; give one with --token, set HF_TOKEN, or run `hf auth login`."
+        return f"The Hub wants a valid token for this: {LOG_IN}."
     if status == 403:
         return f"The token may not do this with {subject}: {first_line(getattr(error, 'server_message', None) or 'forbidden')}."
     if status is not None and (status == 429 or status >= 500):

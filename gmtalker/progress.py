@@ -63,8 +63,8 @@ class Progress:
 OnProgress = Callable[[Progress], None]
 
 
-def nobody_listens(_: Progress) -> None:
-    """Takes progress that nobody wants to see."""
+def ignore_progress(_: Progress) -> None:
+    """The default callback: discards progress."""
 
 
 def time_left(seconds: float) -> str:

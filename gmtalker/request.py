@@ -1,4 +1,4 @@
-"""What an avatar is to say, and how: the one carrier from page, command line and Python to the pipeline."""
+"""What an avatar is to say, and how: the request object shared by page, command line and Python."""
 
 from __future__ import annotations
 

@@ -127,7 +127,7 @@ def _check_fit(stages: GenericStages, shown: str) -> None:
 
 
 def save_stages(stages: GenericStages, folder: Path) -> None:
-    """Write the stages as load_stages and diffusers lay them out: an index, a folder a stage, safetensors.
+    """Write the stages as load_stages and diffusers lay them out: an index and one folder per stage, as safetensors.
 
     folder: made when it is missing.
     Errors: OSError when it can't be written.

@@ -1,1 +1,1 @@
-"""From a person's upload to an avatar."""
+"""Train an avatar from one person's video clips."""

@@ -29,7 +29,7 @@ from gmtalker.models.emotion_mapping import EmotionMapping
 from gmtalker.models.head_generator import REFERENCE_WIDTHS, HeadGenerator
 from gmtalker.pipeline import GMTalkerPipeline
 from gmtalker.pretrain.datasets import WHOLE, Row, read_rows
-from gmtalker.progress import OnProgress, Progress, nobody_listens
+from gmtalker.progress import OnProgress, Progress, ignore_progress
 from gmtalker.tracks import EmotionWeights
 from personalize.consent import Consent
 from personalize.footage import gather_footage
@@ -50,7 +50,7 @@ def measure_adaptation(
     minutes: float,
     pipeline: GMTalkerPipeline,
     leave_out: Sequence[str] = (),
-    on_progress: OnProgress = nobody_listens,
+    on_progress: OnProgress = ignore_progress,
 ) -> dict:
     """Measure lip correlation on the last part of each long test clip, before and after a speaking style was adapted to the rest.
 
@@ -100,7 +100,7 @@ def compare_heads(
     clips: Sequence[Path],
     minutes: float,
     pipeline: GMTalkerPipeline,
-    on_progress: OnProgress = nobody_listens,
+    on_progress: OnProgress = ignore_progress,
     picture: Path | None = None,
     size: int = 256,
 ) -> dict:
@@ -164,7 +164,7 @@ def measure_public_set(
     dataset: str,
     minutes: float,
     pipeline: GMTalkerPipeline,
-    on_progress: OnProgress = nobody_listens,
+    on_progress: OnProgress = ignore_progress,
     recogniser: FaceRecogniser | None = None,
 ) -> dict:
     """Train an avatar of each test person of a public set, and measure it.

@@ -1,4 +1,4 @@
-"""From clips to footage in five steps: track, crop, choose frames, measure the person, listen."""
+"""From clips to footage in five steps: track, crop, choose frames, measure the person, encode speech and emotion."""
 
 from __future__ import annotations
 

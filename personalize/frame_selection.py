@@ -1,4 +1,4 @@
-"""Which frames of long footage the head learns from: all kinds of mouth shape, head turn and gaze, and the sharp ones of each."""
+"""Which frames of long footage the head learns from: balanced over mouth shape, head turn and gaze, the blurriest dropped."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ from gmtalker.errors import UnusableInput
 from gmtalker.face.model import FaceModel
 from gmtalker.models.expression_generator import ExpressionBatch, ExpressionGenerator
 from gmtalker.pipeline import GMTalkerPipeline
-from gmtalker.progress import OnProgress, Progress, nobody_listens
+from gmtalker.progress import OnProgress, Progress, ignore_progress
 from gmtalker.training.loop import TrainOptions, fit
 from personalize.emotion_offsets import OFFSET_FRAMES, generic_offsets
 from personalize.sound_sync import SpokenFootage
@@ -46,7 +46,7 @@ def adapt_style(
     work: Path,
     minutes: float,
     folder: Path,
-    on_progress: OnProgress = nobody_listens,
+    on_progress: OnProgress = ignore_progress,
 ) -> None:
     """Learn a person's LoRA of the generic expression generator, and their accent, from their own speech and face.
 

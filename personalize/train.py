@@ -25,7 +25,7 @@ from gmtalker.media.full_frame import IDLE_FRAMES_MAX, write_idle_loop
 from gmtalker.models.weights import save_half
 from gmtalker.performance import Performance
 from gmtalker.pipeline import GMTalkerPipeline
-from gmtalker.progress import OnProgress, Progress, nobody_listens
+from gmtalker.progress import OnProgress, Progress, ignore_progress
 from gmtalker.tracks import EmotionWeights
 from gmtalker.training.head import HeadTraining
 from personalize.card import write_card
@@ -44,7 +44,7 @@ NEUTRAL_SPEECH_FRAMES = 250  # over which the person's neutral face is compared 
 
 
 def train_avatar(
-    request: TrainRequest, on_progress: OnProgress = nobody_listens, pipeline: GMTalkerPipeline | None = None
+    request: TrainRequest, on_progress: OnProgress = ignore_progress, pipeline: GMTalkerPipeline | None = None
 ) -> Path:
     """Make an avatar from video clips of one person. The same request resumes.
 

@@ -1,1 +1,1 @@
-"""The tabs of the page."""
+"""The web page: tabs, accounts, translations, and publishing it as a Space."""

@@ -1,4 +1,4 @@
-"""python -m studio: the page, and publishing it as a Hugging Face Space."""
+"""python -m studio space: check and publish this studio as a Hugging Face Space."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Where the page runs: on a person's own machine, or as a Space. Imported before gradio and torch, whose settings it makes."""
+"""Where the page runs: on a person's own machine, or as a Space. Imported before gradio and torch:
+it sets environment variables that they read at import.
+"""
 
 from __future__ import annotations
 

@@ -22,9 +22,9 @@ SECONDS_MAX = 24 * 3600
 
 
 def filled_rows(rows: Sequence[Sequence] | None) -> list[list[float]]:
-    """The rows of the table that hold anything, empty cells as 0.
+    """The non-empty rows of the table, with empty cells as 0.
 
-    Errors: ValueError for what is no number.
+    Errors: ValueError for a cell that is not a number.
     """
     filled = []
     for row in rows or []:

@@ -35,9 +35,9 @@ SIGN_IN_MESSAGE = "Ask the owner of this page for a name and a password."
 
 
 def build(pipeline: PipelineSource, live: LiveVideos, place: deployment.Deployment) -> gr.Blocks:
-    """The page around one pipeline. In a demo, which everybody shares, nobody trains, and nothing of anybody's is kept.
+    """The page around one pipeline. A shared demo has no training and keeps no avatars.
 
-    pipeline: gives it, as soon as it is loaded.
+    pipeline: a function that returns the pipeline, and waits until it is loaded.
     """
     gr.set_static_paths([str(SPEECHES)])
     with gr.Blocks(title="GMTalker Studio", analytics_enabled=False, delete_cache=(HOUR, 24 * HOUR)) as page:

@@ -1,4 +1,4 @@
-"""Speaking on ZeroGPU: a Space that is lent a GPU for the seconds of one call, in a process forked for it."""
+"""Speaking on ZeroGPU Spaces, which get a GPU for one call, in a process forked for it; elsewhere in this process."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from gmtalker.avatars.storage import list_avatars
 from gmtalker.clock import EMOTIONS
 from gmtalker.errors import UnusableInput
 from gmtalker.pipeline import GMTalkerPipeline
-from gmtalker.progress import nobody_listens
+from gmtalker.progress import ignore_progress
 from personalize import benchmark, person_head, train
 from personalize.benchmark import compare_heads
 from personalize.consent import Consent
@@ -108,7 +108,7 @@ def test_clips_become_one_footage(footage, pipeline, monkeypatch):
     assert not spoken.usable[:125].any() and not spoken.usable[225:].any() and spoken.usable[125:225].all()
 
     monkeypatch.setattr("personalize.footage.track_points", lambda *_: pytest.fail("tracked again"))  # the work folder keeps it
-    again = train.gather_footage(request, pipeline, work, TrainingProgress(nobody_listens))
+    again = train.gather_footage(request, pipeline, work, TrainingProgress(ignore_progress))
     assert torch.equal(again.track.motion.stacked(), gathered.track.motion.stacked())
 
 

@@ -1,1 +1,1 @@
-"""Avatars: folders of data, where they are kept, made ready to speak."""
+"""Avatars on disk and on the Hub, and loading them for inference."""

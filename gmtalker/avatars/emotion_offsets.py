@@ -13,7 +13,7 @@ from gmtalker.clock import EMOTIONS
 from gmtalker.tracks import BLINK, MOTION_DIM
 
 OFFSETS_FILE = "emotion_offsets.safetensors"
-OLD_OFFSETS_FILE = "moods.safetensors"  # as version 0.1 wrote it
+FORMER_FILE = "moods.safetensors"  # as version 0.1 wrote it
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +48,7 @@ class EmotionOffsets:
         Returns: None when the avatar has none.
         Errors: OSError, ValueError, KeyError, SafetensorError for a broken file.
         """
-        path = next((folder / name for name in (OFFSETS_FILE, OLD_OFFSETS_FILE) if (folder / name).exists()), None)
+        path = next((folder / name for name in (OFFSETS_FILE, FORMER_FILE) if (folder / name).exists()), None)
         if path is None:
             return None
         tensors = load_file(str(path))

@@ -74,7 +74,7 @@ def repo_of(avatar: str | Path | None, token: Token = None) -> str:
 def push_avatar(avatar: str | Path | None, repo: str, readme: str, private: bool = True, token: Token = None) -> str:
     """Push an avatar into a model repo, which is made when it is missing: one commit, or nothing.
 
-    An avatar of the workspace notes the repo in its card, so that `repo` names it from then on.
+    For an avatar of the workspace, avatar.json records the repo, so that later lookups accept the repo id.
 
     avatar: as for storage.lookup_avatar.
     readme: the model card.

@@ -1,4 +1,4 @@
-"""Speech keeps its lips in any emotion: where they must close or round, an emotion may not hold them open or pull them wide."""
+"""Keeps an emotion from overriding lip closure and rounding that the speech requires."""
 
 from __future__ import annotations
 

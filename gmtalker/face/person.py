@@ -16,7 +16,7 @@ from gmtalker.tracks import MOTION_DIM, POSE
 POSE_FEATURES, SHOULDER_FEATURES = 15, 4  # numbers that tell where the picture around the face has moved to
 SHOULDER_STEP = 0.02  # crop widths that count as one step of the shoulders, about as far as they move while somebody talks
 CONTEXT_CELLS = 48  # cells to a side of the grid on which that is known
-RENAMED = {"surroundings": "context_motion"}  # tensors of face.safetensors: former name to present name
+FORMER_NAMES = {"surroundings": "context_motion"}  # tensors of face.safetensors: former name to present name
 
 
 def _context_at_rest() -> np.ndarray:
@@ -115,7 +115,7 @@ class PersonFace(FaceShape):
     def load(cls, path: Path) -> PersonFace:
         """Read a saved face. Errors: UnusableAvatar when the file is missing, broken or of another shape."""
         try:
-            stored = [(RENAMED.get(name, name), tensor) for name, tensor in load_file(str(path)).items()]
+            stored = [(FORMER_NAMES.get(name, name), tensor) for name, tensor in load_file(str(path)).items()]
             if sorted(name for name, _ in stored) != sorted(field.name for field in fields(cls)):
                 raise ValueError("it was made by another version of this program; please train it again")
             return cls(**dict(stored))

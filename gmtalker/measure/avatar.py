@@ -27,7 +27,7 @@ from gmtalker.media.audio import read_sound_or_none
 from gmtalker.media.video import read_frames
 from gmtalker.performance import Performance
 from gmtalker.pipeline import GMTalkerPipeline
-from gmtalker.progress import OnProgress, Progress, nobody_listens
+from gmtalker.progress import OnProgress, Progress, ignore_progress
 from gmtalker.tracks import ExpressionTrack, FaceTrack, MotionTrack
 from gmtalker.training.head import mean_psnr
 
@@ -65,7 +65,7 @@ def evaluate_avatar(
     avatar: Avatar,
     held_out: HeldOut,
     pipeline: GMTalkerPipeline,
-    on_progress: OnProgress = nobody_listens,
+    on_progress: OnProgress = ignore_progress,
     pictures: Path | None = None,
     recogniser: FaceRecogniser | None = None,
 ) -> dict:

@@ -29,7 +29,7 @@ from gmtalker.models.expression_generator import ExpressionGenerator
 from gmtalker.pipeline import GMTalkerPipeline
 from gmtalker.pretrain.corpus import FOUND_SHARE_MIN
 from gmtalker.pretrain.datasets import Row, read_rows
-from gmtalker.progress import OnProgress, Progress, nobody_listens
+from gmtalker.progress import OnProgress, Progress, ignore_progress
 from gmtalker.tracks import (
     BLINK,
     GAZE,
@@ -89,7 +89,7 @@ class GenericMeasures:
 
 
 def measure_generic(
-    pipeline: GMTalkerPipeline, wanted: GenericMeasures = GenericMeasures(), on_progress: OnProgress = nobody_listens
+    pipeline: GMTalkerPipeline, wanted: GenericMeasures = GenericMeasures(), on_progress: OnProgress = ignore_progress
 ) -> dict:
     """Take the measures of the generic stages that are wanted.
 

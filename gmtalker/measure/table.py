@@ -1,4 +1,4 @@
-"""Measures as a Markdown table, with published figures beside ours and what sets the protocols apart."""
+"""Measures as a Markdown table, with published figures and notes on protocol differences."""
 
 from __future__ import annotations
 

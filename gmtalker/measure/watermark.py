@@ -21,7 +21,7 @@ from gmtalker.media.video import read_frames
 from gmtalker.media.video_writer import VideoWriter
 from gmtalker.performance import Performance
 from gmtalker.pipeline import GMTalkerPipeline
-from gmtalker.progress import OnProgress, Progress, nobody_listens
+from gmtalker.progress import OnProgress, Progress, ignore_progress
 from gmtalker.provenance.credentials import avatar_id
 from gmtalker.provenance.watermark import Watermark, coded_payload, find_mark
 from gmtalker.request import SpeakRequest
@@ -39,12 +39,13 @@ ATTACKS = {
 }
 
 
-def measure_mark(pipeline: GMTalkerPipeline, clips: Sequence[Path], on_progress: OnProgress = nobody_listens) -> dict:
+def measure_mark(pipeline: GMTalkerPipeline, clips: Sequence[Path], on_progress: OnProgress = ignore_progress) -> dict:
     """Measure the watermark on videos of all avatars at hand, each with its own speech, emotion and seed.
 
     clips: real videos without a mark.
-    Returns: "wrong_bits_of_64", of payload and check after correction, by attack; "real_clips_said_to_be_marked";
-        "psnr_beside_the_unmarked" in dB; "cpu_ms_a_frame", CPU milliseconds per frame that marking takes.
+    Returns: "wrong_bits_of_64", of payload and check after correction, by attack; "real_clips_said_to_be_marked", false
+        positives; "psnr_beside_the_unmarked", of marked against unmarked frames in dB; "cpu_ms_a_frame", CPU milliseconds per
+        frame that marking takes.
     Errors: UnusableVideo for a clip that can't be read.
     Source: docs/method.md section 13.
     """

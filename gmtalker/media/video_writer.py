@@ -24,7 +24,7 @@ LIVE_FRAGMENT = 400_000  # microseconds: the growing file becomes playable in pi
 
 
 def write_picture(path: Path, picture: np.ndarray) -> None:
-    """Write a picture (height, width, 3) uint8 RGB as a JPEG file, whatever its suffix."""
+    """Write a picture (height, width, 3) uint8 RGB as JPEG, regardless of the file's suffix."""
     written, data = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])
     assert written
     path.write_bytes(data.tobytes())  # imwrite can't write every name

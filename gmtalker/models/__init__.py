@@ -1,1 +1,3 @@
-"""The networks of the method: tensors to tensors, no files and no devices; weights.py alone reads and writes them."""
+"""The networks of the method: tensors to tensors. Only weights.py reads and writes files (and hubert_encoder.py, through
+transformers).
+"""

@@ -1,4 +1,4 @@
-"""Networks on disk: config.json beside a safetensors file, and loading that forgives nothing."""
+"""Networks on disk: config.json beside a safetensors file, loaded strictly."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The generic stages: clips in, trained networks out."""
+"""Training of the generic, person-independent networks."""

@@ -25,7 +25,7 @@ The parts that all avatars share, trained by this project with its own code; aft
 
 **Research demo, not for commercial use**: some of the clips behind these weights may be used for research only. No frame and no
 recording of anybody is in them. Numbers below are watched during training; measures on held-out test clips are in the project's
-README.
+`docs/results`.
 """
 
 

@@ -19,7 +19,7 @@ from gmtalker.media.audio import read_sound_or_none, silent_frames
 from gmtalker.media.video import read_frames
 from gmtalker.models.mel import MEL_PER_FRAME, speech_to_mel
 from gmtalker.pretrain.datasets import Row
-from gmtalker.progress import OnProgress, Progress, nobody_listens
+from gmtalker.progress import OnProgress, Progress, ignore_progress
 
 FOUND_SHARE_MIN = 0.9  # of a clip's frames must show a face
 
@@ -107,7 +107,7 @@ def load_points(row: Row, cache: Path) -> TrackedVideo:
     return TrackedVideo(fill_and_smooth(points, found) if found.any() else points, found, (int(width), int(height)))
 
 
-def tracked_clips(rows: Sequence[Row], cache: Path, on_progress: OnProgress = nobody_listens) -> Iterator[TrackedClip]:
+def tracked_clips(rows: Sequence[Row], cache: Path, on_progress: OnProgress = ignore_progress) -> Iterator[TrackedClip]:
     """Track every video; those without a face in nine tenths of their frames, or shorter than a second, are left out.
 
     rows: sound files among them are skipped.
@@ -121,7 +121,7 @@ def tracked_clips(rows: Sequence[Row], cache: Path, on_progress: OnProgress = no
             yield TrackedClip(row, video)
 
 
-def load_corpus(rows: Sequence[Row], cache: Path, model: FaceModel, on_progress: OnProgress = nobody_listens) -> list[Clip]:
+def load_corpus(rows: Sequence[Row], cache: Path, model: FaceModel, on_progress: OnProgress = ignore_progress) -> list[Clip]:
     """Measure the videos among training rows.
 
     A person's neutral face and eyes are measured over all their clips of one picture size.

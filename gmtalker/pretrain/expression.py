@@ -30,7 +30,7 @@ from gmtalker.pretrain.samples import (
     save_stage,
     shares_of,
 )
-from gmtalker.progress import OnProgress, nobody_listens
+from gmtalker.progress import OnProgress, ignore_progress
 from gmtalker.training.loop import TrainOptions, fit
 
 MINUTES = 40.0
@@ -45,7 +45,7 @@ def pretrain_expression(
     rows: Sequence[Row],
     output: Path,
     options: PretrainOptions = PretrainOptions(),
-    on_progress: OnProgress = nobody_listens,
+    on_progress: OnProgress = ignore_progress,
 ) -> Path:
     """Train the expression generator on the tracked clips; clips without usable speech teach emotion alone.
 

@@ -18,7 +18,7 @@ from gmtalker.pretrain.card import StageSection, write_section
 from gmtalker.pretrain.corpus import TrackedClip, tracked_clips
 from gmtalker.pretrain.datasets import Row, source_of
 from gmtalker.pretrain.samples import PretrainOptions
-from gmtalker.progress import OnProgress, Progress, nobody_listens
+from gmtalker.progress import OnProgress, Progress, ignore_progress
 from gmtalker.training.checkpoints import TrainState
 
 COEFFICIENT_DIM = 40
@@ -53,7 +53,7 @@ def pretrain_face(
     rows: Sequence[Row],
     output: Path,
     options: PretrainOptions = PretrainOptions(),  # the model is solved for, not trained: nothing of these applies
-    on_progress: OnProgress = nobody_listens,
+    on_progress: OnProgress = ignore_progress,
 ) -> FaceModel:
     """Solve for the mean shape, rigid points, eyelid and expression basis over all people of the training rows.
 

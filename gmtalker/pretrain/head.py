@@ -24,7 +24,7 @@ from gmtalker.pretrain.card import StageSection, write_section
 from gmtalker.pretrain.corpus import TrackedClip, tracked_clips
 from gmtalker.pretrain.datasets import Row, source_of
 from gmtalker.pretrain.samples import PretrainOptions, emotion_row, read_face_model
-from gmtalker.progress import OnProgress, Progress, nobody_listens
+from gmtalker.progress import OnProgress, Progress, ignore_progress
 from gmtalker.training.checkpoints import TrainState
 from gmtalker.training.head import HeadHooks, HeadOptions, HeadTraining, sized, train_head
 from gmtalker.training.head_data import PersonFrames
@@ -41,7 +41,7 @@ def pretrain_head(
     rows: Sequence[Row],
     output: Path,
     options: PretrainOptions = PretrainOptions(),
-    on_progress: OnProgress = nobody_listens,
+    on_progress: OnProgress = ignore_progress,
 ) -> Path:
     """Train StyleUNet, EMN and their discriminator on every training video, but those of people to leave out.
 

@@ -25,7 +25,7 @@ from gmtalker.pretrain.samples import (
     read_speech_encoder,
     save_stage,
 )
-from gmtalker.progress import OnProgress, nobody_listens
+from gmtalker.progress import OnProgress, ignore_progress
 from gmtalker.tracks import BLINK, POSE, count_blinks
 from gmtalker.training.loop import TrainOptions, fit
 
@@ -44,7 +44,7 @@ def pretrain_motion(
     rows: Sequence[Row],
     output: Path,
     options: PretrainOptions = PretrainOptions(),
-    on_progress: OnProgress = nobody_listens,
+    on_progress: OnProgress = ignore_progress,
 ) -> Path:
     """Train the motion generator on head motion, blinks and gaze of the tracked clips.
 

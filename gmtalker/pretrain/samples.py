@@ -24,7 +24,7 @@ from gmtalker.models.weights import load_speech_encoder, save_half
 from gmtalker.pretrain.card import StageSection, write_section
 from gmtalker.pretrain.corpus import Clip, load_corpus
 from gmtalker.pretrain.datasets import Row, source_of
-from gmtalker.progress import OnProgress, Progress, nobody_listens
+from gmtalker.progress import OnProgress, Progress, ignore_progress
 from gmtalker.training.checkpoints import TrainState
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ def encode_speech_views(
     encoder: SpeechEncoder | HubertEncoder,
     cache: Path,
     seed: int,
-    on_progress: OnProgress = nobody_listens,
+    on_progress: OnProgress = ignore_progress,
 ) -> list[TrackedSpeech]:
     """Encode VIEWS views of each clip's speech: as recorded, and augmented as another voice in another room.
 
@@ -236,7 +236,7 @@ def read_face_model(output: Path) -> FaceModel:
         raise UnusableInput(f"{output} holds no face_model yet: run `pretrain face` first.") from error
 
 
-def read_corpus(rows: Sequence[Row], output: Path, on_progress: OnProgress = nobody_listens) -> list[Clip]:
+def read_corpus(rows: Sequence[Row], output: Path, on_progress: OnProgress = ignore_progress) -> list[Clip]:
     """The training clips, measured by the face model of a folder of stages.
 
     Errors: UnusableInput when there is no face model yet, or no clip shows a face.

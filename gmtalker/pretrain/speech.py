@@ -37,7 +37,7 @@ from gmtalker.pretrain.samples import (
     write_offsets,
 )
 from gmtalker.pretrain.speech_labels import GRID_WORDS, PHONES, phone_classes, sentence_phones, word_classes
-from gmtalker.progress import OnProgress, Progress, nobody_listens
+from gmtalker.progress import OnProgress, Progress, ignore_progress
 from gmtalker.tracks import sample_rows
 from gmtalker.training.checkpoints import TrainState
 from gmtalker.training.loop import TrainOptions, fit
@@ -89,7 +89,7 @@ def pretrain_speech(
     rows: Sequence[Row],
     output: Path,
     options: PretrainOptions = PretrainOptions(),
-    on_progress: OnProgress = nobody_listens,
+    on_progress: OnProgress = ignore_progress,
 ) -> Path:
     """Train the speech encoder on lips of tracked clips, phones of EmoDB, words of GRID, and sentences of RAVDESS.
 

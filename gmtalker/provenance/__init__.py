@@ -1,1 +1,1 @@
-"""What says that a video was made: the watermark and the signed credentials."""
+"""Provenance of generated videos: the watermark and the signed C2PA manifest."""

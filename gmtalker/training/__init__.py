@@ -1,1 +1,1 @@
-"""The training loops: of any network that owns its loss, and of the head generator."""
+"""Training loops: for networks with a `loss` method, and for the head generator."""

@@ -19,7 +19,7 @@ from gmtalker.device import is_half_fast, usable_cores
 from gmtalker.models.discriminator import Discriminator
 from gmtalker.models.emotion_mapping import EmotionMapping
 from gmtalker.models.head_generator import HeadGenerator
-from gmtalker.progress import OnProgress, Progress, nobody_listens
+from gmtalker.progress import OnProgress, Progress, ignore_progress
 from gmtalker.training.checkpoints import (
     ema_tensors,
     load_ema_tensors,
@@ -317,7 +317,7 @@ class HeadHooks:
     stop: True ends the training here, as if its time were up.
     """
 
-    on_progress: OnProgress = nobody_listens
+    on_progress: OnProgress = ignore_progress
     on_sample: Callable[[np.ndarray, np.ndarray, list[dict]], None] | None = None
     sample_requested: Callable[[], bool] = lambda: False
     stop: Callable[[], bool] = lambda: False

@@ -1,4 +1,4 @@
-"""The one training loop of the generic stages: a model that owns its loss, batches by number, a time to be done by."""
+"""The training loop of the generic stages: a network with its own loss, batches indexed by step, a limit of time or steps."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class TrainOptions:
 
 
 class Objective(nn.Module):
-    """Calls the model's loss from forward, where accelerate hooks in its processes."""
+    """The model's loss as forward, so that accelerate's distributed wrapper applies to it."""
 
     def __init__(self, model: nn.Module, precision: str) -> None:
         super().__init__()

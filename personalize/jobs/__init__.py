@@ -1,7 +1,7 @@
 """Training jobs: each a process and a row in one SQLite file, so that a training outlives the page that started it.
 
 The trainer writes its own row (reporting), so nothing is lost when the page's server ends. Every call of refresh finds trainers
-that died and starts the next job in the queue: one training runs at a time.
+that died and starts the next job in the queue. One queued training runs at a time; `train` in a terminal starts at once.
 """
 
 from personalize.jobs.job import OPEN, Estimate, Job, estimate, free_disk, same_name
