@@ -252,6 +252,9 @@ def test_a_trainer_is_this_very_program_wherever_it_is_started(tmp_path, monkeyp
     short.write_bytes(b"no film")
     job = wait_for(start("Ada's", short), "failed")
     assert "short.mp4" in job.message and job.owner == "Ada" and job.work.is_relative_to(Path("home of mine/people"))
+    psutil.wait_procs(
+        [psutil.Process(job.pid)] if psutil.pid_exists(job.pid) else [], timeout=60
+    )  # its last line follows its row
     lines = [json.loads(line) for line in Path(job.log).read_text().splitlines() if line.startswith("{")]
     assert lines[0] == {"stage": "checking the clips", "percent": 0.0, "seconds_left": None}
     assert lines[-1] == {"status": "failed", "error": job.message}
