@@ -46,7 +46,7 @@ QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "-
 QUIET += ["--disable-component-update", "--disable-sync", "--mute-audio"]
 QUIET += ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]  # a camera, and nobody asks for it
 SECOND, MINUTE = 1000, 60_000  # milliseconds
-TRAINED_MINUTES = "0.4"
+TRAINED_MINUTES = "3" if SCREENSHOTS else "0.4"  # a picture of it should show what a training becomes
 NAME = "New <b>one</b>"  # of the avatar: no name may become part of the page
 
 playwright = pytest.importorskip(
