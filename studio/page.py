@@ -91,6 +91,10 @@ def main(arguments: list[str] | None = None) -> int:
     except UnusableInput as error:
         print(error, file=sys.stderr)
         return 1
+    except OSError:  # gradio's own words name environment variables
+        where = f"Port {options.port} is taken" if options.port else "No port from 7860 on is free"
+        print(f"{where}, or this address can't be used; choose another with --port N or --host H.", file=sys.stderr)
+        return 1
     try:
         pipeline.load()
         page.block_thread()

@@ -410,7 +410,8 @@ def test_nothing_is_cut_off_on_a_phone(browser, server: Server):
     for number, name in enumerate(("create", "personalize", "avatars")):
         tab.get_by_role("tab").nth(number).click()
         time.sleep(0.5)
-        assert tab.evaluate("document.documentElement.scrollWidth <= window.innerWidth + 1"), name
+        # Against the screen: a phone's browser widens the window to a page that is too wide.
+        assert tab.evaluate("document.documentElement.scrollWidth") <= 391, name
         screenshot(tab, f"phone-{name}")
     context.close()
 
