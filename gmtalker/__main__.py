@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -121,6 +122,8 @@ def read_timeline(given: str) -> list[dict]:
     Errors: UnusableInput when it can't be read.
     """
     is_json = given.lstrip().startswith("[")
+    if not is_json and not os.path.exists(given):
+        raise UnusableInput(f"There is no file {given}; please check the name.")
     try:
         return json.loads(given if is_json else Path(given).read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
