@@ -1,11 +1,17 @@
-"""Atomic writing of files."""
+"""Writing files whole or not at all, and the JSON files of requests."""
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
+
+from gmtalker.errors import UnusableInput, first_line
+
+Request = TypeVar("Request")
 
 MEGABYTE = 2**20  # bytes
 
@@ -25,3 +31,24 @@ def whole_file(path: Path) -> Iterator[Path]:
         os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def save_request(values: Mapping[str, object], path: Path) -> None:
+    """Write the JSON of a request. Errors: OSError when it can't be written."""
+    with whole_file(path) as unfinished:
+        unfinished.write_text(json.dumps(values, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+
+
+def load_request(path: Path, from_json: Callable[[object], Request]) -> Request:
+    """Read a request that save_request wrote.
+
+    from_json: makes it of the JSON; raises ValueError for anything else.
+    Errors: UnusableInput when the file is missing or holds no request.
+    """
+    try:
+        return from_json(json.loads(Path(path).read_text(encoding="utf-8-sig")))
+    except FileNotFoundError as error:
+        raise UnusableInput(f"There is no file {path}; please check the name.") from error
+    except (OSError, ValueError, RecursionError) as error:
+        reason = "it can't be read" if isinstance(error, OSError) else first_line(error)
+        raise UnusableInput(f"{Path(path).name} is not a saved request ({reason}).") from error

@@ -15,8 +15,7 @@ from gmtalker.avatars.avatar import Avatar
 from gmtalker.avatars.ready import AvatarLike, ReadyAvatar
 from gmtalker.avatars.storage import lookup_avatar
 from gmtalker.clock import LARGEST_AMOUNT, LARGEST_INTENSITY
-from gmtalker.errors import UnusableInput, first_line
-from gmtalker.files import whole_file
+from gmtalker.files import load_request, save_request
 from gmtalker.tracks import EmotionKey, EmotionWeights, over_full
 
 KIND = "speak"  # of request that a JSON file holds
@@ -141,17 +140,12 @@ class SpeakRequest:
 
     def save(self, path: Path) -> None:
         """Write the request as JSON, whole or not at all. Errors: OSError when it can't be written."""
-        with whole_file(path) as unfinished:
-            unfinished.write_text(json.dumps(self.to_json(), ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+        save_request(self.to_json(), path)
 
     @classmethod
     def load(cls, path: Path) -> SpeakRequest:
         """Read a saved request. Errors: UnusableInput when the file is missing or holds none."""
-        try:
-            return cls.from_json(json.loads(Path(path).read_text(encoding="utf-8-sig")))
-        except (OSError, ValueError, RecursionError) as error:
-            reason = "it can't be read" if isinstance(error, OSError) else first_line(error)
-            raise UnusableInput(f"{Path(path).name} is not a saved request ({reason}).") from error
+        return load_request(path, cls.from_json)
 
 
 def request_file(video: Path) -> Path:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from gmtalker.avatars.workspace import clean_name
 from gmtalker.clock import EMOTIONS, SIZES
-from gmtalker.errors import UnusableInput
-from gmtalker.files import whole_file
+from gmtalker.files import load_request, save_request
 from personalize.consent import Consent
 
 PRESETS = {"draft": 2.0, "standard": 10.0, "high": 30.0}  # minutes of training, after the clips are tracked
@@ -99,8 +97,7 @@ class TrainRequest:
 
     def save(self, path: Path) -> None:
         """Write the request as JSON, whole or not at all."""
-        with whole_file(path) as unfinished:
-            unfinished.write_text(json.dumps(self.to_json(), ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+        save_request(self.to_json(), path)
 
     @classmethod
     def load(cls, path: Path) -> TrainRequest:
@@ -108,8 +105,4 @@ class TrainRequest:
 
         Errors: UnusableInput when the file is missing or holds no request.
         """
-        try:
-            return cls.from_json(json.loads(Path(path).read_text(encoding="utf-8-sig")))
-        except (OSError, ValueError, RecursionError) as error:
-            reason = "it can't be read" if isinstance(error, OSError) else str(error).rstrip(".")
-            raise UnusableInput(f"{Path(path).name} is not a saved request ({reason}).") from error
+        return load_request(path, cls.from_json)

@@ -15,6 +15,7 @@ from huggingface_hub import metadata_save
 from huggingface_hub.utils import yaml_dump
 
 from gmtalker.assets import ASSETS, BUNDLED
+from gmtalker.avatars.avatar import card_json, data_files
 from gmtalker.errors import UnusableAvatar, UnusableInput
 from studio.spacefile import INSTALLED, NAME, ROOT, STORAGE_PATH, Spacefile, check_repo_id, disagreement
 
@@ -80,7 +81,7 @@ class Plan:
         for path in (folder / "assets" / "avatars").glob("*/avatar.json"):
             card = json.loads(path.read_text(encoding="utf-8"))
             if card.pop("hub", None) is not None:  # in which repo it is, is its owner's to tell
-                path.write_text(json.dumps(card, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+                path.write_text(card_json(card), encoding="utf-8")
         metadata_save(folder / "README.md", self.spacefile.front_matter())
         spacefile = folder / NAME
         others = re.sub(r"(?m)^repo:.*\n?", "", spacefile.read_text(encoding="utf-8"))
@@ -124,7 +125,6 @@ def _program_files(folder: Path) -> Iterator[Path]:
 
 
 def _avatar_files(name: str, sent: Mapping[str, Path]) -> dict[str, Path]:
-    from gmtalker.avatars.avatar import data_files
     from gmtalker.avatars.on_hub import check_consent
     from gmtalker.avatars.ready import load_avatar
 

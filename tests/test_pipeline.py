@@ -387,6 +387,6 @@ def test_samples_are_no_file_to_speak_again_from(tmp_path):
     request = SpeakRequest(np.zeros(16_000, np.float32), "tiny")
     assert request.to_json()["speech"] is None
     request.save(tmp_path / "samples.json")
-    for name in ("samples.json", "missing.json", "."):
-        with pytest.raises(UnusableInput, match="not a saved request"):
+    for name, reason in (("samples.json", "not a saved request"), ("missing.json", "no file"), (".", "not a saved request")):
+        with pytest.raises(UnusableInput, match=reason):
             SpeakRequest.load(tmp_path / name)

@@ -106,7 +106,7 @@ def test_a_file_that_holds_no_request_is_one_sentence(tmp_path, text):
     path.write_text(text)
     with pytest.raises(UnusableInput, match="request.json is not a saved request"):
         TrainRequest.load(path)
-    with pytest.raises(UnusableInput, match="it can't be read"):
+    with pytest.raises(UnusableInput, match="There is no file"):
         TrainRequest.load(Path("/no/such.json"))
 
 
