@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gmtalker.clock import EMOTIONS
+from gmtalker.clock import EMOTIONS, MOTIONS
 from gmtalker.command_line import (
     WrongUsage,
     add_avatar,
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from gmtalker.tracks import EmotionKey
 
 # Options of speak that are fields of a SpeakRequest, and those from which its emotion is read.
-FIELDS = ("avatar", "intensity", "seed", "head", "blink", "gaze", "full_frame", "label")
+FIELDS = ("avatar", "intensity", "seed", "head", "blink", "gaze", "motion", "full_frame", "label")
 EMOTION_OPTIONS = ("emotion", "timeline", "script")
 
 
@@ -72,6 +72,7 @@ def _add_speak(speak: argparse.ArgumentParser) -> None:
     speak.add_argument("--seed", type=int, metavar="N", help="another take of the same speech (default 0)")
     for part in ("head", "blink", "gaze"):
         speak.add_argument(f"--{part}", type=float, metavar="X", help=f"how much {part} movement (default 1)")
+    speak.add_argument("--motion", choices=MOTIONS, help="how the head moves: as the person's own (default), still, or lively")
     for option, text in (
         ("--full-frame", "in the person's own footage, at its size"),
         ("--label", "say in the picture that it is AI-generated"),

@@ -6,6 +6,7 @@ SAMPLES_PER_FRAME = SAMPLE_RATE // FPS  # 640
 EMOTIONS = ("neutral", "angry", "contempt", "disgusted", "fear", "happy", "sad", "surprised")  # MEAD's, in this order everywhere
 SIZES = (256, 512, 1024)  # sides of generated heads, in pixels
 LARGEST_AMOUNT = 3.0  # times a person's own movement
+MOTIONS = ("own", "still", "lively")  # manners in which a person's head and eyes move
 LARGEST_INTENSITY = 2.0  # of an emotion; 1 is as strong as people's
 
 

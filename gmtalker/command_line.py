@@ -34,7 +34,7 @@ EXTRAS = {
     **dict.fromkeys(("fastapi", "gradio", "moviepy", "starlette", "yaml", "werkzeug", "pydantic"), "page"),
     "librosa": "measure",
     "insightface": "identity",
-    "transformers": "hubert",
+    "transformers": "encoders",
 }
 
 

@@ -11,24 +11,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gmtalker.avatars.motion import person_motion, retarget
+from gmtalker.avatars.motion import MotionAmounts, person_motion, retarget
 from gmtalker.avatars.ready import AvatarLike, ReadyAvatars
 from gmtalker.clock import SAMPLES_PER_FRAME
 from gmtalker.device import choose_device, is_half_fast, one_core, usable_cores
 from gmtalker.face.lip_guard import LipGuard
 from gmtalker.files import whole_file
-from gmtalker.media.audio import read_speech, silent_frames
+from gmtalker.media.audio import read_speech
 from gmtalker.media.full_frame import IdleLoop
 from gmtalker.performance import Frames, Performance, film
 from gmtalker.progress import OnProgress, Watcher
 from gmtalker.request import SpeakRequest, request_file
 from gmtalker.stages import GenericStages, HubOptions, load_stages, push_stages, save_stages
+from gmtalker.streaming import TEMPERATURE, ExpressionStream, Manner, TrackStream
 from gmtalker.tracks import MOTION_DIM, EmotionWeights, ExpressionTrack, FaceTrack, MotionTrack
 
 DRAW_BATCH = 8  # frames the head generator draws at a time; fixed, because other batches round differently
 GPU_WORKERS = 2  # one renders while the other keeps the GPU busy
-TEMPERATURE = 1.0
 RECOGNITION_FRAMES = 100  # in which an emotion is recognised: about the length of the clips GMEG learns from
+EXPRESSION_FRAMES = 25  # generated between two reports of progress
 STILL_FRAMES = 12  # of silence before the still: the expression settles from its start
 
 
@@ -105,38 +106,22 @@ class GMTalkerPipeline:
         avatar: AvatarLike,
         seed: int = 0,
         on_frame: Callable[[int], None] | None = None,
-        silent: np.ndarray | None = None,
         exaggeration: float = 1.0,
     ) -> ExpressionTrack:
-        """Generate the expression of a speech, in the avatar's speaking style.
-
-        An emotion is generated beside the same speech without it, so that lips still close and round where they must.
+        """Generate the expression of a speech, in the avatar's speaking style: what ExpressionStream does, of the whole speech.
 
         features: (frames, d) speech features.
         on_frame: called with the number of finished frames.
-        silent: (frames,) bool, where nothing is said and lips are to be still; None leaves them moving.
         exaggeration: factor on the difference that the emotion makes; 1 is as strong as people's.
-        Source: docs/method.md section 1, equation (11); then equations (33), (34) and (31) to (32).
         """
-        ready = self.avatars.get(avatar)
-        generator, offsets = ready.expression_generator, ready.avatar.emotion_offsets
-        wanted = weights.at(len(features)).to(self.device)
-        neutral = torch.eye(wanted.shape[1], device=self.device)[:1].expand_as(wanted)
-        conditions = [wanted] if torch.equal(wanted, neutral) else [wanted, neutral]
-        latents = torch.stack([generator.latent(condition, seed=seed, temperature=TEMPERATURE) for condition in conditions])
-        own = torch.zeros(wanted.shape[1], 1) if offsets is None else offsets.expression
-        shifts = torch.stack([condition.cpu() @ own for condition in conditions])
-        emotional = torch.empty(len(wanted), self.face_model.coefficient_dim)  # a list of small tensors takes ten times that
-        plain = torch.empty_like(emotional)
-        for frame, generated in enumerate(generator.stream_conditions(features, latents)):
-            generated = generated.float().cpu()
-            generated += shifts[:, frame]
-            generated[0] += (exaggeration - 1) * (generated[0] - generated[-1])
-            emotional[frame] = generated[0] if len(generated) == 1 else self.lip_guard(*generated)
-            plain[frame] = generated[-1]
+        stream = ExpressionStream(self.avatars.get(avatar), self.lip_guard, seed, exaggeration)
+        pieces, done = [], 0
+        for piece in features.split(EXPRESSION_FRAMES):
+            pieces.append(stream.push(piece, weights.at(len(piece), done)))
+            done += len(piece)
             if on_frame is not None:
-                on_frame(frame + 1)
-        return ExpressionTrack(emotional if silent is None else self.lip_guard.still(emotional, plain, silent))
+                on_frame(done)
+        return ExpressionTrack(torch.cat([*pieces, stream.finish()]))
 
     @torch.no_grad()
     @one_core()
@@ -149,16 +134,29 @@ class GMTalkerPipeline:
         blink: float = 1.0,
         gaze: float = 1.0,
         weights: EmotionWeights | None = None,
+        manner: str = "own",
     ) -> MotionTrack:
         """Generate how head, eyelids and eyes move, around the person's usual pose.
 
         features: (frames, d) speech features.
         head, blink, gaze: how much of that movement; 1 is the person's own.
         weights: the emotion, in which they hold their head, gaze and lids otherwise; None is none.
+        manner: "own", "still" or "lively".
         Source: docs/method.md section 2, equations (12) and (17).
         """
         normalised = self.motion_generator.generate(features, seed=seed, temperature=TEMPERATURE).float().cpu()
-        return person_motion(self.avatars.get(avatar).avatar, normalised, head, blink, gaze, weights)
+        amounts = MotionAmounts(head, blink, gaze, manner)
+        return person_motion(self.avatars.get(avatar).avatar, normalised, amounts, seed, weights)
+
+    def open(self, avatar: AvatarLike = None, weights: EmotionWeights | None = None, manner: Manner | None = None) -> TrackStream:
+        """Begin to speak a speech that comes in pieces.
+
+        weights: the emotion; None is neutral. It may be replaced between two pieces.
+        Errors: UnusableAvatar; TypeError when these stages' encoder can't stream.
+        """
+        weights = EmotionWeights.from_mapping({}) if weights is None else weights
+        parts = self.speech_encoder, self.motion_generator, self.avatars.get(avatar), self.lip_guard
+        return TrackStream(*parts, weights, manner or Manner())
 
     @torch.no_grad()
     def recognise(self, track: FaceTrack, features: Tensor | None = None) -> EmotionWeights:
@@ -256,7 +254,7 @@ class GMTalkerPipeline:
         avatar: a name, a folder, a repo on the Hub, or a loaded one; None is the bundled one.
         emotion: weights by name; what they leave of 1 is neutral.
         on_progress: called while the expression is generated.
-        options: timeline, intensity, seed, head, blink, gaze, full_frame, as in SpeakRequest.
+        options: timeline, intensity, seed, head, blink, gaze, motion, full_frame, as in SpeakRequest.
         Errors: ValueError for an option, UnusableSpeech, UnusableAvatar.
         """
         if "label" in options:
@@ -278,17 +276,17 @@ class GMTalkerPipeline:
         idle = IdleLoop.load(ready.avatar.folder) if request.full_frame else None
         features = self.encode(waveform)
         frames = len(features)
-        weights, silent = request.weights(frames), silent_frames(waveform, frames)
+        weights = request.weights(frames)
         expression = self.expression(
             features,
             weights,
             ready,
             request.seed,
             lambda done: watcher.report("expression", done, frames),
-            silent,
             max(request.intensity, 1.0),
         )
-        motion = self.motion(features, ready, request.seed, request.head, request.blink, request.gaze, weights)
+        amounts = request.head, request.blink, request.gaze
+        motion = self.motion(features, ready, request.seed, *amounts, weights, request.motion)
         track = FaceTrack(expression, motion, torch.ones(frames, dtype=torch.bool))
         return Performance(self.draw, ready.avatar, track, weights, waveform, idle)
 
@@ -354,7 +352,7 @@ class GMTalkerPipeline:
         weights = EmotionWeights.from_mapping(emotion, min(intensity, 1.0))
         features = self.encode(np.zeros(STILL_FRAMES * SAMPLES_PER_FRAME, np.float32))
         expression = self.expression(features, weights, ready, seed, exaggeration=max(intensity, 1.0))
-        motion = person_motion(ready.avatar, torch.zeros(1, MOTION_DIM), 0.0, 0.0, 0.0, weights)
+        motion = person_motion(ready.avatar, torch.zeros(1, MOTION_DIM), MotionAmounts(0.0, 0.0, 0.0), weights=weights)
         settled = ExpressionTrack(expression.coefficients[-1:])
         return next(self.draw(FaceTrack(settled, motion, torch.ones(1, dtype=torch.bool)), ready, weights))
 

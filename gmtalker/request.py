@@ -14,7 +14,7 @@ import numpy as np
 from gmtalker.avatars.avatar import Avatar
 from gmtalker.avatars.ready import AvatarLike, ReadyAvatar
 from gmtalker.avatars.storage import lookup_avatar
-from gmtalker.clock import LARGEST_AMOUNT, LARGEST_INTENSITY
+from gmtalker.clock import LARGEST_AMOUNT, LARGEST_INTENSITY, MOTIONS
 from gmtalker.files import load_request, save_request
 from gmtalker.tracks import EmotionKey, EmotionWeights, over_full
 
@@ -42,6 +42,7 @@ class SpeakRequest:
     head, blink, gaze: how much of that movement; 1 is the person's own, 3 the most.
     full_frame: in the person's own footage, at its size, instead of head and shoulders alone.
     label: say in the picture that it is AI-generated.
+    motion: "own", as the person moves; "still", with the head held nearly still; or "lively".
     Errors: ValueError naming the valid choices.
     """
 
@@ -56,6 +57,7 @@ class SpeakRequest:
     gaze: float = 1.0
     full_frame: bool = False
     label: bool = False
+    motion: str = "own"
 
     def __post_init__(self) -> None:
         if self.emotion is None:
@@ -74,6 +76,8 @@ class SpeakRequest:
             amount = getattr(self, name)
             if not isinstance(amount, (int, float)) or not 0 <= amount <= LARGEST_AMOUNT:
                 raise ValueError(f"{name} must be between 0 and {LARGEST_AMOUNT:g}, not {amount!r}")
+        if self.motion not in MOTIONS:
+            raise ValueError(f"motion must be one of {', '.join(MOTIONS)}, not {self.motion!r}")
 
     @property
     def keys(self) -> tuple[EmotionKey, ...]:
@@ -106,6 +110,7 @@ class SpeakRequest:
             value = getattr(self, name)
             if value != SpeakRequest.__dataclass_fields__[name].default:
                 words += [f"--{name}", str(value) if name == "seed" else f"{value:g}"]
+        words += ["--motion", self.motion] if self.motion != MOTIONS[0] else []
         words += [f"--{name.replace('_', '-')}" for name in ("full_frame", "label") if getattr(self, name)]
         return shlex.join(words)
 

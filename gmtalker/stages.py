@@ -24,7 +24,7 @@ from gmtalker.models.speech_encoder import SpeechEncoder
 from gmtalker.models.weights import load_speech_encoder, load_strict, save_half, save_speech_encoder
 
 if TYPE_CHECKING:
-    from gmtalker.models.hubert_encoder import HubertEncoder
+    from gmtalker.models.pretrained_encoder import PretrainedSpeechEncoder
 
 NETWORKS = {"expression_generator": ExpressionGenerator, "motion_generator": MotionGenerator}
 STAGES = ("speech_encoder", *NETWORKS, "face_model")
@@ -47,7 +47,7 @@ class GenericStages:
     card: their model card as Markdown, for pushing them on; empty when there was none.
     """
 
-    speech_encoder: SpeechEncoder | HubertEncoder
+    speech_encoder: SpeechEncoder | PretrainedSpeechEncoder
     expression_generator: ExpressionGenerator
     motion_generator: MotionGenerator
     face_model: FaceModel

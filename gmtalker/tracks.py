@@ -116,9 +116,9 @@ class EmotionWeights:
         blend = ((clock - times[left]) / span).clamp(0, 1).float()[:, None]
         return cls(values[left] * (1 - blend) + values[right] * blend)
 
-    def at(self, frames: int) -> Tensor:
-        """(frames, 8): constant weights are repeated; weights over time are cut, or end with their last row repeated."""
-        rows = torch.arange(frames).clamp(max=len(self.weights) - 1)
+    def at(self, frames: int, first: int = 0) -> Tensor:
+        """(frames, 8) from frame `first` on: constant weights are repeated, and so is the last row of weights over time."""
+        rows = torch.arange(first, first + frames).clamp(max=len(self.weights) - 1)
         return self.weights[rows]
 
 

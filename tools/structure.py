@@ -24,6 +24,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("gmtalker.command_line",),
     ("gmtalker.pipeline",),
     ("gmtalker.performance",),
+    ("gmtalker.streaming",),
     ("gmtalker.stages",),
     ("gmtalker.request",),
     ("gmtalker.emotion_script",),

@@ -18,6 +18,7 @@ from gmtalker.files import MEGABYTE, whole_file
 
 if TYPE_CHECKING:
     from gmtalker.avatars.emotion_offsets import EmotionOffsets
+    from gmtalker.avatars.habits import MotionHabits
     from gmtalker.face.person import PersonFace
     from gmtalker.models.emotion_mapping import EmotionMapping
     from gmtalker.models.head_generator import HeadGenerator
@@ -42,6 +43,7 @@ class Avatar:
     head_generator, emotion_mapping: the person's networks, in eval mode.
     speaking_style: folder of the LoRA and the accent of the expression generator; None when the person's clips held no sound.
     emotion_offsets: how the person shows each emotion; None when no clip had a label.
+    motion_habits: how the person moves; None for an avatar that was made before they were measured.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Avatar:
     emotion_mapping: EmotionMapping
     speaking_style: Path | None
     emotion_offsets: EmotionOffsets | None = None
+    motion_habits: MotionHabits | None = None
 
 
 def read_avatar(folder: Path) -> Avatar:
@@ -61,6 +64,7 @@ def read_avatar(folder: Path) -> Avatar:
     """
     # Late: the page lists avatars before the networks' libraries are imported, which takes seconds.
     from gmtalker.avatars.emotion_offsets import EmotionOffsets
+    from gmtalker.avatars.habits import MotionHabits
     from gmtalker.face.person import PersonFace
     from gmtalker.models.emotion_mapping import EmotionMapping
     from gmtalker.models.head_generator import HeadGenerator
@@ -73,11 +77,11 @@ def read_avatar(folder: Path) -> Avatar:
         face = PersonFace.load(folder / "face.safetensors")
         head_generator = load_strict(HeadGenerator, folder / "head_generator")
         emotion_mapping = load_strict(EmotionMapping, folder / "emotion_mapping")
-        offsets = EmotionOffsets.load(folder)
+        offsets, habits = EmotionOffsets.load(folder), MotionHabits.load(folder)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise UnusableAvatar(f"The avatar {name!r} is broken ({first_line(error)}); make or import it again.") from error
     style = folder / "speaking_style"
-    return Avatar(name, folder, card, face, head_generator, emotion_mapping, style if style.is_dir() else None, offsets)
+    return Avatar(name, folder, card, face, head_generator, emotion_mapping, style if style.is_dir() else None, offsets, habits)
 
 
 def read_card(folder: Path) -> dict[str, Any]:

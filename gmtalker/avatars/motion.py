@@ -2,44 +2,85 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from gmtalker.avatars.avatar import Avatar
+from gmtalker.avatars.habits import MOVING, HabitualMotion, usual_habits
+from gmtalker.clock import MOTIONS
 from gmtalker.tracks import BLINK, GAZE, MOTION_DIM, POSE, EmotionWeights, FaceTrack, MotionTrack
 
 LOWEST_LID = 0.8  # a lid that rests lower is shut: a blink could not be seen any more
 
 
+@dataclass(frozen=True)
+class MotionAmounts:
+    """How much of a person's movement is wanted.
+
+    head, blink, gaze: factors on how far the head and the eyes go and how often eyes blink; 1 is the person's own.
+    manner: "own"; "still", a head that is held nearly still while eyes blink as ever; or "lively".
+    Errors: ValueError naming the manners for any other.
+    """
+
+    head: float = 1.0
+    blink: float = 1.0
+    gaze: float = 1.0
+    manner: str = "own"
+
+    def __post_init__(self) -> None:
+        if self.manner not in MOTIONS:
+            raise ValueError(f"motion must be one of {', '.join(MOTIONS)}, not {self.manner!r}")
+
+
+class PersonMotion:
+    """A person's movement, frame by frame, around their usual pose: the state of a stream, which does not grow."""
+
+    def __init__(self, avatar: Avatar, amounts: MotionAmounts = MotionAmounts(), seed: int = 0) -> None:
+        """seed: the same gives the same movement, in whatever pieces it is asked for."""
+        self.avatar, self.amounts = avatar, amounts
+        habits = avatar.motion_habits or usual_habits(avatar.face.motion_scale)
+        self._habitual = HabitualMotion(habits, seed, amounts.manner, amounts.blink)
+        self._usual = torch.as_tensor(avatar.face.motion_mean).float()
+
+    def push(self, normalised: Tensor, omega: Tensor | None = None) -> MotionTrack:
+        """The next frames.
+
+        normalised: (n, 10) of the motion generator, in the columns of MotionTrack.stacked().
+        omega: (n, 8) emotion weights, in which head, gaze and lids rest as the avatar's emotion offsets say; None is neutral
+            without offsets.
+        Source: docs/method.md section 2, equation (17).
+        """
+        moved, closed = self._habitual.push(normalised)
+        values = self._usual.repeat(len(moved), 1)
+        if omega is not None and self.avatar.emotion_offsets is not None:
+            values = values + omega @ self.avatar.emotion_offsets.motion
+        resting = values[:, BLINK].clamp(0, LOWEST_LID)
+        values[:, BLINK] = resting + (1 - resting) * closed[:, None]  # lids blink from where they rest
+        amounts = torch.empty(MOTION_DIM)
+        amounts[POSE], amounts[GAZE] = self.amounts.head, self.amounts.gaze
+        values[:, MOVING] += amounts[MOVING] * moved
+        return MotionTrack.unstacked(values)
+
+
 def person_motion(
     avatar: Avatar,
     normalised: Tensor,
-    head: float = 1.0,
-    blink: float = 1.0,
-    gaze: float = 1.0,
+    amounts: MotionAmounts = MotionAmounts(),
+    seed: int = 0,
     weights: EmotionWeights | None = None,
 ) -> MotionTrack:
     """Generated motion as this person would move.
 
-    avatar: whose usual pose it is around, in units of whose deviation it is.
+    avatar: whose usual pose it is around, and whose habits it has.
     normalised: (frames, 10) of the motion generator, in the columns of MotionTrack.stacked().
-    head, blink, gaze: how much of that movement; 1 is the person's own.
-    weights: the emotion, in which the head is held and eyes and lids rest as the avatar's emotion offsets say; None is neutral
-        without offsets.
+    seed: of what is drawn by those habits.
+    weights: the emotion; None is neutral without emotion offsets.
     Source: docs/method.md section 2, equation (17).
     """
-    amounts = torch.empty(MOTION_DIM)
-    amounts[POSE], amounts[BLINK], amounts[GAZE] = head, blink, gaze
-    usual, deviation = (torch.as_tensor(x).float() for x in (avatar.face.motion_mean, avatar.face.motion_scale))
-    values = usual + amounts * deviation * normalised
-    resting = usual[BLINK].expand(len(normalised), -1)
-    if weights is not None and avatar.emotion_offsets is not None:
-        offsets = weights.at(len(normalised)) @ avatar.emotion_offsets.motion
-        values = values + offsets
-        resting = resting + offsets[:, BLINK]
-    resting = resting.clamp(0, LOWEST_LID)
-    values[:, BLINK] = resting + (1 - resting) * normalised[:, BLINK].clamp(0, 1) * blink  # lids blink from where they rest
-    return MotionTrack.unstacked(values)
+    omega = None if weights is None else weights.at(len(normalised))
+    return PersonMotion(avatar, amounts, seed).push(normalised, omega)
 
 
 def retarget(driver: FaceTrack, avatar: Avatar) -> FaceTrack:

@@ -23,6 +23,7 @@ from gmtalker.face.renderer import CANONICAL_X
 from gmtalker.face.tracking import TrackedVideo, cut, detect_landmarks, fill_and_smooth, track_of_person, track_points
 from gmtalker.measure.identity import FaceRecogniser
 from gmtalker.measure.plots import draw_lips
+from gmtalker.measure.sync import SpokenLips, sync_figures
 from gmtalker.media.audio import read_sound_or_none
 from gmtalker.media.video import read_frames
 from gmtalker.performance import Performance
@@ -35,7 +36,7 @@ FACE = tuple(range(FACE_POINTS))
 NOT_MEASURED = {
     "lpips": "the weights of its network are not part of this project",
     "fid": "the weights of Inception are not part of this project",
-    "syncnet": "its weights are not part of this project; the correlation of the lips stands instead",
+    "syncnet": "its weights are not part of this project; the project's own lip-sync network stands instead",
 }
 NO_IDENTITY = "insightface's recognition network is not on this machine; --identity says where it is"
 IMAGE_MEASURES = (
@@ -277,11 +278,14 @@ def _speech_measures(scene: _Scene, spoken: Performance) -> dict:
     generated, real = generated[:count], real[:count]
     coefficients = spoken.track.expression.coefficients, _without_style(scene, spoken), scene.track.expression.coefficients
     model, face = scene.pipeline.face_model, scene.avatar.face
+    features = scene.pipeline.encode(scene.sound)
     styled, plain, tracked = (model.lip_opening(np.asarray(rows)[:count], face.neutral_shape) for rows in coefficients)
     return {
         "frames": count,
         "openings": (real, generated),
         "correlations": [shifted_correlation(generated, real, offset) for offset in range(-OFFSET_MAX, OFFSET_MAX + 1)],
+        "made": SpokenLips.of_track(features, spoken.track.expression.coefficients, model),
+        "real": SpokenLips.of_track(features, scene.track.expression.coefficients, model),
         "track": shifted_correlation(styled, tracked, 0),
         "track_without_style": shifted_correlation(plain, tracked, 0),
         "spread": float(generated.std() / max(real.std(), 1e-6)),
@@ -304,7 +308,7 @@ def _speech_summary(rows: Sequence[Mapping]) -> dict:
         "lip_spread": round(float(np.mean([row["spread"] for row in rows])), 3),
         "motion_std_degrees": [round(float(value), 2) for value in np.mean([row["rotation"] for row in rows], axis=0)],
         "motion_std_degrees_real": [round(float(value), 2) for value in np.mean([row["real_rotation"] for row in rows], axis=0)],
-    }
+    } | sync_figures([row["made"] for row in rows], [row["real"] for row in rows])
 
 
 def _without_style(scene: _Scene, spoken: Performance) -> np.ndarray:

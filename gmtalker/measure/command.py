@@ -1,4 +1,4 @@
-"""evaluate, emotions, bench: the sub-parsers of python -m gmtalker that measure."""
+"""evaluate, emotions, lips, bench: the sub-parsers of python -m gmtalker that measure."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ if TYPE_CHECKING:
     from gmtalker.measure.avatar import HeldOut
 
 MOVED = "{} is `python -m personalize benchmark {}` now: it trains avatars in order to measure them."
+LIPS_MOVED = "emotions --speech is `python -m gmtalker lips --speeches` now."
 HIDDEN = {"help": argparse.SUPPRESS}  # options of what has moved: they are only there to say so
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
-    """Add `evaluate`, `emotions` and `bench`."""
+    """Add `evaluate`, `emotions`, `lips` and `bench`."""
     _add_evaluate(commands.add_parser("evaluate", help="measure an avatar on held-out videos of its person"))
-    _add_emotions(
-        commands.add_parser("emotions", help="measure the generic stages: emotions, head motion, lips of unseen speakers")
-    )
+    _add_emotions(commands.add_parser("emotions", help="measure the generic stages: emotions and head motion"))
+    _add_lips(commands.add_parser("lips", help="measure lips: closures, noise, no speaker, unseen speakers, any speech"))
     _add_bench(commands.add_parser("bench", help="speed and memory on this machine, stage by stage"))
 
 
@@ -68,12 +68,28 @@ def _add_emotions(emotions: argparse.ArgumentParser) -> None:
     emotions.add_argument("--data", type=Path, metavar="DIR", help="also compare with the test clips of a MANIFEST.csv")
     emotions.add_argument("--leave-out", default="", metavar="P,Q", help="people of --data that are not compared with")
     emotions.add_argument("--adapt", type=float, **HIDDEN)
-    emotions.add_argument(
-        "--speech", type=Path, nargs="+", default=(), metavar="F", help="also measure the lips on these sound files"
-    )
+    emotions.add_argument("--speech", nargs="+", **HIDDEN)
     emotions.add_argument("--pictures", type=Path, metavar="DIR", help="a folder for pictures of the mixture and the motion")
     add_device(emotions)
     emotions.set_defaults(run=_emotions)
+
+
+def _add_lips(lips: argparse.ArgumentParser) -> None:
+    add_avatar(lips)
+    lips.add_argument("--json", type=Path, required=True, metavar="F", help="where the measures are written")
+    lips.add_argument("--generic", metavar="DIR", help="the generic stages (default: the bundled ones)")
+    lips.add_argument("--speech", type=Path, metavar="F", help="a speech whose phones are known: do lips close at m, b, p...")
+    lips.add_argument("--phones", type=Path, metavar="F.txt", help='...and its phones with their ends: "pau:0.19 b:0.22 ..."')
+    lips.add_argument("--hum", type=Path, metavar="F", help='a hummed "mmm": are lips closed?')
+    lips.add_argument("--no-speech", type=Path, nargs="+", default=(), metavar="F", help="sounds without speech: do lips rest?")
+    lips.add_argument("--music", type=Path, metavar="F", help="music to be heard behind the bundled speech")
+    lips.add_argument("--speeches", type=Path, nargs="+", default=(), metavar="F", help="speech of anybody, in any language")
+    lips.add_argument("--data", type=Path, metavar="DIR", help="compare with the lips of the test clips of a MANIFEST.csv")
+    lips.add_argument("--leave-out", default="", metavar="P,Q", help="people of --data that are not compared with")
+    lips.add_argument("--pictures", type=Path, metavar="DIR", help="a folder for pictures of the mouth at each m, b, p")
+    lips.add_argument("--tracks-only", action="store_true", help="do not draw: quick, but nothing is seen as it is drawn")
+    add_device(lips)
+    lips.set_defaults(run=_lips)
 
 
 def _add_bench(bench: argparse.ArgumentParser) -> None:
@@ -139,6 +155,8 @@ def _held_out(options: argparse.Namespace, name: str) -> HeldOut:
 def _emotions(options: argparse.Namespace) -> None:
     if options.adapt is not None:
         raise WrongUsage(MOVED.format("emotions --adapt", "adapt"))
+    if options.speech is not None:
+        raise WrongUsage(LIPS_MOVED)
     check_output(options.json, ".json")
     need_package("librosa")
     from gmtalker.measure.generic import GenericMeasures, measure_generic
@@ -147,11 +165,36 @@ def _emotions(options: argparse.Namespace) -> None:
 
     pipeline = load_pipeline(options)
     baseline = None if options.baseline is None else load_strict(ExpressionGenerator, options.baseline).to(pipeline.device)
-    wanted = GenericMeasures(
-        baseline, options.data, names_in(options.leave_out), pictures=options.pictures, speeches=tuple(options.speech)
-    )
+    wanted = GenericMeasures(baseline, options.data, names_in(options.leave_out), options.pictures)
     with progress_bar(options) as on_progress:
         measures = measure_generic(pipeline, wanted, on_progress)
+    write_measures(measures, options.json)
+
+
+def _lips(options: argparse.Namespace) -> None:
+    check_output(options.json, ".json")
+    if (options.speech is None) != (options.phones is None):
+        raise WrongUsage("--speech F needs --phones F.txt, which says where its sounds are.")
+    if options.pictures is not None and (options.speech is None or options.tracks_only):
+        raise WrongUsage("--pictures shows what is drawn at the sounds of --speech.")
+
+    # Late: wrong usage should not wait for the networks' libraries.
+    from gmtalker.measure.lips import LipMeasures, measure_lips
+
+    wanted = LipMeasures(
+        spelled=None if options.speech is None else (options.speech, options.phones),
+        hum=options.hum,
+        no_speech=options.no_speech,
+        music=options.music,
+        speeches=options.speeches,
+        data=options.data,
+        leave_out=names_in(options.leave_out),
+        pictures=options.pictures,
+        drawn=not options.tracks_only,
+    )
+    pipeline = load_pipeline(options)
+    with progress_bar(options) as on_progress:
+        measures = measure_lips(pipeline, pipeline.avatars.get(options.avatar), wanted, on_progress)
     write_measures(measures, options.json)
 
 

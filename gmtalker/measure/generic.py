@@ -1,4 +1,4 @@
-"""Measure the generic stages: emotions, lips of unseen speakers, head motion: `emotions` (docs/method.md section 4)."""
+"""Measure the generic stages: emotions and head motion: `emotions` (docs/method.md section 4)."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from scipy.ndimage import gaussian_filter1d
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from gmtalker.assets import SPEECH, SPEECHES
+from gmtalker.assets import SPEECH
 from gmtalker.avatars.avatar import Avatar
 from gmtalker.avatars.ready import load_avatar
 from gmtalker.clock import EMOTIONS, FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
 from gmtalker.device import one_core
 from gmtalker.errors import UnusableVideo
 from gmtalker.face.landmarks import FACE_POINTS
-from gmtalker.face.lips import OFFSET_MAX, shifted_correlation
+from gmtalker.face.lips import shifted_correlation
 from gmtalker.face.tracking import choose_crop, in_crop, measure_shape, track_points
 from gmtalker.measure.plots import draw_generic
-from gmtalker.media.audio import read_sound_or_none, read_speech, silent_frames
+from gmtalker.media.audio import read_sound_or_none, read_speech
+from gmtalker.models.articulation import ARTICULATION_DIM
 from gmtalker.models.expression_generator import ExpressionGenerator
 from gmtalker.pipeline import GMTalkerPipeline
 from gmtalker.pretrain.corpus import FOUND_SHARE_MIN
@@ -75,16 +75,14 @@ class GenericMeasures:
     """Which measures of the generic stages are taken, beside those that need nothing else.
 
     baseline: a generator by label, measured beside the mixture.
-    data: a folder with a MANIFEST.csv whose test clips show how real people's lips and heads move.
+    data: a folder with a MANIFEST.csv whose test clips show how real people's heads move.
     leave_out: people of data who are not compared with.
-    speeches: sound files, in any language and from any room, on which the lips are measured too.
     pictures: a folder for pictures of the mixture, the head motion and the blend of two emotions.
     """
 
     baseline: ExpressionGenerator | None = None
     data: Path | None = None
     leave_out: Sequence[str] = ()
-    speeches: Sequence[Path] = ()
     pictures: Path | None = None
 
 
@@ -94,8 +92,8 @@ def measure_generic(
     """Take the measures of the generic stages that are wanted.
 
     Returns: figures by name, as `emotions --json` writes them.
-    Errors: UnusableInput when wanted.data holds no MANIFEST.csv, UnusableSpeech when a speech can't be read.
-    Source: docs/method.md section 4, "Emotion interpolation", "Sync" and "Diversity".
+    Errors: UnusableInput when wanted.data holds no MANIFEST.csv.
+    Source: docs/method.md section 4, "Emotion interpolation" and "Diversity".
     """
     features = pipeline.encode(read_speech(SPEECH))
     avatar = replace(load_avatar(None), speaking_style=None)  # a face to show it on, which speaks as the generic stages do
@@ -110,16 +108,8 @@ def measure_generic(
     on_progress(Progress("generating head motion"))
     takes = _takes(pipeline, features)
     result["motion"] = motion_measures(takes, unseen_speakers, pipeline.motion_generator.scale.cpu(), read_speech(SPEECH))
-    on_progress(Progress("measuring lips in noise"))
-    result["lips_in_noise"] = noise_measures(pipeline)
-    if wanted.speeches:
-        on_progress(Progress("measuring lips of other speeches"))
-        result["lips_of_any_speech"] = {path.name: any_speech_measures(pipeline, path) for path in wanted.speeches}
     if wanted.pictures is not None:
         draw_generic(pipeline, avatar, takes, wanted.pictures)
-    if unseen_speakers:
-        on_progress(Progress("measuring lips of unseen speakers"))
-        result["lips_of_strangers"] = lip_measures(pipeline, unseen_speakers)
     return result
 
 
@@ -174,34 +164,22 @@ def _response_to_weight(pipeline: GMTalkerPipeline, generator: ExpressionGenerat
 
 
 @one_core()
-def expression_for(
-    pipeline: GMTalkerPipeline,
-    generator: ExpressionGenerator,
-    features: Tensor,
-    weights: Tensor,
-    silent: np.ndarray | None = None,
-) -> Tensor:
-    """The same speech with each of several emotion weights, through the lip guard as in the pipeline; seed 0.
+def expression_for(pipeline: GMTalkerPipeline, generator: ExpressionGenerator, features: Tensor, weights: Tensor) -> Tensor:
+    """The same speech with each of several emotion weights, its lips shaped as in the pipeline; seed 0.
 
     features: (frames, d) of the speech.
     weights: (conditions, 8).
-    silent: (frames,) bool, where nothing is said; None holds no lips still.
     Returns: (conditions, frames, n).
     """
     weights = torch.cat([torch.eye(len(EMOTIONS))[:1], weights]).to(generator.device)
     latents = generator.latent(weights, seed=0)[:, None].expand(-1, len(features), -1)
     neutral, *others = torch.stack(list(generator.stream_conditions(features.to(generator.device), latents)), dim=1).cpu()
-    guarded = torch.stack([pipeline.lip_guard(expression, neutral) for expression in others])
-    if silent is None:
-        return guarded
-    return torch.stack([pipeline.lip_guard.still(expression, neutral, silent) for expression in guarded])
-
-
-def _neutral_lips(pipeline: GMTalkerPipeline, features: Tensor, silent: np.ndarray | None = None) -> np.ndarray:
-    """(frames,) lip opening, in face heights, of a speech without emotion."""
-    weights = EmotionWeights.from_mapping({}).weights
-    expression = expression_for(pipeline, pipeline.expression_generator, features, weights, silent)[0]
-    return pipeline.face_model.lip_opening(expression.numpy())
+    shaped = []
+    for expression in others:
+        lips = pipeline.lip_guard.open()
+        lips.hear(features[:, -ARTICULATION_DIM:].cpu())
+        shaped.append(lips.push(expression, neutral))
+    return torch.stack(shaped)
 
 
 def _mesh_distance(pipeline: GMTalkerPipeline, one: Tensor, other: Tensor) -> np.ndarray:
@@ -234,10 +212,8 @@ def _picture_distance(one: np.ndarray, other: np.ndarray) -> float:
 @torch.no_grad()
 @one_core()
 def _takes(pipeline: GMTalkerPipeline, features: Tensor) -> list[np.ndarray]:
-    """The motion (frames, 10) of one speech for each of SEEDS seeds, around a head that looks straight ahead."""
-    generator = pipeline.motion_generator
-    straight = torch.zeros_like(generator.scale)
-    return [generator.restore(generator.generate(features, seed).float(), straight).cpu().numpy() for seed in range(SEEDS)]
+    """The motion (frames, 10) of one speech for each of SEEDS seeds, as the bundled avatar moves."""
+    return [pipeline.motion(features, None, seed).stacked().numpy() for seed in range(SEEDS)]
 
 
 def motion_measures(
@@ -331,86 +307,7 @@ def _distance_between(motions: Sequence[np.ndarray], scale: Tensor) -> float:
     return round(float(np.mean(pairs)), 3) if pairs else 0.0
 
 
-# --- Lips ----------------------------------------------------------------------------------------------------------------------
-
-
-def any_speech_measures(pipeline: GMTalkerPipeline, path: Path) -> dict:
-    """Do lips behave as lips do for a speech whose speaker nobody filmed?
-
-    Returns: "seconds" measured; "opening_range", 5 and 95 % of the lip opening in face heights; "with_loudness", its correlation
-        with the speech's loudness, both smoothed over a fifth of a second; "motion_in_silence", lip speed in silence over lip
-        speed in speech, None where there is too little of either.
-    Errors: UnusableSpeech when the file can't be read.
-    """
-    waveform = read_speech(path)[: CLIP_SECONDS_MAX * SAMPLE_RATE]
-    features = pipeline.encode(waveform)
-    silent = silent_frames(waveform, len(features))
-    lips = _neutral_lips(pipeline, features, silent)
-    padded = np.pad(waveform, (0, len(features) * SAMPLES_PER_FRAME))[: len(features) * SAMPLES_PER_FRAME]
-    loudness = np.log(np.sqrt(np.square(padded.reshape(len(features), -1)).mean(1)) + 1e-4)
-    smooth = [gaussian_filter1d(values, 2) for values in (lips, loudness)]
-    speed, quiet = np.abs(np.diff(lips)), silent[1:]
-    has_both = 3 < quiet.sum() < len(quiet) - 3
-    return {
-        "seconds": round(len(lips) / FPS, 1),
-        "opening_range": [round(float(value), 3) for value in np.quantile(lips, (0.05, 0.95))],
-        "with_loudness": round(float(np.corrcoef(*smooth)[0, 1]), 2) if min(x.std() for x in smooth) > 1e-9 else 0.0,
-        "motion_in_silence": round(float(speed[quiet].mean() / speed[~quiet].mean()), 3) if has_both else None,
-    }
-
-
-def noise_measures(pipeline: GMTalkerPipeline, levels: Sequence[int] = (20, 10, 0)) -> dict[str, float]:
-    """Correlation of the lips of a speech with other voices behind it with those of the speech alone.
-
-    levels: dB by which the other voices are quieter.
-    Returns: by level, such as "20 dB".
-    """
-    waveform = read_speech(SPEECH)
-    others = [read_speech(path) for path in sorted(SPEECHES.glob("*.flac")) if path != SPEECH]
-    voices = sum(np.resize(voice, len(waveform)) + np.resize(voice[::-1], len(waveform)) for voice in others)
-    voices = voices * np.sqrt(np.square(waveform).mean() / np.square(voices).mean())
-
-    def lips(sound: np.ndarray) -> np.ndarray:
-        return _neutral_lips(pipeline, pipeline.encode(sound.astype(np.float32)))
-
-    alone = lips(waveform)
-    return {
-        f"{level} dB": round(shifted_correlation(lips(waveform + voices * 10 ** (-level / 20)), alone, 0), 3) for level in levels
-    }
-
-
-def lip_measures(pipeline: GMTalkerPipeline, unseen_speakers: Sequence[UnseenSpeaker]) -> dict:
-    """Correlation of the generic lips, which know nothing of the person, with the real ones.
-
-    Returns: over all clips "lip_correlation", "lip_best_offset_frames" and "_ms", and "lip_motion_in_silence", lip speed in
-        silence over lip speed in speech; "by_clip", the correlation of each.
-    Source: docs/method.md section 4, "Sync".
-    """
-    correlations, in_silence, in_speech = {}, [], []
-    for speaker in unseen_speakers:
-        features, row = pipeline.encode(speaker.waveform), speaker.row
-        emotion = EmotionWeights.from_mapping({row.emotion: row.level} if row.emotion in EMOTIONS[1:] else {})
-        silent = silent_frames(speaker.waveform, len(features))
-        expression = expression_for(pipeline, pipeline.expression_generator, features, emotion.weights, silent)[0]
-        made = pipeline.face_model.lip_opening(expression.numpy())
-        count = min(len(made), len(speaker.lips))
-        made, real = made[:count], speaker.lips[:count]
-        offsets = range(-OFFSET_MAX, OFFSET_MAX + 1)
-        correlations[row.file] = [shifted_correlation(made, real, offset) for offset in offsets]
-        speed, quiet = np.abs(np.diff(made)), silent[1:count]
-        in_silence.append(speed[quiet])
-        in_speech.append(speed[~quiet])
-    mean = np.mean(list(correlations.values()), axis=0)
-    in_silence, in_speech = np.concatenate(in_silence), np.concatenate(in_speech)
-    best = int(mean.argmax()) - OFFSET_MAX
-    return {
-        "clips": len(correlations),
-        "lip_correlation": round(float(mean[OFFSET_MAX]), 3),
-        "lip_best_offset_frames": best,
-        "lip_best_offset_ms": best * 1000 // FPS,
-        "lip_motion_in_silence": round(float(in_silence.mean() / in_speech.mean()), 3) if len(in_silence) else None,
-        "by_clip": {file: round(values[OFFSET_MAX], 3) for file, values in correlations.items()},
-    }
+# --- Unseen speakers ---------------------------------------------------------------------------------------------------------
 
 
 def read_unseen_speakers(

@@ -1,4 +1,4 @@
-"""Pictures of what the measures found: the mixture, a blend of two emotions, traces of lips and heads, training curves."""
+"""Pictures of what the measures found: the mixture, a blend of two emotions, traces of lips and heads, mouths, curves."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import cv2
 import numpy as np
 import torch
 
 from gmtalker.avatars.avatar import Avatar
 from gmtalker.clock import EMOTIONS, FPS
+from gmtalker.face.landmarks import LIPS
 from gmtalker.media.video_writer import write_picture
 from gmtalker.pipeline import GMTalkerPipeline
 
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 
 MIXTURE_SAMPLES = 60  # of each component
 BLENDS = 7  # faces from one emotion to the other
+MOUTHS_IN_A_ROW, MOUTH_SIZE, MOUTH_MARGIN = 6, (240, 180), 0.8  # width and height in pixels; half a tile in mouth widths
 COLOURS = ("#777777", "#d62728", "#8c564b", "#2ca02c", "#9467bd", "#ff7f0e", "#1f77b4", "#e377c2")  # in the order of EMOTIONS
 
 
@@ -50,6 +53,27 @@ def draw_lips(real: np.ndarray, made: np.ndarray, path: Path) -> None:
     axes.set(xlabel="seconds", ylabel="lip opening, eye distances", xlim=(0, len(real) / FPS))
     axes.legend(loc="upper right", frameon=False)
     save_figure(figure, path)
+
+
+def draw_mouths(frames: Sequence[np.ndarray], points: np.ndarray, titles: Sequence[str], path: Path) -> None:
+    """Draw the mouths of frames, enlarged and titled, as a sheet into a jpg file.
+
+    frames: (height, width, 3) uint8 each.
+    points: (frames, 478, 3) of the face in them, in pixels.
+    path: its folder is made when it is missing.
+    """
+    columns = min(len(frames), MOUTHS_IN_A_ROW)
+    tiles = []
+    for frame, lips, title in zip(frames, points[:, list(LIPS), :2], titles):
+        half = np.ptp(lips[:, 0]) * MOUTH_MARGIN
+        corner = np.maximum(lips.mean(0) - half * np.array([1.0, 0.75]), 0).astype(int)
+        part = frame[corner[1] : corner[1] + round(1.5 * half), corner[0] : corner[0] + round(2 * half)]
+        tile = cv2.resize(part, MOUTH_SIZE, interpolation=cv2.INTER_CUBIC)
+        tiles.append(cv2.putText(tile, title, (6, 18), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (255, 255, 0), 1, cv2.LINE_AA))
+    tiles += [np.zeros_like(tiles[0])] * (-len(tiles) % columns)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = [np.concatenate(tiles[first : first + columns], axis=1) for first in range(0, len(tiles), columns)]
+    write_picture(path, np.concatenate(rows))
 
 
 def draw_curves(curves: Mapping[str, Sequence[Sequence[float]]], path: Path) -> None:

@@ -200,4 +200,4 @@ def silent_frames(waveform: np.ndarray, frames: int, around: int = 5) -> np.ndar
     padded = np.pad(waveform[:samples], (0, max(0, samples - len(waveform))))
     level = np.sqrt(np.square(padded.reshape(frames, SAMPLES_PER_FRAME)).mean(1))
     loud = (level > 0.05 * np.quantile(level, 0.95)).astype(int)
-    return np.convolve(loud, np.ones(2 * around + 1, int), "same") == 0
+    return np.convolve(loud, np.ones(2 * around + 1, int))[around : around + frames] == 0

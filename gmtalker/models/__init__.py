@@ -1,3 +1,3 @@
-"""The networks of the method: tensors to tensors. Only weights.py reads and writes files (and hubert_encoder.py, through
+"""The networks of the method: tensors to tensors. Only weights.py reads and writes files (and pretrained_encoder.py, through
 transformers).
 """

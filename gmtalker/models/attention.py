@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-Cache = tuple[Tensor, Tensor]  # keys and values (B, heads, frames, D) of the past
 SpeechWindows = tuple[Tensor, Tensor, Tensor]  # keys, values and bias of the speech that each frame may read
 MASKED = -1e9  # finite: a row of padding alone stays a number instead of becoming NaN
 
@@ -22,12 +21,13 @@ class DecoderSpan:
 
     window: of the past, the frame itself included.
     period: of the bias on that past.
-    reach: speech frames on either side of its own.
+    back, ahead: speech frames before and after its own.
     """
 
     window: int
     period: int
-    reach: int
+    back: int
+    ahead: int
 
 
 class SelfAttention(nn.Module):
@@ -54,45 +54,31 @@ class SelfAttention(nn.Module):
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
         return self.out(mixed.transpose(1, 2).flatten(2))
 
-    def step(self, x: Tensor, bias: Tensor, cache: Cache | None, window: int) -> tuple[Tensor, Cache]:
-        """Attend from one new frame to itself and the cached past.
-
-        x: (B, 1, width).
-        cache: keys and values of the past, of which the last window - 1 are used; None at the first frame.
-        Returns: (B, 1, width), and the cache with the new frame appended.
-        """
-        query, key, value = (split_heads(project(x), self.heads) for project in (self.query, self.key, self.value))
-        if cache is not None:
-            key = torch.cat([cache[0][:, :, -(window - 1) :], key], dim=2)
-            value = torch.cat([cache[1][:, :, -(window - 1) :], value], dim=2)
-        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
-        return self.out(mixed.transpose(1, 2).flatten(2)), (key, value)
-
 
 class AlignedAttention(nn.Module):
-    """Cross-attention with an alignment mask: frame t reads speech frames t - reach to t + reach and no others.
+    """Cross-attention with an alignment mask: frame t reads speech frames t - back to t + ahead and no others.
 
     The window is cut out instead of masked, so the cost grows with T and not with its square.
     Source: FaceFormer, arXiv 2112.05329.
     """
 
-    def __init__(self, width: int, heads: int, feature_dim: int, reach: int) -> None:
+    def __init__(self, width: int, heads: int, feature_dim: int, back: int, ahead: int) -> None:
         super().__init__()
-        self.heads, self.reach = heads, reach
+        self.heads, self.back, self.ahead = heads, back, ahead
         self.query = nn.Linear(width, width)
         self.key = nn.Linear(feature_dim, width)
         self.value = nn.Linear(feature_dim, width)
         self.out = nn.Linear(width, width)
-        self.offset = nn.Parameter(torch.randn(2 * reach + 1, width) * 0.5)  # tells early speech frames from late ones
+        self.offset = nn.Parameter(torch.randn(back + ahead + 1, width) * 0.5)  # tells early speech frames from late ones
 
     def windows(self, speech: Tensor, valid: Tensor) -> SpeechWindows:
-        """Cut out the speech that each frame reads, R = 2 * reach + 1 frames.
+        """Cut out the speech that each frame reads, R = back + ahead + 1 frames.
 
         speech: (B, T, feature_dim).
         valid: (B, T), False on padding.
         Returns: keys and values (B, T, heads, R, D), bias (B, T, 1, R).
         """
-        ends, size = (self.reach, self.reach), 2 * self.reach + 1
+        ends, size = (self.back, self.ahead), self.back + self.ahead + 1
         key, value = (F.pad(project(speech), (0, 0, *ends)).unfold(1, size, 1) for project in (self.key, self.value))
         key, value = (x.unflatten(2, (self.heads, -1)).transpose(3, 4) for x in (key, value))
         offset = self.offset.unflatten(1, (self.heads, -1)).transpose(0, 1)  # (heads, R, D)
@@ -142,18 +128,24 @@ class PeriodicBias(nn.Module):
 
 
 class BandBias(nn.Module):
-    """Mask that lets each frame read its neighbours up to reach frames away, with a learned bias for every distance."""
+    """Mask that lets each frame read from back frames before to ahead frames after it, with a learned bias for every offset."""
 
-    def __init__(self, heads: int, reach: int) -> None:
+    def __init__(self, heads: int, back: int, ahead: int) -> None:
         super().__init__()
-        self.reach = reach
-        self.table = nn.Parameter(torch.zeros(heads, 2 * reach + 1))
+        self.back, self.ahead = back, ahead
+        self.table = nn.Parameter(torch.zeros(heads, back + ahead + 1))
+
+    def by_offset(self) -> Tensor:
+        """(heads, back + 1): bias of the frame o = 0 .. back steps back, where none is read ahead."""
+        assert not self.ahead
+        return self.table.flip(1)
 
     def forward(self, valid: Tensor) -> Tensor:
         """(B, heads, T, T) for valid (B, T), which is False on padding."""
         clock = torch.arange(valid.shape[1], device=valid.device)
         offset = clock[None] - clock[:, None]
-        bias = self.table[:, offset.clamp(-self.reach, self.reach) + self.reach].masked_fill(offset.abs() > self.reach, MASKED)
+        inside = offset.clamp(-self.back, self.ahead)
+        bias = self.table[:, inside + self.back].masked_fill(offset != inside, MASKED)
         return bias + (~valid)[:, None, None] * MASKED
 
 
@@ -165,11 +157,11 @@ class FeedForward(nn.Sequential):
 
 
 class EncoderLayer(nn.Module):
-    """Banded self-attention and a feed-forward network, pre-norm and residual."""
+    """Banded self-attention and a feed-forward network, pre-norm and residual; causal where ahead is 0."""
 
-    def __init__(self, width: int, heads: int, reach: int, dropout: float) -> None:
+    def __init__(self, width: int, heads: int, back: int, ahead: int, dropout: float) -> None:
         super().__init__()
-        self.bias = BandBias(heads, reach)
+        self.bias = BandBias(heads, back, ahead)
         self.attention_norm, self.attention = nn.LayerNorm(width), SelfAttention(width, heads)
         self.forward_norm, self.feed_forward = nn.LayerNorm(width), FeedForward(width, dropout)
         self.dropout = nn.Dropout(dropout)
@@ -187,7 +179,7 @@ class DecoderLayer(nn.Module):
         super().__init__()
         self.bias = PeriodicBias(heads, span.window, span.period)
         self.past_norm, self.past = nn.LayerNorm(width), SelfAttention(width, heads)
-        self.speech_norm, self.speech = nn.LayerNorm(width), AlignedAttention(width, heads, feature_dim, span.reach)
+        self.speech_norm, self.speech = nn.LayerNorm(width), AlignedAttention(width, heads, feature_dim, span.back, span.ahead)
         self.forward_norm, self.feed_forward = nn.LayerNorm(width), FeedForward(width, dropout)
         self.dropout = nn.Dropout(dropout)
 
@@ -203,21 +195,8 @@ class DecoderLayer(nn.Module):
         x = x + self.dropout(self.speech(self.speech_norm(x), self.speech.windows(speech, valid)))
         return x + self.dropout(self.feed_forward(self.forward_norm(x)))
 
-    def step(self, x: Tensor, speech: SpeechWindows, bias: Tensor, cache: Cache | None) -> tuple[Tensor, Cache]:
-        """One frame, without dropout.
-
-        x: (B, 1, width).
-        speech: the window of this frame.
-        bias: (heads, 1, cached frames + 1), the oldest first.
-        Returns: (B, 1, width), and the cache for the next frame.
-        """
-        mixed, cache = self.past.step(self.past_norm(x), bias, cache, self.bias.window)
-        x = x + mixed
-        x = x + self.speech(self.speech_norm(x), speech)
-        return x + self.feed_forward(self.forward_norm(x)), cache
-
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
     """(B, T, width) -> (B, heads, T, width / heads)."""
     clips, frames, width = x.shape
-    return x.view(clips, frames, heads, width // heads).transpose(1, 2)  # view, not unflatten: the step path is all overhead
+    return x.view(clips, frames, heads, width // heads).transpose(1, 2)

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from gmtalker.models.attention import Cache, DecoderLayer, DecoderSpan, SpeechWindows
+from gmtalker.models.attention import DecoderLayer, DecoderSpan
+from gmtalker.models.attention_stream import DecoderLayerStream, behind, normalised
 
-STREAM_CHUNK = 128  # frames whose speech is projected at a time while streaming: memory stays flat, the call overhead small
+STREAM_CHUNK = 128  # frames of a whole speech that are pushed at a time: memory stays flat, the call overhead small
 
 
 class AutoregressiveDecoder(nn.Module):
@@ -26,6 +27,7 @@ class AutoregressiveDecoder(nn.Module):
         self, output_dim: int, feature_dim: int, width: int, heads: int, layers: int, span: DecoderSpan, dropout: float
     ) -> None:
         super().__init__()
+        self.ahead = span.ahead
         self.embed = nn.Linear(output_dim, width)
         self.start = nn.Parameter(torch.randn(width) * 0.02)
         self.layers = nn.ModuleList(DecoderLayer(width, heads, feature_dim, span, dropout) for _ in range(layers))
@@ -77,7 +79,10 @@ class AutoregressiveDecoder(nn.Module):
         past = torch.where(second[:, None, None] < 0.5, predicted, noised)
         return self(past, condition, speech, valid, forgotten=second > 0.75)
 
-    @torch.no_grad()
+    def open(self, clips: int) -> DecoderStream:
+        """Begin to generate clips of which speech and conditions come in pieces."""
+        return DecoderStream(self, clips)
+
     def stream(self, condition: Tensor, speech: Tensor) -> Iterator[Tensor]:
         """Generate frame by frame, feeding each frame back.
 
@@ -85,27 +90,68 @@ class AutoregressiveDecoder(nn.Module):
         speech: (B, T, feature_dim).
         Yields: (B, output_dim), T times; memory does not grow with T.
         """
-        caches: list[Cache | None] = [None] * len(self.layers)
-        biases = [layer.bias.by_offset().flip(1)[:, None] for layer in self.layers]  # oldest first, as the caches are
-        past = self.start.expand(len(speech), -1)
-        for begin in range(0, speech.shape[1], STREAM_CHUNK):
-            windows = [_windows(layer, speech, begin) for layer in self.layers]
-            for offset in range(len(windows[0])):
-                x = (past + condition[:, begin + offset])[:, None]
-                for index, layer in enumerate(self.layers):
-                    bias = biases[index]
-                    bias = bias[..., max(0, bias.shape[-1] - 1 - (begin + offset)) :]  # the first frames have a short past
-                    x, caches[index] = layer.step(x, windows[index][offset], bias, caches[index])
-                frame = self.project(self.norm(x[:, 0]))
-                yield frame
-                past = self.embed(frame)
+        stream = self.open(len(condition))
+        for piece in zip(condition.split(STREAM_CHUNK, dim=1), speech.split(STREAM_CHUNK, dim=1)):
+            yield from stream.push(*piece).unbind(1)
+        yield from stream.finish().unbind(1)
 
 
-def _windows(layer: DecoderLayer, speech: Tensor, begin: int) -> list[SpeechWindows]:
-    """The speech windows of each of the next STREAM_CHUNK frames, one frame an item."""
-    end, reach = min(begin + STREAM_CHUNK, speech.shape[1]), layer.speech.reach
-    left = max(0, begin - reach)
-    read = speech[:, left : end + reach]
-    valid = torch.ones(read.shape[:2], dtype=torch.bool, device=speech.device)
-    keys, values, bias = layer.speech.windows(read, valid)
-    return [(keys[:, t : t + 1], values[:, t : t + 1], bias[:, t : t + 1]) for t in range(begin - left, end - left)]
+class DecoderStream:
+    """One generation of B clips side by side, whose conditions and speech come in pieces; each frame is fed back to the next.
+
+    However they are cut into pieces, the frames are those of the whole. Memory does not grow with the frames.
+    """
+
+    _past: Tensor  # (B, width), the last frame as the next one reads it
+    _waiting: Tensor  # (B, n, width), conditions of the frames to come
+
+    @torch.no_grad()
+    def __init__(self, decoder: AutoregressiveDecoder, clips: int) -> None:
+        self.decoder, self.clips = decoder, clips
+        self._layers = [DecoderLayerStream(layer, clips) for layer in decoder.layers]
+        self._feed_back = behind(decoder.norm, lambda x: decoder.embed(decoder.project(x)))
+        self.reset()
+
+    @torch.no_grad()
+    def push(self, condition: Tensor, speech: Tensor) -> Tensor:
+        """Generate every frame whose condition is known and whose speech is heard, `ahead` frames after it included.
+
+        condition: (B, m, width) of the next frames; m may be another number than n.
+        speech: (B or 1, n, feature_dim), the next frames, of each clip or of all.
+        Returns: (B, frames, output_dim).
+        """
+        if speech.shape[1]:
+            for layer in self._layers:
+                layer.speech.hear(speech)
+        self._heard += speech.shape[1]
+        self._waiting = torch.cat([self._waiting, condition], dim=1)
+        return self._generate(self._heard - self.decoder.ahead)
+
+    @torch.no_grad()
+    def finish(self) -> Tensor:
+        """Generate what is left where no more speech comes, (B, frames, output_dim); then the stream is as new."""
+        frames = self._generate(self._heard)
+        self.reset()
+        return frames
+
+    def reset(self) -> None:
+        """Forget everything: the next push is the first."""
+        for layer in self._layers:
+            layer.reset()
+        self._heard = self._generated = 0  # frames
+        self._past = self.decoder.start.detach().expand(self.clips, -1)
+        self._waiting = self._past[:, None][:, :0]
+
+    def _generate(self, end: int) -> Tensor:
+        """The frames before number end, of those whose condition is known."""
+        count = max(0, min(end - self._generated, self._waiting.shape[1]))
+        hidden = self._waiting.new_empty(self.clips, count, self._waiting.shape[2])
+        for index, condition in enumerate(self._waiting[:, :count].unbind(1)):
+            x = self._past + condition
+            for layer in self._layers:
+                x = layer.step(x)
+            hidden[:, index] = x
+            self._past = torch.addmm(self._feed_back[0], normalised(x), self._feed_back[1])
+        self._waiting = self._waiting[:, count:]
+        self._generated += count
+        return self.decoder.project(self.decoder.norm(hidden))

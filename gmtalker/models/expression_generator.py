@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from gmtalker.clock import EMOTIONS
 from gmtalker.models.attention import DecoderSpan, EncoderLayer
-from gmtalker.models.autoregressive_decoder import AutoregressiveDecoder
+from gmtalker.models.autoregressive_decoder import STREAM_CHUNK, AutoregressiveDecoder
 from gmtalker.models.config import NetworkConfig
 from gmtalker.models.gaussian_mixture import (
     GaussianPooling,
@@ -24,8 +24,8 @@ from gmtalker.models.gaussian_mixture import (
     gaussian_divergence,
     log_component_posterior,
 )
+from gmtalker.models.style_encoder import StyleEncoder
 
-UNSEEN_SPEAKER = -1
 LOSS_WEIGHTS = {
     "reconstruction": 1.0,
     "velocity": 1.0,
@@ -39,8 +39,29 @@ LOSS_WEIGHTS = {
 }
 INTERPOLATED_CLIPS = 6  # clips of a batch that the interpolation loss is computed on
 PRIOR_SAMPLED_SHARE = 0.9  # of the clips whose z is sampled as in generation
+INTERPOLATED_SHARE = 1 / 3  # of the steps that pay for the interpolation loss, which then counts for the others too
 EXTRAPOLATION = 0.2  # how far the blends of such clips go past either end, or the ends would be flat
+ACCENT_BACK, ACCENT_AHEAD = 2, 1  # frames of speech around its own that an accent reads
+ACCENT_FRAMES = ACCENT_BACK + 1 + ACCENT_AHEAD
 FREE_W, FREE_CONDITION, FREE_EMOTION = 1.0, 2.0, 0.5  # nats that cost nothing, or the latents collapse and the clusters merge
+
+
+@dataclass(frozen=True)
+class StyleReference:
+    """Clips that show how people speak.
+
+    expression: (B, S, coefficient_dim) in standard deviations.
+    speech: (B, S, feature_dim).
+    mask: (B, S), True on frames that count; a row of False is a person whose style is not known.
+    """
+
+    expression: Tensor
+    speech: Tensor
+    mask: Tensor
+
+    def to(self, device: torch.device) -> StyleReference:
+        """The same on a device."""
+        return StyleReference(self.expression.to(device), self.speech.to(device), self.mask.to(device))
 
 
 @dataclass(frozen=True)
@@ -53,7 +74,7 @@ class ExpressionBatch:
     mask: (B, T), True on valid frames; padding is at the end.
     emotion: (B, 8) rows of weights that sum to 1, read where labelled.
     labelled: (B,), True where the emotion is known.
-    speaker: (B,) rows of the speaker table, UNSEEN_SPEAKER for none.
+    reference: other clips of the same people, for their speaking style; None where nobody's is known.
     lip_basis: (coefficient_dim, 3 * lip vertices), from coefficients to lip vertices, or None.
     interpolate: whether training may move clips towards the emotion of other clips.
     """
@@ -64,7 +85,7 @@ class ExpressionBatch:
     mask: Tensor
     emotion: Tensor
     labelled: Tensor
-    speaker: Tensor
+    reference: StyleReference | None = None
     lip_basis: Tensor | None = None
     interpolate: bool = False
 
@@ -72,7 +93,7 @@ class ExpressionBatch:
         clips, frames = self.mask.shape
         assert self.expression.shape[:2] == self.speech.shape[:2] == (clips, frames)
         assert self.speech_mask.shape in {(clips,), (clips, frames)} and self.emotion.shape == (clips, len(EMOTIONS))
-        assert self.labelled.shape == self.speaker.shape == (clips,)
+        assert self.labelled.shape == (clips,)
 
 
 class ExpressionGenerator(ModelMixin, NetworkConfig, PeftAdapterMixin):
@@ -80,9 +101,9 @@ class ExpressionGenerator(ModelMixin, NetworkConfig, PeftAdapterMixin):
 
     coefficient_dim: expression coefficients per frame.
     feature_dim: speech features per frame.
-    num_speakers: rows of the speaker table; anybody else is an unseen speaker, with one learned embedding.
+    style_dim: numbers of a speaking style; 0 is the average person's.
     z_dim, w_dim: sizes of the latents.
-    window, period, reach: of the decoder, in frames; see DecoderSpan.
+    window, period, back, ahead: of the decoder, in frames; see DecoderSpan.
     by_label: True replaces the mixture by one learned vector per emotion, without sampling: the baseline it is measured against.
     Source: docs/method.md section 1; GMVAE, arXiv 1611.02648.
     """
@@ -90,7 +111,6 @@ class ExpressionGenerator(ModelMixin, NetworkConfig, PeftAdapterMixin):
     FORMER_NAMES = {
         "coefficients": "coefficient_dim",
         "features": "feature_dim",
-        "speakers": "num_speakers",
         "z_size": "z_dim",
         "w_size": "w_dim",
     }
@@ -100,7 +120,7 @@ class ExpressionGenerator(ModelMixin, NetworkConfig, PeftAdapterMixin):
         self,
         coefficient_dim: int = 40,
         feature_dim: int = 128,
-        num_speakers: int = 64,
+        style_dim: int = 16,
         width: int = 128,
         heads: int = 4,
         encoder_layers: int = 2,
@@ -109,7 +129,8 @@ class ExpressionGenerator(ModelMixin, NetworkConfig, PeftAdapterMixin):
         w_dim: int = 8,
         window: int = 50,
         period: int = 25,
-        reach: int = 2,
+        back: int = 4,
+        ahead: int = 1,
         dropout: float = 0.1,
         by_label: bool = False,
     ) -> None:
@@ -118,7 +139,7 @@ class ExpressionGenerator(ModelMixin, NetworkConfig, PeftAdapterMixin):
         if not by_label:
             self.embed_expression = nn.Linear(coefficient_dim, width)
             self.embed_speech = nn.Linear(feature_dim, width)
-            self.encoder = nn.ModuleList(EncoderLayer(width, heads, period, dropout) for _ in range(encoder_layers))
+            self.encoder = nn.ModuleList(EncoderLayer(width, heads, period, period, dropout) for _ in range(encoder_layers))
             self.encoder_norm = nn.LayerNorm(width)
             self.pool_w = GaussianPooling(width, w_dim)
             self.pool_z = GaussianPooling(width, z_dim)
@@ -126,10 +147,11 @@ class ExpressionGenerator(ModelMixin, NetworkConfig, PeftAdapterMixin):
         else:
             self.labels = nn.Parameter(torch.randn(len(EMOTIONS), z_dim))
         self.embed_z = nn.Linear(z_dim, width)
-        self.embed_speaker = nn.Embedding(num_speakers + 1, width)  # row 0 is the unseen speaker
-        nn.init.normal_(self.embed_speaker.weight, std=0.02)
-        self.accent: nn.Linear | None = None  # a person's, from their speaking style; generic stages have none
-        span = DecoderSpan(window, period, reach)
+        self.style_encoder = StyleEncoder(coefficient_dim, feature_dim, width, heads, period, style_dim)
+        self.embed_style = nn.Linear(style_dim, width, bias=False)
+        self.style: Tensor | None = None  # (style_dim,), a person's, from their speaking style; generic stages have none
+        self.accent: nn.Linear | None = None  # of accent_windows, a person's, likewise
+        span = DecoderSpan(window, period, back, ahead)
         self.decoder = AutoregressiveDecoder(coefficient_dim, feature_dim, width, heads, decoder_layers, span, dropout)
 
     # Encoder and mixture
@@ -184,43 +206,62 @@ class ExpressionGenerator(ModelMixin, NetworkConfig, PeftAdapterMixin):
         noise = torch.randn(self.config.z_dim, generator=generator).to(weights)
         return blend_components(weights, *self.components(w), temperature * noise)
 
-    def stream(self, speech: Tensor, z: Tensor, speaker: int | None = None) -> Iterator[Tensor]:
+    def stream(self, speech: Tensor, z: Tensor) -> Iterator[Tensor]:
         """Generate frame by frame; memory does not grow with T.
 
         speech: (T, feature_dim).
         z: (T, z_dim).
-        speaker: a row of the speaker table, None for an unseen speaker.
         Yields: coefficients (coefficient_dim,).
         """
-        for frame in self.stream_conditions(speech, z[None], speaker):
+        for frame in self.stream_conditions(speech, z[None]):
             yield frame[0]
 
-    def stream_conditions(self, speech: Tensor, z: Tensor, speaker: int | None = None) -> Iterator[Tensor]:
+    def stream_conditions(self, speech: Tensor, z: Tensor) -> Iterator[Tensor]:
         """Generate the same speech in B ways at once, frame by frame.
 
         speech: (T, feature_dim).
         z: (B, T, z_dim).
-        speaker: as in stream.
         Yields: coefficients (B, coefficient_dim).
         Errors: ValueError when speech and z differ in length.
         """
         if len(speech) != z.shape[1]:
             raise ValueError(f"speech has {len(speech)} frames and z {z.shape[1]}")
-        with torch.no_grad():
-            speakers = torch.full((len(z),), UNSEEN_SPEAKER if speaker is None else speaker, device=z.device)
-            condition = self._condition(z, speakers)
-            accent = None if self.accent is None else self.accent(speech)
-        for index, frame in enumerate(self.decoder.stream(condition, speech.expand(len(z), -1, -1))):
-            yield frame if accent is None else frame + accent[index]  # not fed back: the decoder never met it
+        stream = self.open(conditions=len(z))
+        for piece in zip(speech.split(STREAM_CHUNK), z.split(STREAM_CHUNK, dim=1)):
+            yield from stream.push(*piece).unbind(1)
+        yield from stream.finish().unbind(1)
 
-    def generate(self, speech: Tensor, z: Tensor, speaker: int | None = None) -> Tensor:
+    def open(self, conditions: int = 1) -> ExpressionStream:
+        """Begin to generate a speech that comes in pieces, in this generator's style.
+
+        conditions: B, in how many ways at once.
+        """
+        return ExpressionStream(self, conditions)
+
+    def generate(self, speech: Tensor, z: Tensor) -> Tensor:
         """All frames of stream, (T, coefficient_dim)."""
-        frames = list(self.stream(speech, z, speaker))
+        frames = list(self.stream(speech, z))
         return torch.stack(frames) if frames else speech.new_zeros(0, self.config.coefficient_dim)
 
-    def _condition(self, z: Tensor, speaker: Tensor) -> Tensor:
-        """What is added to every step's input, (B, T, width), for z (B, T, z_dim) and speaker (B,)."""
-        return self.embed_z(z) + self.embed_speaker(speaker + 1)[:, None]
+    @torch.no_grad()
+    def style_of(self, reference: StyleReference) -> Tensor:
+        """The speaking style (style_dim,) of one person: the mean over their clips, or pieces of one."""
+        return self.style_encoder(reference.expression, reference.speech, reference.mask).mean(0)
+
+    def _condition(self, z: Tensor, style: Tensor | None) -> Tensor:
+        """What is added to every step's input, (B, T, width), for z (B, T, z_dim) and styles (B, style_dim) or None."""
+        condition = self.embed_z(z)
+        return condition if style is None else condition + self.embed_style(style)[:, None]
+
+    def _styles(self, batch: ExpressionBatch) -> Tensor | None:
+        """(B, style_dim) of the reference clips, or this generator's own; in training three tenths are the average's, 0."""
+        if batch.reference is None:
+            return None if self.style is None else self.style.to(batch.expression).expand(len(batch.expression), -1)
+        style = self.style_encoder(batch.reference.expression, batch.reference.speech, batch.reference.mask)
+        known = batch.reference.mask.any(1)
+        if self.training:
+            known = known & (torch.rand(len(known), device=known.device) > 0.3)
+        return style * known[:, None]
 
     def _where_audible(self, speech: Tensor, speech_mask: Tensor | None) -> Tensor:
         """speech (B, T, feature_dim), with the learned "no speech" where speech_mask, (B,) or (B, T), is False."""
@@ -233,30 +274,30 @@ class ExpressionGenerator(ModelMixin, NetworkConfig, PeftAdapterMixin):
     def loss(self, batch: ExpressionBatch) -> dict[str, Tensor]:
         """L_GMEG = L_rec + 0.02 L_w + 0.02 L_cond + 0.05 L_emo + 4 L_lin.
 
-        In training mode a tenth of the clips lose their speech, three tenths their speaker, half of the silent labelled clips
+        In training mode a tenth of the clips lose their speech, three tenths their style, half of the silent labelled clips
         borrow the speech of another clip, and nine tenths of all get a z as generation samples it, on the way to another clip's
-        emotion: so silence, unseen speakers, emotion under speech and every mixture of emotions are practised too.
+        emotion: so silence, people of unknown style, emotion under speech and every mixture of emotions are practised too.
 
         Returns: "total", and its parts before weighting, by the names of LOSS_WEIGHTS.
         Source: docs/method.md section 1, equations (5) to (10); divergences after GMVAE, arXiv 1611.02648.
         """
         audible = batch.speech_mask.reshape(len(batch.mask), -1).expand_as(batch.mask)
-        speaker = batch.speaker
+        style = self._styles(batch)
         if self.training:
-            without_speech, without_speaker = torch.rand(2, len(audible), device=audible.device)
-            audible = audible & (without_speech > 0.1)[:, None]
-            speaker = torch.where(without_speaker > 0.3, speaker, UNSEEN_SPEAKER)
+            audible = audible & (torch.rand(len(audible), device=audible.device) > 0.1)[:, None]
         z, divergences, emotion = self._infer(batch, audible)
         spoken = replace(batch, speech_mask=audible)
         if self.training:
             spoken = _with_borrowed_speech(spoken)
         interpolation: dict[str, Tensor] = {}
         if self.training and batch.interpolate and emotion is not None:
-            interpolation = self._interpolation_loss(spoken, emotion, speaker)
+            if torch.rand(()) < INTERPOLATED_SHARE:
+                losses = self._interpolation_loss(spoken, emotion, style)
+                interpolation = {name: loss / INTERPOLATED_SHARE for name, loss in losses.items()}
             spoken, z = self._sample_prior(spoken, z, emotion)
         predicted = self.decoder.scheduled_sampling_pass(
             spoken.expression,
-            self._condition(z[:, None], speaker),
+            self._condition(z[:, None], style),
             self._where_audible(spoken.speech, spoken.speech_mask),
             spoken.mask,
         )
@@ -291,7 +332,7 @@ class ExpressionGenerator(ModelMixin, NetworkConfig, PeftAdapterMixin):
         }
         return z, divergences, emotion
 
-    def _interpolation_loss(self, batch: ExpressionBatch, emotion: Tensor, speaker: Tensor) -> dict[str, Tensor]:
+    def _interpolation_loss(self, batch: ExpressionBatch, emotion: Tensor, style: Tensor | None) -> dict[str, Tensor]:
         """Interpolation loss: deviation of the face at a random blend of two emotions from the linear blend of its ends' faces.
 
         With it, a slider that moves a little moves the face equally far wherever it stands. Each of the three faces reads a past
@@ -311,7 +352,8 @@ class ExpressionGenerator(ModelMixin, NetworkConfig, PeftAdapterMixin):
         blends = (first, last, torch.lerp(first, last, share))
         latents = [blend_components(weights, *components, noise) for weights in blends]
         speech = self._where_audible(batch.speech[used], batch.speech_mask[used])
-        conditions = [self._condition(z[:, None], speaker[used]) for z in latents]
+        style = None if style is None else style[used]
+        conditions = [self._condition(z[:, None], style) for z in latents]
         frames = self.decoder.stream(torch.cat(conditions).expand(-1, speech.shape[1], -1), speech.repeat(len(latents), 1, 1))
         start, end, past = torch.stack(list(frames), dim=1).chunk(len(latents))
         middle = self.decoder(past, conditions[2], speech, mask)
@@ -339,6 +381,75 @@ class ExpressionGenerator(ModelMixin, NetworkConfig, PeftAdapterMixin):
         mean = _clip_mean(batch.expression, batch.mask)
         moved = batch.expression + (chosen * share)[..., None] * (mean[other] - mean)
         return replace(batch, expression=moved), torch.where(chosen, sampled, z)
+
+
+def accent_windows(speech: Tensor) -> Tensor:
+    """What an accent reads of speech (T, feature_dim): of each frame with enough around it, its neighbours and itself.
+
+    Returns: (T - ACCENT_BACK - ACCENT_AHEAD, ACCENT_FRAMES * feature_dim); nothing of a speech that is shorter.
+    """
+    if len(speech) < ACCENT_FRAMES:
+        return speech.new_empty(0, ACCENT_FRAMES * speech.shape[1])
+    return speech.unfold(0, ACCENT_FRAMES, 1).transpose(1, 2).flatten(1)
+
+
+class ExpressionStream:
+    """One speech said in B ways at once, that comes in pieces.
+
+    However it is cut into pieces, the frames are those of the whole. Memory does not grow with the frames.
+    """
+
+    _accent: Tensor  # (n, coefficient_dim), of the frames to come
+    _accent_speech: Tensor  # (n, feature_dim) that an accent still reads
+
+    def __init__(self, generator: ExpressionGenerator, conditions: int) -> None:
+        self.generator = generator
+        self.styles = None if generator.style is None else generator.style.to(generator.device).expand(conditions, -1)
+        self._decoder = generator.decoder.open(conditions)
+        self.reset()
+
+    @torch.no_grad()
+    def push(self, speech: Tensor, z: Tensor) -> Tensor:
+        """Generate every frame that `ahead` frames of speech after it are known of.
+
+        speech: (n, feature_dim), the next frames.
+        z: (B, n, z_dim), of the same frames.
+        Returns: coefficients (B, m, coefficient_dim) of the next m frames.
+        Errors: ValueError when speech and z differ in length.
+        """
+        if len(speech) != z.shape[1]:
+            raise ValueError(f"speech has {len(speech)} frames and z {z.shape[1]}")
+        self._hear_accent(speech)
+        return self._accented(self._decoder.push(self.generator._condition(z, self.styles), speech[None]))
+
+    def finish(self) -> Tensor:
+        """The last frames, (B, m, coefficient_dim), where no more speech comes; then the stream is as new."""
+        self._hear_accent(self._accent_speech[-1:].repeat(ACCENT_AHEAD, 1))
+        frames = self._accented(self._decoder.finish())
+        self.reset()
+        return frames
+
+    def reset(self) -> None:
+        """Forget everything: the next push is the first."""
+        self._decoder.reset()
+        self._accent = self.generator.no_speech.new_empty(0, self.generator.config.coefficient_dim)
+        self._accent_speech = self.generator.no_speech.new_empty(0, self.generator.config.feature_dim)
+
+    def _hear_accent(self, speech: Tensor) -> None:
+        """Work out the accent of the frames that are known by speech (n, feature_dim), the next frames."""
+        if self.generator.accent is None or not len(speech):
+            return
+        past = self._accent_speech if len(self._accent_speech) else speech[:1].repeat(ACCENT_BACK, 1)
+        speech = torch.cat([past, speech])
+        self._accent = torch.cat([self._accent, self.generator.accent(accent_windows(speech))])
+        self._accent_speech = speech[-(ACCENT_BACK + ACCENT_AHEAD) :]
+
+    def _accented(self, frames: Tensor) -> Tensor:
+        """Frames (B, m, coefficient_dim) with the accent, which is not fed back: the decoder never met it."""
+        if self.generator.accent is None:
+            return frames
+        accent, self._accent = self._accent.split([frames.shape[1], len(self._accent) - frames.shape[1]])
+        return frames + accent
 
 
 def _with_borrowed_speech(batch: ExpressionBatch) -> ExpressionBatch:

@@ -28,14 +28,14 @@ def log_mel(waveform: Tensor) -> Tensor:
 
 
 def speech_to_mel(waveform: Tensor, first: int = 0, last: int | None = None) -> Tensor:
-    """log_mel with exactly 4 mel frames for each video frame.
+    """log_mel from any frame to any other; without them, exactly 4 mel frames for each video frame.
 
-    waveform: (samples,) or (batch, samples) at 16 kHz.
-    first, last: video frames to compute, last exclusive; None is the end. Each is as it is in the whole.
-    Returns: (4 * video frames, 80), or (batch, ...) of it.
+    waveform: (samples,) or (batch, samples) at 16 kHz; what lies outside of it is silence.
+    first, last: mel frames to compute, last exclusive. Each is as it is in the whole.
+    Returns: (last - first, 80), or (batch, ...) of it.
     """
-    last = frames_for(waveform.shape[-1]) if last is None else last
-    return _mel(waveform, MEL_PER_FRAME * first, MEL_PER_FRAME * last)
+    last = MEL_PER_FRAME * frames_for(waveform.shape[-1]) if last is None else last
+    return _mel(waveform, first, last)
 
 
 def _mel(waveform: Tensor, first: int, last: int) -> Tensor:

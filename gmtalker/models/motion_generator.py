@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,20 +12,19 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gmtalker.clock import FPS
 from gmtalker.models.attention import DecoderSpan, EncoderLayer
-from gmtalker.models.autoregressive_decoder import AutoregressiveDecoder
+from gmtalker.models.attention_stream import EncoderLayerStream
+from gmtalker.models.autoregressive_decoder import STREAM_CHUNK, AutoregressiveDecoder
 from gmtalker.models.config import NetworkConfig
-from gmtalker.tracks import BLINK, MOTION_DIM, count_blinks
+from gmtalker.tracks import BLINK, MOTION_DIM
 
 STRIDE = 4  # frames per latent
+HEARD = 2  # of these frames, and as many before them, a latent knows the speech: no frame waits for more than the next
 LOSS_WEIGHTS = {"reconstruction": 1.0, "continuity": 3.0, "divergence": 0.4}
 BLINK_GAIN = 4.0  # an open eye is 0 and a blink lasts 5 frames: unscaled, never blinking would cost next to nothing
 FREE_NATS = 1.0  # of divergence per latent
 GAIN_MAX = 1.6
-SOFT_LID = 0.15  # from so far below the threshold to so far above it, lids go from open to shut
 SETTLE_FRAMES = 12  # in which the head leaves its mean pose
-BLINK_THRESHOLDS = (0.15, 1.5, 136)  # lowest, highest, and how many are tried
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ class MotionBatch:
 
 
 class Coupling(nn.Module):
-    """One affine coupling: a Transformer over time reads the second half and the speech, and scales and shifts the first half.
+    """One affine coupling: a causal Transformer reads the second half and the speech, and scales and shifts the first half.
 
     Its last layer is zero-initialised, so that it starts as the identity.
     Source: docs/method.md section 2, equation (12).
@@ -60,7 +59,7 @@ class Coupling(nn.Module):
         super().__init__()
         half = channels // 2
         self.read = nn.Linear(half + condition_dim, width)
-        self.layer = EncoderLayer(width, heads, reach, dropout=0.0)
+        self.layer = EncoderLayer(width, heads, back=reach, ahead=0, dropout=0.0)
         self.norm = nn.LayerNorm(width)
         self.scale_and_shift = nn.Linear(width, 2 * half)
         nn.init.zeros_(self.scale_and_shift.weight)
@@ -74,7 +73,18 @@ class Coupling(nn.Module):
         valid: (B, N), False on padding.
         Returns: log scale, within +-1.5, and shift, (B, N, channels / 2) each.
         """
-        x = self.layer(self.read(torch.cat([second, condition], dim=-1)), valid)
+        return self._bounded(self.layer(self.read(torch.cat([second, condition], dim=-1)), valid))
+
+    def step(self, second: Tensor, condition: Tensor, layer: EncoderLayerStream) -> tuple[Tensor, Tensor]:
+        """The same of the next latent alone.
+
+        second: (B, channels / 2).
+        condition: (B, condition_dim).
+        layer: the stream of this coupling's layer.
+        """
+        return self._bounded(layer.step(self.read(torch.cat([second, condition], dim=-1))))
+
+    def _bounded(self, x: Tensor) -> tuple[Tensor, Tensor]:
         log_scale, shift = self.scale_and_shift(self.norm(x)).chunk(2, -1)
         return 1.5 * torch.tanh(log_scale), shift
 
@@ -83,12 +93,13 @@ class TransformerFlow(nn.Module):
     """F_psi: from simple noise z_n to the motion latents z_n', invertible, conditioned on the speech.
 
     forward is the direction of generation, z_n -> z_n'. inverse is the direction of training: the motion encoder's sample lives
-    on the side of z_n', and its density under the prior is N(F^-1(z_n')) |det dF^-1/dz_n'|.
+    on the side of z_n', and its density under the prior is N(F^-1(z_n')) |det dF^-1/dz_n'|. Both read no later latent, so that
+    generation can stream.
 
     channels: of a latent, an even number.
     condition_dim: of the speech that every coupling reads.
     steps: number of couplings.
-    reach: latents that a coupling reads on either side.
+    reach: latents before its own that a coupling reads.
     """
 
     def __init__(self, channels: int, condition_dim: int, width: int, heads: int, steps: int, reach: int) -> None:
@@ -107,9 +118,8 @@ class TransformerFlow(nn.Module):
         """
         log_determinant = z.new_zeros(z.shape[:2])
         for step in self.steps:
-            first, second = z.chunk(2, -1)
-            log_scale, shift = step(second, condition, valid)
-            z = torch.cat([first * log_scale.exp() + shift, second], dim=-1).flip(-1)
+            log_scale, shift = step(z.chunk(2, -1)[1], condition, valid)
+            z = _coupled(z, log_scale, shift)
             log_determinant = log_determinant + log_scale.sum(-1)
         return z, log_determinant * valid
 
@@ -124,15 +134,34 @@ class TransformerFlow(nn.Module):
         return z, log_determinant * valid
 
 
+class FlowStream:
+    """The flow in the direction of generation, a latent at a time: what forward gives without a batch and padding."""
+
+    def __init__(self, flow: TransformerFlow) -> None:
+        self.flow = flow
+        self._layers = [EncoderLayerStream(step.layer, clips=1) for step in flow.steps]
+
+    def step(self, z: Tensor, condition: Tensor) -> Tensor:
+        """z_n' (1, channels) of the next latent, from z_n (1, channels) and condition (1, condition_dim)."""
+        for step, layer in zip(self.flow.steps, self._layers):
+            z = _coupled(z, *step.step(z.chunk(2, -1)[1], condition, layer))
+        return z
+
+    def reset(self) -> None:
+        """Forget every latent."""
+        for layer in self._layers:
+            layer.reset()
+
+
 class MotionEncoder(nn.Module):
-    """E(rho, a): the Gaussian of z_n' for every four frames of motion and speech."""
+    """E(rho, a): the Gaussian of z_n' for every four frames of motion and speech. Training alone needs it: it reads ahead too."""
 
     def __init__(
         self, feature_dim: int, latent_dim: int, width: int, heads: int, layers: int, reach: int, dropout: float
     ) -> None:
         super().__init__()
         self.embed = nn.Linear(STRIDE * (MOTION_DIM + feature_dim), width)
-        self.layers = nn.ModuleList(EncoderLayer(width, heads, reach, dropout) for _ in range(layers))
+        self.layers = nn.ModuleList(EncoderLayer(width, heads, reach, reach, dropout) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
         self.gaussian = nn.Linear(width, 2 * latent_dim)
 
@@ -160,8 +189,8 @@ class MotionGenerator(ModelMixin, NetworkConfig):
     feature_dim: speech features per frame.
     latent_dim: channels of z_n, which has a quarter of the frame rate.
     flow_steps: couplings of the flow.
-    flow_reach: latents that encoder and flow read on either side.
-    window, period, reach: of the decoder, in frames; see DecoderSpan.
+    flow_reach: latents that the flow reads before its own, and the encoder on either side.
+    window, period, back, ahead: of the decoder, in frames; see DecoderSpan.
     Source: docs/method.md section 2; sizes of the flow after GeneFace, arXiv 2301.13430.
     """
 
@@ -181,21 +210,19 @@ class MotionGenerator(ModelMixin, NetworkConfig):
         flow_reach: int = 12,
         window: int = 50,
         period: int = 25,
-        reach: int = 2,
+        back: int = 4,
+        ahead: int = 1,
         dropout: float = 0.1,
     ) -> None:
         super().__init__()
         self.register_buffer("scale", torch.ones(MOTION_DIM))
-        self.register_buffer("blink_threshold", torch.tensor([0.5]))
         self.register_buffer("gain", torch.ones(MOTION_DIM))
         self.no_speech = nn.Parameter(torch.zeros(feature_dim))
         self.encoder = MotionEncoder(feature_dim, latent_dim, width, heads, encoder_layers, flow_reach, dropout)
         self.listen = nn.Linear(feature_dim, flow_width)
         self.flow = TransformerFlow(latent_dim, flow_width, flow_width, heads, flow_steps, flow_reach)
-        self.unfold = nn.Linear(
-            3 * latent_dim, STRIDE * width
-        )  # a latent and its neighbours to the conditions of its four frames
-        span = DecoderSpan(window, period, reach)
+        self.unfold = nn.Linear(2 * latent_dim, STRIDE * width)  # a latent and the one before to conditions of four frames
+        span = DecoderSpan(window, period, back, ahead)
         self.decoder = AutoregressiveDecoder(MOTION_DIM, feature_dim, width, heads, decoder_layers, span, dropout)
 
     def normalise(self, motion: Tensor, mean: Tensor) -> Tensor:
@@ -232,27 +259,10 @@ class MotionGenerator(ModelMixin, NetworkConfig):
         motions: (T, 10) each, normalised.
         Source: docs/method.md section 2, equation (16).
         """
-        generated = [torch.stack(list(self._unsettled(speech, seed))) for seed, speech in enumerate(speeches)]
+        generated = [self._decoded(speech, seed) for seed, speech in enumerate(speeches)]
         wide, narrow = (torch.stack([x.std(0) for x in rows]).mean(0).to(self.gain) for rows in (motions, generated))
         self.gain.copy_((wide / narrow.clamp(min=1e-6)).clamp(1.0, GAIN_MAX))
         self.gain[BLINK] = 1
-
-    @torch.no_grad()
-    def fit_blinks(self, speeches: Sequence[Tensor], a_minute: float) -> None:
-        """Set blink_threshold so that eyes blink a_minute times per minute in generation.
-
-        Where it can't know the moment of a blink, the decoder closes the lids a little for long: they shut where that passes the
-        threshold, and are open elsewhere.
-
-        speeches: (T, feature_dim) each.
-        Source: docs/method.md section 2, equation (15).
-        """
-        generated = [self._unsettled(speech, seed) for seed, speech in enumerate(speeches)]
-        lids = [torch.stack([frame[BLINK].mean() for frame in frames]) for frames in generated]
-        minutes = sum(map(len, lids)) / (60 * FPS)
-        thresholds = torch.linspace(*BLINK_THRESHOLDS).tolist()
-        rates = [sum(count_blinks(_shut(x, threshold).cpu().numpy()) for x in lids) / minutes for threshold in thresholds]
-        self.blink_threshold.fill_(min(zip(thresholds, rates), key=lambda pair: abs(pair[1] - a_minute))[0])
 
     # Generation
 
@@ -261,58 +271,22 @@ class MotionGenerator(ModelMixin, NetworkConfig):
 
         speech: (T, feature_dim).
         temperature: tau of z_n ~ N(0, tau^2); 0 for the head that moves least.
-        Returns: (T, 10), normalised.
+        Returns: (T, 10), normalised; of the eyelids, how much the decoder wants them to close, from 0 on.
         """
-        motion = speech.new_zeros(len(speech), MOTION_DIM)
-        for index, frame in enumerate(self.stream(speech, seed, temperature)):
-            motion[index] = frame
-        return motion
+        return _all_frames(self.open(seed, temperature), speech)
 
-    @torch.no_grad()
-    def stream(self, speech: Tensor, seed: int, temperature: float = 1.0) -> Iterator[Tensor]:
-        """Head motion frame by frame, with the parameters of generate. Yields: (10,), normalised."""
-        for index, frame in enumerate(self._unsettled(speech, seed, temperature)):
-            share = min(1.0, index / SETTLE_FRAMES)
-            settled = self.gain * frame * (share * share * (3 - 2 * share))
-            settled[BLINK] = _shut(frame[BLINK].mean(), float(self.blink_threshold))  # both eyes blink together
-            yield settled
+    def open(self, seed: int, temperature: float = 1.0) -> MotionStream:
+        """Begin to generate the head motion of a speech that comes in pieces, with the parameters of generate."""
+        return MotionStream(self, seed, temperature)
 
-    @torch.no_grad()
-    def _unsettled(self, speech: Tensor, seed: int, temperature: float = 1.0) -> Iterator[Tensor]:
-        """The decoder's frames (10,) before gain, start in the mean pose and blink threshold; eyelids are unbounded."""
-        if not len(speech):
-            return
-        condition = self._conditions(self.prior(speech, seed, temperature)[None])[:, : len(speech)]
-        for frame in self.decoder.stream(condition, speech[None]):
-            yield _amplify_blink(frame[0], 1 / BLINK_GAIN)
-
-    @torch.no_grad()
-    def prior(self, speech: Tensor, seed: int, temperature: float = 1.0) -> Tensor:
-        """Sample the motion latents: z_n' = F(z_n), z_n ~ N(0, temperature^2).
-
-        The flow reads a bounded stretch of time, so it is applied in pieces with that much around them: the result is that of one
-        pass, the memory that of a piece.
-
-        speech: (T, feature_dim).
-        Returns: (ceil(T / 4), latent_dim).
-        """
-        config = self.config
-        condition = self.listen(_pooled(_padded(speech[None])))
-        count = condition.shape[1]
-        generator = torch.Generator().manual_seed(seed)
-        noise = temperature * torch.randn(1, count, config.latent_dim, generator=generator).to(speech)
-        context, pieces = config.flow_steps * config.flow_reach, []
-        for begin in range(0, count, 2 * context):
-            left, end = max(0, begin - context), begin + 3 * context
-            valid = torch.ones(1, min(end, count) - left, dtype=torch.bool, device=speech.device)
-            piece, _ = self.flow(noise[:, left:end], condition[:, left:end], valid)
-            pieces.append(piece[0, begin - left : begin - left + 2 * context])
-        return torch.cat(pieces)
+    def _decoded(self, speech: Tensor, seed: int) -> Tensor:
+        """The decoder's own frames (T, 10): before the gain, without the start in the mean pose, lids unbounded."""
+        return _all_frames(MotionStream(self, seed, settled=False), speech)
 
     def _conditions(self, z: Tensor) -> Tensor:
         """z_n' (B, N, latent_dim) -> the decoder's condition of every frame (B, 4N, width)."""
-        around = F.pad(z, (0, 0, 1, 1)).unfold(1, 3, 1).flatten(2)
-        return self.unfold(around).unflatten(-1, (STRIDE, -1)).flatten(1, 2)
+        before = F.pad(z, (0, 0, 1, -1))
+        return self.unfold(torch.cat([before, z], dim=-1)).unflatten(-1, (STRIDE, -1)).flatten(1, 2)
 
     # Objective
 
@@ -331,7 +305,7 @@ class MotionGenerator(ModelMixin, NetworkConfig):
         speech = torch.where(audible[:, None, None], batch.speech, self.no_speech)
         motion, speech, mask = _padded(motion), _padded(speech), _padded(batch.mask[..., None])[..., 0]
         valid = mask.unflatten(1, (-1, STRIDE)).any(-1)
-        z, divergence = self._encode(motion, speech, valid)
+        z, divergence = self._encode(motion, speech, mask)
         error = self.decoder.scheduled_sampling_pass(motion, self._conditions(z * valid[..., None]), speech, mask) - motion
         pairs = mask[:, 1:] & mask[:, :-1]
         parts = {
@@ -342,18 +316,115 @@ class MotionGenerator(ModelMixin, NetworkConfig):
         parts["total"] = sum(LOSS_WEIGHTS[name] * value for name, value in parts.items())
         return parts
 
-    def _encode(self, motion: Tensor, speech: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+    def _encode(self, motion: Tensor, speech: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """A sample z_n' (B, N, latent_dim) of the posterior, and its divergence from the prior per latent, in nats.
 
         One-sample estimate of KL(q(z'|rho,a) || p(z'|a)) = log q(z') - log N(F^-1(z')) - log |det dF^-1/dz'|, equation (13).
+
+        motion: (B, 4N, 10), normalised.
+        speech: (B, 4N, feature_dim).
+        mask: (B, 4N), True on valid frames.
         """
+        valid = mask.unflatten(1, (-1, STRIDE)).any(-1)
         mean, log_variance = self.encoder(motion, speech, valid)
         noise = torch.randn_like(mean)
         z = mean + noise * (0.5 * log_variance).exp()
-        simple, log_determinant = self.flow.inverse(z, self.listen(_pooled(speech)), valid)
+        simple, log_determinant = self.flow.inverse(z, self.listen(_pooled(speech, mask)), valid)
         log_posterior = -0.5 * (noise.square() + log_variance + math.log(2 * math.pi)).sum(-1)
         log_prior = -0.5 * (simple.square() + math.log(2 * math.pi)).sum(-1) + log_determinant
         return z, ((log_posterior - log_prior) * valid).sum() / valid.sum().clamp(min=1)
+
+
+class MotionStream:
+    """The head motion of one speech that comes in pieces.
+
+    However it is cut into pieces, the frames are those of the whole: each latent draws its own noise. Memory does not grow with
+    the frames.
+    """
+
+    _speech: Tensor  # (n, feature_dim), what the next latent hears, as far as it is known
+    _latent: Tensor  # (1, latent_dim), the last one
+    _heard: int  # frames
+    _latents: int
+    _frames: int
+
+    @torch.no_grad()
+    def __init__(self, generator: MotionGenerator, seed: int, temperature: float = 1.0, settled: bool = True) -> None:
+        """settled: False gives the decoder's own frames, which fit_gain compares with real ones."""
+        self.generator, self.seed, self.temperature, self.settled = generator, seed, temperature, settled
+        self._flow, self._decoder = FlowStream(generator.flow), generator.decoder.open(clips=1)
+        self.reset()
+
+    @torch.no_grad()
+    def push(self, features: Tensor) -> Tensor:
+        """Generate every frame that `ahead` frames of speech after it are known of.
+
+        features: speech (n, feature_dim), the next frames.
+        Returns: (m, 10) of the next m frames, as generate gives them.
+        """
+        self._speech = torch.cat([self._speech, features])
+        self._heard += len(features)
+        conditions = self._conditions((self._heard - HEARD) // STRIDE + 1)
+        return self._finished(self._decoder.push(conditions, features[None]))
+
+    @torch.no_grad()
+    def finish(self) -> Tensor:
+        """The last frames, (m, 10), where no more speech comes; then the stream is as new, and would move in the same way."""
+        conditions = self._conditions(-(-self._heard // STRIDE))
+        decoded = [self._decoder.push(conditions, self._speech[None, :0]), self._decoder.finish()]
+        frames = self._finished(torch.cat(decoded, dim=1))
+        self.reset()
+        return frames
+
+    def reset(self) -> None:
+        """Forget everything, and draw the same noise again: the next push is the first."""
+        self._flow.reset()
+        self._decoder.reset()
+        self._noise = torch.Generator().manual_seed(self.seed)
+        self._speech = self.generator.no_speech.detach()[None][:0]
+        self._heard = self._latents = self._frames = 0
+        self._latent = self._speech.new_zeros(1, self.generator.config.latent_dim)
+
+    def _conditions(self, latents: int) -> Tensor:
+        """The decoder's conditions (1, 4k, width) of the next k latents, up to a number of latents."""
+        conditions = [self._speech.new_empty(1, 0, self.generator.config.width)]
+        for _ in range(self._latents, latents):
+            conditions.append(self._next_condition())
+        return torch.cat(conditions, dim=1)
+
+    def _next_condition(self) -> Tensor:
+        """Draw the next latent and give the conditions (1, 4, width) of its four frames."""
+        generator = self.generator
+        heard = STRIDE if self._latents else HEARD  # no speech stands before the first frame
+        condition = generator.listen(self._speech[:heard].mean(0, keepdim=True))
+        noise = torch.randn(1, generator.config.latent_dim, generator=self._noise).to(condition)
+        before, self._latent = self._latent, self._flow.step(self.temperature * noise, condition)
+        self._speech = self._speech[heard:]
+        self._latents += 1
+        return generator.unfold(torch.cat([before, self._latent], dim=-1)).unflatten(-1, (STRIDE, -1))
+
+    def _finished(self, decoded: Tensor) -> Tensor:
+        """Motion (m, 10) from the decoder's next frames (1, m, 10): with the gain, and from the mean pose on."""
+        decoded = _amplify_blink(decoded[0], 1 / BLINK_GAIN)
+        share = torch.arange(self._frames, self._frames + len(decoded), device=decoded.device) / SETTLE_FRAMES
+        self._frames += len(decoded)
+        if not self.settled:
+            return decoded
+        share = share.clamp(max=1)[:, None]
+        motion = self.generator.gain * decoded * (share * share * (3 - 2 * share))
+        motion[:, BLINK] = decoded[:, BLINK].clamp(min=0)
+        return motion
+
+
+def _all_frames(stream: MotionStream, speech: Tensor) -> Tensor:
+    """(T, 10) of a whole speech (T, feature_dim), in pieces that keep memory flat."""
+    return torch.cat([*(stream.push(piece) for piece in speech.split(STREAM_CHUNK)), stream.finish()])
+
+
+def _coupled(z: Tensor, log_scale: Tensor, shift: Tensor) -> Tensor:
+    """Scale and shift the first half of the channels, then reverse their order: equation (12)."""
+    first, second = z.chunk(2, -1)
+    return torch.cat([first * log_scale.exp() + shift, second], dim=-1).flip(-1)
 
 
 def _without_blink(mean: Tensor) -> Tensor:
@@ -368,17 +439,13 @@ def _amplify_blink(motion: Tensor, gain: float) -> Tensor:
     return motion * factor
 
 
-def _shut(lids: Tensor, threshold: float) -> Tensor:
-    """Eyelids, 0 open to 1 closed, from lids that hesitate around the threshold: equation (15)."""
-    share = ((lids - threshold) / (2 * SOFT_LID) + 0.5).clamp(0, 1)
-    return share * share * (3 - 2 * share)
-
-
 def _padded(x: Tensor) -> Tensor:
     """(B, T, c) with zeros appended until T is a multiple of four."""
     return F.pad(x, (0, 0, 0, -x.shape[1] % STRIDE))
 
 
-def _pooled(x: Tensor) -> Tensor:
-    """(B, 4N, c) -> (B, N, c), the mean of every four frames."""
-    return x.unflatten(1, (-1, STRIDE)).mean(2)
+def _pooled(speech: Tensor, mask: Tensor) -> Tensor:
+    """What each latent hears: the mean of the frames of mask (B, 4N) from 4n - 2 to 4n + 1, (B, N, c) of speech (B, 4N, c)."""
+    known = mask[..., None].to(speech.dtype)
+    sums, counts = (F.pad(x, (0, 0, HEARD, -HEARD)).unflatten(1, (-1, STRIDE)).sum(2) for x in (speech * known, known))
+    return sums / counts.clamp(min=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -10,249 +11,292 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gmtalker.clock import frames_for
+from gmtalker.clock import SAMPLES_PER_FRAME, frames_for
+from gmtalker.models.articulation import ARTICULATION_DIM
 from gmtalker.models.config import NetworkConfig
-from gmtalker.models.mel import MEL_PER_FRAME, MELS, speech_to_mel
+from gmtalker.models.mel import MEL_HOP, MEL_PER_FRAME, MEL_WINDOW, MELS, speech_to_mel
 
 IGNORED = -1  # a target that is not known
-ENCODE_FRAMES, CONTEXT_FRAMES = 1500, 16  # encoded at a time, and read around them: more than the convolutions reach
-FORMANT_STRETCH = 0.12  # how far augmentation stretches a voice over frequency, either way
+ENCODE_FRAMES = 750  # encoded at a time
+LOOK_AHEAD_MEL = 15  # mel frames after a video frame that it reads: 150 ms, and half a window
+LOOK_AHEAD_SAMPLES = (LOOK_AHEAD_MEL - 1) * MEL_HOP + MEL_WINDOW // 2  # of sound after the end of a video frame
+KERNEL = 7
+ARTICULATION_DILATIONS = (1, 2, 1)
+# The level that loudness is measured from: the loudest bin so far, which fades by 5 dB a second. In natural log of power.
+LEVEL_FADE, LEVEL_FLOOR, LEVEL_RANGE = 0.0115, -5.0, 16.0
 LABEL_SMOOTHING = 0.05
-LOSS_WEIGHTS = {"phones": 0.5, "words": 0.5, "transcript": 0.2, "lips": 1.0, "lip_velocity": 1.0, "agreement": 0.3}
+POSITIVE_WEIGHTS = (3.0, 1.0, 1.0)  # of closed, rounded and speaking
+UNSETTLED_FRAMES = 8  # at the start of a training window, whose past is cut off: their features are not held to the teacher's
+LOSS_WEIGHTS = {"teacher": 1.0, "phones": 0.2, "articulation": 0.6, "lips": 0.3, "lip_velocity": 0.3}
 
 
 @dataclass(frozen=True)
 class SpeechBatch:
     """Clips of one length, with whichever targets are known; None where no clip has that target.
 
-    mel: (B, 4T, 80), natural log.
+    mel: (B, 4T + LOOK_AHEAD_MEL, 80), natural log.
     mask: (B, T), False on padding.
-    phones, words: (B, T) class numbers, IGNORED where unknown.
-    transcript: (B, S) the phones said, in order and without times, padded with IGNORED; a row of IGNORED is unknown.
+    teacher: (B, T, teacher_dim), the teacher's states of each frame, each column with mean 0 and deviation 1.
+    phones: (B, T) class numbers, IGNORED where unknown.
+    articulation: (B, T, 3) probabilities in the order of the columns of articulation.py, NaN where unknown.
     lips: (B, T, lip_dim), each column with mean 0 and deviation 1 over its clip.
     lips_mask: (B, T), True where the lips are known.
     """
 
     mel: Tensor
     mask: Tensor
+    teacher: Tensor | None = None
     phones: Tensor | None = None
-    words: Tensor | None = None
-    transcript: Tensor | None = None
+    articulation: Tensor | None = None
     lips: Tensor | None = None
     lips_mask: Tensor | None = None
 
     def __post_init__(self) -> None:
         clips, frames = self.mask.shape
-        assert self.mel.shape[:2] == (clips, 4 * frames)
+        assert self.mel.shape[:2] == (clips, MEL_PER_FRAME * frames + LOOK_AHEAD_MEL)
+        assert self.articulation is None or self.articulation.shape == (clips, frames, ARTICULATION_DIM)
         assert (self.lips is None) == (self.lips_mask is None)
 
 
 class ChannelNorm(nn.LayerNorm):
-    """Layer norm over the channels of (B, channels, T): no statistic reaches over time, so the receptive field stays the same."""
+    """Layer norm over the channels of (B, channels, T): no statistic reaches over time."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, channels, T), normalised in every frame."""
         return super().forward(x.transpose(1, 2)).transpose(1, 2)
 
 
+class CausalConv(nn.Conv1d):
+    """A convolution whose output reads no input after its own place; the past that it still needs is handed on."""
+
+    def forward(self, x: Tensor, past: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Convolve a piece.
+
+        x: (B, channels, T), T a multiple of the stride.
+        past: the last reach inputs before x; None is the beginning, before which there is nothing.
+        Returns: (B, out channels, T / stride), and the past of the next piece.
+        """
+        reach = (self.kernel_size[0] - 1) * self.dilation[0] + 1 - self.stride[0]
+        x = F.pad(x, (reach, 0)) if past is None else torch.cat([past, x], dim=2)
+        return super().forward(x), x[:, :, x.shape[2] - reach :]
+
+
 class ResidualBlock(nn.Module):
-    """Norm, dilated convolution to twice the width, GELU, back to the width."""
+    """Dilated depthwise convolution over the past, norm, and a feed-forward network over the channels (ConvNeXt, 2201.03545)."""
 
-    def __init__(self, width: int, dilation: int, dropout: float) -> None:
+    def __init__(self, width: int, dilation: int) -> None:
         super().__init__()
-        self.norm = ChannelNorm(width)
-        self.layers = nn.Sequential(
-            nn.Conv1d(width, 2 * width, 3, padding=dilation, dilation=dilation),
-            nn.GELU(),
-            nn.Dropout(dropout),
-            nn.Conv1d(2 * width, width, 1),
-        )
+        self.past = CausalConv(width, width, KERNEL, dilation=dilation, groups=width)
+        self.norm = nn.LayerNorm(width)
+        self.layers = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
 
-    def forward(self, x: Tensor, valid: Tensor) -> Tensor:
-        """(B, width, T) from x (B, width, T) and valid (B, 1, T): padding reads as the zeros behind a clip's end."""
-        return x + self.layers(self.norm(x) * valid)
+    def forward(self, x: Tensor, past: Tensor | None) -> tuple[Tensor, Tensor]:
+        """(B, width, T) from x (B, width, T), and the past as CausalConv hands it on."""
+        mixed, past = self.past(x, past)
+        return x + self.layers(self.norm(mixed.transpose(1, 2))).transpose(1, 2), past
+
+
+@dataclass(frozen=True)
+class EncoderState:
+    """What the encoder keeps between two pieces of a speech.
+
+    level: (B,), of the loudness so far.
+    pasts: of each convolution, in order; empty before the first piece.
+    """
+
+    level: Tensor
+    pasts: tuple[Tensor, ...] = ()
 
 
 class SpeechEncoder(ModelMixin, NetworkConfig):
-    """Convolutions over log-mel: 100 frames per second in, 25 feature vectors per second out, each reading 0.43 s to either side.
+    """Causal convolutions over log-mel, distilled from a large speech encoder: 25 feature vectors a second.
+
+    A frame reads the sound up to 152.5 ms after its own end, and three seconds of the past. Its last three features are the
+    probabilities of articulation.py.
 
     num_mels: mel bins.
-    feature_dim: features per video frame.
+    content_dim: features per video frame beside the articulation.
+    articulation_width: of the branch that hears the articulation.
     fine_dilations, coarse_dilations: of one residual block each, at 50 and at 25 frames per second.
-    num_phones, num_words, lip_dim: sizes of the training branches (0: none), which forward does not use; phone 0 is silence.
+    teacher_dim, num_phones, lip_dim: sizes of the training branches (0: none), which forward does not use.
     Source: docs/method.md section 5.
     """
-
-    FORMER_NAMES = {
-        "mels": "num_mels",
-        "features": "feature_dim",
-        "phones": "num_phones",
-        "words": "num_words",
-        "lips": "lip_dim",
-    }
 
     @register_to_config
     def __init__(
         self,
-        num_mels: int = 80,
-        width: int = 192,
-        feature_dim: int = 128,
-        fine_dilations: tuple[int, ...] = (1, 2, 1, 2),
-        coarse_dilations: tuple[int, ...] = (1, 2, 2, 2),
+        num_mels: int = MELS,
+        width: int = 320,
+        content_dim: int = 256,
+        articulation_width: int = 160,
+        fine_dilations: tuple[int, ...] = (1, 2, 4, 1, 2, 4),
+        coarse_dilations: tuple[int, ...] = (1, 2, 1, 2),
+        teacher_dim: int = 0,
         num_phones: int = 0,
-        num_words: int = 0,
         lip_dim: int = 0,
-        dropout: float = 0.1,
     ) -> None:
         super().__init__()
-        self.to_fine = nn.Conv1d(num_mels, width, 4, stride=2, padding=1)
-        self.fine = nn.ModuleList(ResidualBlock(width, dilation, dropout) for dilation in fine_dilations)
-        self.to_coarse = nn.Conv1d(width, width, 4, stride=2, padding=1)
-        self.coarse = nn.ModuleList(ResidualBlock(width, dilation, dropout) for dilation in coarse_dilations)
-        self.channel_norm = ChannelNorm(width)
-        self.project = nn.Linear(width, feature_dim)
-        self.norm = nn.LayerNorm(feature_dim)
-        self.phone_head = nn.Linear(feature_dim, num_phones) if num_phones else None
-        # Separate from the phone head: CTC wants short spikes between blanks, the frame targets whole phones.
-        self.transcript_head = nn.Linear(feature_dim, num_phones) if num_phones else None
-        self.word_head = nn.Linear(feature_dim, num_words) if num_words else None
-        self.lip_head = nn.Linear(feature_dim, lip_dim) if lip_dim else None
-
-    def forward(self, mel: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Speech features of clips. The mel is normalised here, per clip, over time and bins: recordings differ in level.
-
-        mel: (B, 4T, num_mels), natural log.
-        mask: (B, T), False on padding; None where there is none.
-        Returns: (B, T, feature_dim).
-        Errors: ValueError when the number of mel frames is not a multiple of 4.
-        """
-        if mel.shape[1] % 4:
-            raise ValueError(f"the mel must have a multiple of 4 frames, not {mel.shape[1]}")
-        if mask is None:
-            mask = torch.ones(len(mel), mel.shape[1] // 4, dtype=torch.bool, device=mel.device)
-        return self.norm(self.project(self.convolve(normalise(mel, mask), mask)))
+        self.to_fine = CausalConv(num_mels, width, 6, stride=2)
+        self.fine = nn.ModuleList(ResidualBlock(width, dilation) for dilation in fine_dilations)
+        self.to_coarse = CausalConv(width, width, 4, stride=2)
+        self.coarse = nn.ModuleList(ResidualBlock(width, dilation) for dilation in coarse_dilations)
+        self.norm = nn.LayerNorm(width)
+        self.project = nn.Linear(width, content_dim)
+        # Of its own, from the mel on: closures are short and quiet, and would be the last thing that the content learns.
+        self.articulation_in = nn.Linear(width + MEL_PER_FRAME * num_mels, articulation_width)
+        self.articulation = nn.ModuleList(ResidualBlock(articulation_width, dilation) for dilation in ARTICULATION_DILATIONS)
+        self.articulate = nn.Linear(articulation_width, ARTICULATION_DIM)
+        self.content_norm = nn.LayerNorm(content_dim)
+        self.teacher_head = nn.Linear(content_dim, teacher_dim) if teacher_dim else None
+        self.phone_head = nn.Linear(content_dim, num_phones) if num_phones else None
+        self.lip_head = nn.Linear(content_dim, lip_dim) if lip_dim else None
 
     @property
     def feature_dim(self) -> int:
-        """Features per video frame."""
-        return self.norm.normalized_shape[0]
+        """Features per video frame, with the articulation."""
+        return self.project.out_features + ARTICULATION_DIM
+
+    def forward(self, mel: Tensor) -> Tensor:
+        """Speech features of clips.
+
+        mel: (B, 4T + LOOK_AHEAD_MEL, num_mels), natural log.
+        Returns: (B, T, feature_dim).
+        """
+        content, scores, _ = self.advance(mel[:, LOOK_AHEAD_MEL:], self.begin(mel[:, :LOOK_AHEAD_MEL]))
+        return torch.cat([content, scores.sigmoid()], dim=-1)
+
+    def begin(self, mel: Tensor) -> EncoderState:
+        """The state before the first frame.
+
+        mel: (B, LOOK_AHEAD_MEL, num_mels), which precedes the mel of the first piece: it only sets the level.
+        """
+        floor = torch.full((len(mel),), LEVEL_FLOOR, device=mel.device)
+        return EncoderState(_levels(mel, floor)[:, -1])
+
+    def advance(self, mel: Tensor, state: EncoderState) -> tuple[Tensor, Tensor, EncoderState]:
+        """Encode the next piece.
+
+        mel: (B, 4T, num_mels), LOOK_AHEAD_MEL ahead of the frames.
+        Returns: content (B, T, content_dim), logits of the articulation (B, T, 3), and the state after the piece.
+        """
+        level = _levels(mel, state.level)
+        heard = (mel - level[..., None]).clamp(-LEVEL_RANGE, 0) / 4 + 2
+        pasts = iter(state.pasts or [None] * (2 + len(self.fine) + len(self.coarse) + len(self.articulation)))
+        after = []
+
+        def through(x: Tensor, layers: Iterable[nn.Module]) -> Tensor:
+            for layer in layers:
+                x, past = layer(x, next(pasts))
+                after.append(past)
+            return x
+
+        x = through(heard.transpose(1, 2), (self.to_fine, *self.fine, self.to_coarse, *self.coarse))
+        hidden = self.norm(x.transpose(1, 2))
+        frames = heard.unflatten(1, (-1, MEL_PER_FRAME)).flatten(2)
+        x = self.articulation_in(torch.cat([hidden.detach(), frames], dim=-1))
+        scores = self.articulate(through(x.transpose(1, 2), self.articulation).transpose(1, 2))
+        return self.content_norm(self.project(hidden)), scores, EncoderState(level[:, -1], tuple(after))
 
     @torch.no_grad()  # not inference_mode: training reads these features too
     def encode(self, waveform: Tensor) -> Tensor:
-        """Speech features of a waveform: the interface of every speech encoder here.
-
-        The same as forward, a minute at a time with what its convolutions read around it, so that memory hardly grows.
+        """Speech features of a waveform: the interface of every speech encoder here. Memory hardly grows with its length.
 
         waveform: (samples,) at 16 kHz.
         Returns: (frames, feature_dim), one row per video frame.
         """
-        frames = frames_for(len(waveform))
-        mean, deviation = _level(waveform)
-        pieces = []
-        for begin in range(0, frames, ENCODE_FRAMES):
-            left, right = max(0, begin - CONTEXT_FRAMES), min(frames, begin + ENCODE_FRAMES + CONTEXT_FRAMES)
-            mel = (speech_to_mel(waveform, left, right) - mean) / (deviation + 1e-3)
-            encoded = self.convolve(mel[None], torch.ones(1, right - left, dtype=torch.bool, device=mel.device))
-            pieces.append(self.norm(self.project(encoded[0, begin - left : begin - left + ENCODE_FRAMES])))
-        return torch.cat(pieces)
+        stream = self.open()
+        step = ENCODE_FRAMES * SAMPLES_PER_FRAME
+        pieces = [stream.push(waveform[begin : begin + step]) for begin in range(0, len(waveform), step)]
+        return torch.cat([*pieces, stream.finish()])
 
-    def convolve(self, mel: Tensor, mask: Tensor) -> Tensor:
-        """The layers before the projection: (B, T, width), each frame from its neighbourhood alone.
-
-        mel: (B, 4T, num_mels), normalised.
-        mask: (B, T), False on padding.
-        """
-        valid = mask[:, None].to(mel)
-        x = self.to_fine(mel.transpose(1, 2))
-        for block in self.fine:
-            x = block(x, valid.repeat_interleave(2, 2))
-        x = self.to_coarse(x * valid.repeat_interleave(2, 2))
-        for block in self.coarse:
-            x = block(x, valid)
-        return self.channel_norm(x).transpose(1, 2)
+    def open(self) -> EncoderStream:
+        """A speech that comes in pieces."""
+        return EncoderStream(self)
 
     def loss(self, batch: SpeechBatch) -> dict[str, Tensor]:
         """L_speech: every target of the batch that is known, predicted from the features.
 
-        In training mode the mel is augmented, and the features of two augmentations of a clip are to agree.
-
         Returns: "total", and its parts before weighting, by the names of LOSS_WEIGHTS.
-        Source: docs/method.md section 5, equation (26).
+        Source: docs/method.md section 5, equation (26); distillation after Hinton et al., arXiv 1503.02531.
         """
-        mel = augment(batch.mel) if self.training else batch.mel
-        features = self(mel, batch.mask)
+        content, scores, _ = self.advance(batch.mel[:, LOOK_AHEAD_MEL:], self.begin(batch.mel[:, :LOOK_AHEAD_MEL]))
         parts = {}
-        if self.training:  # the same speech from another voice and room should sound the same
-            again = self(augment(batch.mel), batch.mask)
-            apart = (features - again).square().mean(-1)
-            parts["agreement"] = (apart * batch.mask).sum() / batch.mask.sum().clamp(min=1)
+        if batch.teacher is not None:
+            settled = batch.mask.clone()
+            settled[:, :UNSETTLED_FRAMES] = False
+            apart = (self.teacher_head(content) - batch.teacher).square().mean(-1)
+            parts["teacher"] = (apart * settled).sum() / settled.sum().clamp(min=1)
         if batch.phones is not None:
-            parts["phones"] = _classify(self.phone_head(features), batch.phones)
-        if batch.words is not None:
-            parts["words"] = _classify(self.word_head(features), batch.words)
-        if batch.transcript is not None:
-            parts["transcript"] = _transcribe(self.transcript_head(features), batch.transcript, batch.mask)
+            parts["phones"] = _classify(self.phone_head(content), batch.phones)
+        if batch.articulation is not None:
+            parts["articulation"] = _articulation_loss(scores, batch.articulation, batch.mask)
         if batch.lips is not None:
-            parts |= _lip_losses(self.lip_head(features) - batch.lips, batch.lips_mask)
+            parts |= _lip_losses(self.lip_head(content) - batch.lips, batch.lips_mask)
         parts["total"] = sum(LOSS_WEIGHTS[name] * value for name, value in parts.items())
         return parts
 
 
-def _level(waveform: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of the log-mel of a whole waveform, as normalise finds them, in constant memory."""
-    frames = frames_for(len(waveform))
-    total = square = 0.0
-    for begin in range(0, frames, ENCODE_FRAMES):
-        mel = speech_to_mel(waveform, begin, min(frames, begin + ENCODE_FRAMES)).double()
-        total, square = total + mel.sum(), square + mel.square().sum()
-    mean = total / (frames * MEL_PER_FRAME * MELS)
-    # Clamped: of a wholly even spectrum, silence, rounding may leave a little less than nothing.
-    deviation = (square / (frames * MEL_PER_FRAME * MELS) - mean.square()).clamp(min=0).sqrt()
-    return mean.float(), deviation.float()
+class EncoderStream:
+    """A speech of which pieces come one after another; its features are those of the whole speech.
 
-
-def normalise(mel: Tensor, mask: Tensor) -> Tensor:
-    """Mean 0 and standard deviation 1 over each clip's frames and bins.
-
-    mel: (B, 4T, num_mels).
-    mask: (B, T), False on padding, which becomes 0.
+    A frame is given as soon as LOOK_AHEAD_SAMPLES after its end are there. Memory does not grow.
     """
-    weight = mask.repeat_interleave(4, 1)[..., None].to(mel)
-    count = (weight.sum((1, 2), keepdim=True) * mel.shape[2]).clamp(min=1)
-    mean = (mel * weight).sum((1, 2), keepdim=True) / count
-    deviation = (((mel - mean) * weight).square().sum((1, 2), keepdim=True) / count).sqrt()
-    return (mel - mean) * weight / (deviation + 1e-3)
+
+    def __init__(self, encoder: SpeechEncoder) -> None:
+        self.encoder = encoder
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget the speech so far: the next piece is the beginning of another."""
+        self._sound, self._dropped = torch.zeros(0), 0  # samples from frame `dropped` on, which precedes the next one
+        self._samples = self._frames = 0  # samples that came, and frames that were given
+        self._state: EncoderState | None = None
+
+    @torch.no_grad()
+    def push(self, samples: Tensor) -> Tensor:
+        """Hear the next samples.
+
+        samples: (n,) at 16 kHz.
+        Returns: (m, feature_dim), every frame that is ready, often none.
+        """
+        self._sound = torch.cat([self._sound.to(samples), samples])
+        self._samples += len(samples)
+        return self._advance(max(0, (self._samples - LOOK_AHEAD_SAMPLES) // SAMPLES_PER_FRAME))
+
+    @torch.no_grad()
+    def finish(self) -> Tensor:
+        """The frames (m, feature_dim) that were waiting for what comes after the end: silence. The stream starts anew."""
+        frames = frames_for(self._samples)
+        missing = frames * SAMPLES_PER_FRAME + LOOK_AHEAD_SAMPLES - self._samples
+        self._sound = F.pad(self._sound, (0, missing))
+        features = self._advance(frames)
+        self.reset()
+        return features
+
+    def _advance(self, until: int) -> Tensor:
+        """Features (m, feature_dim) of the frames up to `until`, exclusive."""
+        encoder, count = self.encoder, until - self._frames
+        if count <= 0:
+            return self._sound.new_zeros(0, encoder.feature_dim)
+        first, ahead = MEL_PER_FRAME * (self._frames - self._dropped), LOOK_AHEAD_MEL
+        if self._state is None:
+            self._state = encoder.begin(speech_to_mel(self._sound, 0, ahead)[None])
+        mel = speech_to_mel(self._sound, first + ahead, first + ahead + MEL_PER_FRAME * count)[None]
+        content, scores, self._state = encoder.advance(mel, self._state)
+        self._frames = until
+        drop = max(0, until - 1 - self._dropped)  # a mel frame reads half a window to its left
+        self._sound, self._dropped = self._sound[drop * SAMPLES_PER_FRAME :], self._dropped + drop
+        return torch.cat([content[0], scores[0].sigmoid()], dim=-1)
 
 
-def augment(mel: Tensor) -> Tensor:
-    """Give each clip another voice, room and microphone.
+def _levels(mel: Tensor, before: Tensor) -> Tensor:
+    """(B, n) the level at each mel frame (B, n, bins): of the loudest bin so far, fading, and never below the floor.
 
-    Shifts, stretches and tilts it over frequency, adds noise, and masks a span of time and two bands of frequencies.
-
-    mel: (B, mel frames, num_mels), natural log.
+    before: (B,), of the frame before the first.
     """
-    clips, frames, mels = mel.shape
-    device = mel.device
-
-    def uniform(low: float, high: float) -> Tensor:
-        return low + (high - low) * torch.rand(clips, 1, 1, device=device)
-
-    bins = torch.arange(mels, device=device)[None, None]
-    source = (bins * uniform(1 - FORMANT_STRETCH, 1 + FORMANT_STRETCH) + uniform(-3, 3)).clamp(0, mels - 1)
-    left = source.floor().long().clamp(max=mels - 2)
-    share = source - left
-    mel = mel.gather(2, left.expand_as(mel)) * (1 - share) + mel.gather(2, (left + 1).expand_as(mel)) * share
-    place = bins / mels
-    mel = mel + uniform(-1.5, 1.5) * (place - 0.5) + uniform(-0.7, 0.7) * torch.cos(torch.pi * (2 * place + uniform(0, 2)))
-    loud = mel.amax((1, 2), keepdim=True)
-    noise = loud - uniform(3, 14) + uniform(-2, 2) * (place - 0.5) + 0.5 * torch.randn_like(mel)
-    mel = torch.where(uniform(0, 1) < 0.6, torch.logaddexp(mel, noise), mel)
-    quiet = mel.mean((1, 2), keepdim=True)
-    for axis, size, longest in ((1, frames, 16), (2, mels, 12), (2, mels, 8)):
-        length, clock = uniform(0, longest), torch.arange(size, device=device).reshape((1, -1, 1) if axis == 1 else (1, 1, -1))
-        start = uniform(0, 1) * (size - length)
-        mel = torch.where((clock >= start) & (clock < start + length), quiet, mel)
-    return mel
+    fade = LEVEL_FADE * torch.arange(1, mel.shape[1] + 1, device=mel.device)
+    peaks = torch.maximum(mel.amax(-1), mel.new_tensor(LEVEL_FLOOR)) + fade
+    return (torch.maximum(peaks.cummax(1).values, before[:, None]) - fade).clamp(min=LEVEL_FLOOR)
 
 
 def _classify(scores: Tensor, target: Tensor) -> Tensor:
@@ -262,22 +306,16 @@ def _classify(scores: Tensor, target: Tensor) -> Tensor:
     return F.cross_entropy(scores, target, ignore_index=IGNORED, reduction="sum", label_smoothing=LABEL_SMOOTHING) / known
 
 
-def _transcribe(scores: Tensor, transcript: Tensor, mask: Tensor) -> Tensor:
-    """CTC per phone over the clips with a transcript; silence, class 0, is the blank."""
-    lengths = (transcript != IGNORED).sum(1)
-    frames = mask.sum(1)
-    known = (lengths > 0) & (frames >= lengths)
-    if not known.any():
-        return scores.sum() * 0
-    costs = F.ctc_loss(
-        scores[known].float().log_softmax(-1).transpose(0, 1),
-        transcript[known].clamp(min=0),
-        frames[known],
-        lengths[known],
-        reduction="none",
-        zero_infinity=True,
-    )
-    return (costs / lengths[known]).mean()
+def _articulation_loss(scores: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    """Binary cross-entropy over the known entries of target (B, T, 3), where mask (B, T)."""
+    known = ~target.isnan() & mask[..., None]
+    cost = F.binary_cross_entropy_with_logits(scores.float(), target.nan_to_num(), reduction="none", pos_weight=_weights(scores))
+    return (cost * known).sum() / known.sum().clamp(min=1)
+
+
+def _weights(scores: Tensor) -> Tensor:
+    """(3,) of positive frames: a closure that is missed is an open mouth, one too many a blink of the lips."""
+    return torch.tensor(POSITIVE_WEIGHTS, device=scores.device)
 
 
 def _lip_losses(error: Tensor, mask: Tensor) -> dict[str, Tensor]:

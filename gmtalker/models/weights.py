@@ -11,16 +11,18 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
-from gmtalker.errors import UnusableWeights
+from gmtalker.errors import UnusableWeights, first_line
 from gmtalker.files import whole_file
+from gmtalker.models.articulation import ArticulationHead
 from gmtalker.models.config import NetworkConfig
 from gmtalker.models.speech_encoder import SpeechEncoder
 
 if TYPE_CHECKING:
-    from gmtalker.models.hubert_encoder import HubertEncoder
+    from gmtalker.models.pretrained_encoder import PretrainedSpeechEncoder
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"  # the name diffusers' from_pretrained looks for
+HEAD_FOLDER, POSITIONS_FOLDER = "articulation_head", "position_means"  # inside the folder of a pretrained speech encoder
 CONFIG_BYTES_MAX = 1 << 20
 DIMENSION_MAX = 1 << 16  # no dimension of ours comes near it, and a config from anywhere must not fill the memory
 Network = TypeVar("Network", bound=NetworkConfig)
@@ -43,32 +45,45 @@ def load_strict(cls: type[Network], folder: Path) -> Network:
     return model.eval()
 
 
-def load_speech_encoder(folder: Path) -> SpeechEncoder | HubertEncoder:
-    """Load the speech encoder that the folder's config names: the project's own, or HuBERT.
+def load_speech_encoder(folder: Path) -> SpeechEncoder | PretrainedSpeechEncoder:
+    """Load the speech encoder that the folder's config names: the project's own, or a pretrained one with its articulation head.
 
-    Errors: UnusableWeights when it is neither, or a weight is missing.
+    Errors: UnusableWeights when it is neither, a weight is missing, or the head was never trained.
     """
     folder = Path(folder)
     try:
         kind = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8")).get("model_type")
     except (OSError, ValueError, AttributeError):
         kind = None  # load_strict says what is wrong
-    if kind != "hubert":
+    if kind is None:
         return load_strict(SpeechEncoder, folder)
-    from gmtalker.models.hubert_encoder import HubertEncoder  # late: transformers takes seconds to import, and few need it
+    if not (folder / HEAD_FOLDER).is_dir():
+        raise UnusableWeights(
+            f"The {kind} in {folder.name} has no trained articulation head; make it one with `pretrain speech --speech-encoder`."
+        )
+    # Late: transformers takes seconds to import.
+    from gmtalker.models.pretrained_encoder import PositionMeans, PretrainedSpeechEncoder
 
+    head = load_strict(ArticulationHead, folder / HEAD_FOLDER)
+    positions = load_strict(PositionMeans, folder / POSITIONS_FOLDER) if kind == "whisper" else None
     try:
-        return HubertEncoder.from_hub(str(folder), local_files_only=True)
+        bare = PretrainedSpeechEncoder.from_hub(str(folder), local_files_only=True)
+        return PretrainedSpeechEncoder(bare.encoder, head, positions)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise UnusableWeights(f"The HuBERT in {folder.name} can't be loaded: {str(error).splitlines()[0]}") from error
+        raise UnusableWeights(f"The {kind} in {folder.name} can't be loaded: {first_line(error)}.") from error
 
 
-def save_speech_encoder(encoder: SpeechEncoder | HubertEncoder, folder: Path) -> None:
+def save_speech_encoder(encoder: SpeechEncoder | PretrainedSpeechEncoder, folder: Path) -> None:
     """Write a speech encoder as load_speech_encoder reads it; the folder is made when missing."""
     if isinstance(encoder, SpeechEncoder):
         save_half(encoder, folder)
-    else:
-        encoder.hubert.save_pretrained(folder)
+        return
+    # In the names of the network at hand: of a Whisper that came whole, transformers could not undo the renaming.
+    encoder.encoder.save_pretrained(folder, save_original_format=False)
+    if encoder.head is not None:
+        save_half(encoder.head, Path(folder) / HEAD_FOLDER)
+    if encoder.positions is not None:
+        save_half(encoder.positions, Path(folder) / POSITIONS_FOLDER)
 
 
 def save_half(model: torch.nn.Module, folder: Path) -> None:

@@ -89,7 +89,8 @@ def _table_of_sets(rows: Sequence[Row]) -> list[str]:
     sets: dict[str, Counter] = {}
     for row in rows:
         # A speaker of a large set or a person of a loose clip: the folder is the set.
-        name = Path(row.file).parts[0] if row.dataset == MANIFEST else row.dataset
+        parts = Path(row.file).parts
+        name = row.dataset if row.dataset != MANIFEST else parts[0] if len(parts) > 1 else row.path.parent.name
         whole = row.train_seconds == WHOLE
         sets.setdefault(name, Counter()).update(files=1, seconds=0 if whole else round(row.train_seconds), whole=whole)
     table = [

@@ -9,7 +9,8 @@ from pathlib import Path
 from gmtalker.clock import SIZES
 from gmtalker.command_line import DATASETS, WrongUsage, add_device, names_in, progress_bar
 
-STAGES = ("speech", "expression", "motion", "head", "face")  # each trained by the module of its name
+STAGES = ("speech", "expression", "motion", "sync", "head", "face")  # each trained by the module of its name
+COUNTED = ("expression", "sync")  # which may be trained for a number of steps
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
@@ -19,8 +20,15 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     add_dataset(pretrain)  # pretrain speech --speech-encoder needs none
     pretrain.add_argument("--output", type=Path, required=True, metavar="DIR")
     pretrain.add_argument("--minutes", type=float, metavar="M", help="stop after M minutes of training; the same command resumes")
-    pretrain.add_argument("--steps", type=int, metavar="N", help="expression only: N steps instead of --minutes")
-    pretrain.add_argument("--speech-encoder", metavar="H", help="speech only: use this HuBERT (folder or Hub name), untrained")
+    pretrain.add_argument("--steps", type=int, metavar="N", help="expression and sync only: N steps instead of --minutes")
+    pretrain.add_argument("--speech-encoder", metavar="H", help="speech only: use this Whisper, HuBERT or WavLM as it is")
+    pretrain.add_argument(
+        "--teacher", metavar="H", help="speech only: the Whisper, HuBERT or WavLM to learn from (folder or Hub name)"
+    )
+    pretrain.add_argument(
+        "--extra-speech", type=Path, action="append", default=[], metavar="DIR", help="speech only: more recordings"
+    )
+    pretrain.add_argument("--noises", type=Path, metavar="DIR", help="sounds without speech, to train among")
     pretrain.add_argument("--baseline", action="store_true", help="expression only: without the mixture, for comparison")
     pretrain.add_argument("--leave-out", default="", metavar="P,Q", help="head only: people not to train on")
     pretrain.add_argument("--size", type=int, choices=SIZES, default=256, help="head only: side of the pictures in pixels (256)")
@@ -49,10 +57,12 @@ def _check(options: argparse.Namespace) -> None:
     """Errors: WrongUsage for a bad value, or an option that the stage does not have."""
     if options.minutes is not None and not options.minutes > 0:
         raise WrongUsage("--minutes must be more than 0.")
-    if options.steps is not None and (options.stage != "expression" or options.steps < 1 or options.minutes is not None):
-        raise WrongUsage("--steps takes a number of steps of pretrain expression, instead of --minutes.")
+    if options.steps is not None and (options.stage not in COUNTED or options.steps < 1 or options.minutes is not None):
+        raise WrongUsage("--steps takes a number of steps of pretrain expression or sync, instead of --minutes.")
     if options.speech_encoder and options.stage != "speech":
         raise WrongUsage("--speech-encoder says what pretrain speech takes: pretrain speech --speech-encoder NAME.")
+    if (options.teacher or options.extra_speech) and options.stage != "speech":
+        raise WrongUsage("--teacher and --extra-speech say what pretrain speech learns from.")
     if options.baseline and options.stage != "expression":
         raise WrongUsage("--baseline is another expression generator: pretrain expression --baseline.")
 
@@ -60,13 +70,12 @@ def _check(options: argparse.Namespace) -> None:
 def _pretrain(options: argparse.Namespace) -> None:
     _check(options)
     stage = importlib.import_module(f"gmtalker.pretrain.{options.stage}")  # late: torch and accelerate take seconds to import
-    if options.speech_encoder:
-        stage.adopt_hubert(options.speech_encoder, options.output)
-        return
     from gmtalker.pretrain.datasets import training_rows
     from gmtalker.pretrain.samples import PretrainOptions
 
     rows = training_rows(*dataset_of(options))
+    for folder in options.extra_speech:
+        rows += training_rows(folder)
     pretrain_options = PretrainOptions(
         minutes=options.minutes,
         steps=options.steps,
@@ -74,6 +83,11 @@ def _pretrain(options: argparse.Namespace) -> None:
         by_label=options.baseline,
         leave_out=names_in(options.leave_out),
         size=options.size,
+        teacher=options.teacher,
+        noises=options.noises,
     )
     with progress_bar(options) as on_progress:
+        if options.speech_encoder:
+            stage.adopt_speech_encoder(options.speech_encoder, rows, options.output, pretrain_options, on_progress)
+            return
         getattr(stage, f"pretrain_{options.stage}")(rows, options.output, pretrain_options, on_progress)

@@ -7,17 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from safetensors.numpy import load_file, save_file
 
-from gmtalker.clock import FPS
+from gmtalker.clock import FPS, SAMPLES_PER_FRAME
 from gmtalker.face.landmarks import LIPS
 from gmtalker.face.model import FaceModel
 from gmtalker.face.tracking import TrackedVideo, choose_crop, detect_landmarks, fill_and_smooth, in_crop, measure_shape
 from gmtalker.files import whole_file
 from gmtalker.media.audio import read_sound_or_none, silent_frames
 from gmtalker.media.video import read_frames
-from gmtalker.models.mel import MEL_PER_FRAME, speech_to_mel
 from gmtalker.pretrain.datasets import Row
 from gmtalker.progress import OnProgress, Progress, ignore_progress
 
@@ -47,7 +45,7 @@ class Clip:
     row: the clip in its set.
     expression: (frames, n) coefficients.
     motion: (frames, 10) MotionTrack.stacked().
-    mel: (4 * frames, 80) log-mel of its sound, None without any.
+    sound: (640 * frames,) int16 at 16 kHz, None without any.
     silent: (frames,) bool, where nothing is said.
     lips: (frames, lip points * 3) displacement from the neutral face, in face heights.
     """
@@ -55,7 +53,7 @@ class Clip:
     row: Row
     expression: np.ndarray
     motion: np.ndarray
-    mel: np.ndarray | None
+    sound: np.ndarray | None
     silent: np.ndarray
     lips: np.ndarray
 
@@ -77,7 +75,7 @@ class Clip:
     @property
     def has_usable_speech(self) -> bool:
         """Whether there is speech that belongs to the picture."""
-        return self.mel is not None and self.row.sync == "ok" and self.row.speech
+        return self.sound is not None and self.row.sync == "ok" and self.row.speech
 
 
 def load_points(row: Row, cache: Path) -> TrackedVideo:
@@ -155,24 +153,36 @@ def _measure(videos: Sequence[TrackedClip], cache: Path, model: FaceModel) -> li
 
 
 def _load_sound(row: Row, frames: int, cache: Path) -> tuple[np.ndarray | None, np.ndarray]:
-    """Log-mel (4 * frames, 80) of a clip's sound or None, and (frames,) bool, where it is silent; cached.
+    """Sound (640 * frames,) int16 of a clip or None, and (frames,) bool, where it is silent; cached.
 
-    A sound shorter than its picture is padded with its quietest value in each band.
+    A sound shorter than its picture ends in silence.
     """
     if not row.speech:
         return None, np.zeros(frames, bool)
-    path = Path(cache) / "sound" / (row.file.replace("/", "_") + ".safetensors")
+    path = Path(cache) / "waveforms" / (row.file.replace("/", "_") + ".safetensors")
     if not path.exists():
         sound = read_sound_or_none(row.heard_in)
-        mel, silent = np.zeros((0, 80), np.float32), np.zeros(frames, bool)
+        waveform, silent = np.zeros(0, np.int16), np.zeros(frames, bool)
         if sound is not None:
-            silent = silent_frames(sound, frames)
-            mel = speech_to_mel(torch.from_numpy(sound)).numpy()[: MEL_PER_FRAME * frames]
-            missing = MEL_PER_FRAME * frames - len(mel)
-            if missing > 0:
-                mel = np.concatenate([mel, np.repeat(mel.min(0, keepdims=True), missing, axis=0)])
+            silent, waveform = silent_frames(sound, frames), to_int16(fit_to_frames(sound, frames))
         path.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(path) as unfinished:
-            save_file({"mel": np.ascontiguousarray(mel), "silent": silent.astype(np.uint8)}, str(unfinished))
+            save_file({"waveform": waveform, "silent": silent.astype(np.uint8)}, str(unfinished))
     stored = load_file(str(path))
-    return stored["mel"] if len(stored["mel"]) else None, stored["silent"].astype(bool)
+    return stored["waveform"] if len(stored["waveform"]) else None, stored["silent"].astype(bool)
+
+
+def fit_to_frames(sound: np.ndarray, frames: int) -> np.ndarray:
+    """A sound (samples,) of exactly so many video frames: cut, or with silence appended."""
+    samples = frames * SAMPLES_PER_FRAME
+    return np.pad(sound[:samples], (0, max(0, samples - len(sound))))
+
+
+def to_int16(sound: np.ndarray) -> np.ndarray:
+    """A sound of full scale 1 as 16 bits a sample; louder peaks are clipped."""
+    return np.clip(np.round(32767 * sound), -32767, 32767).astype(np.int16)
+
+
+def to_float(sound: np.ndarray) -> np.ndarray:
+    """The inverse of to_int16."""
+    return sound.astype(np.float32) / 32767

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from gmtalker.clock import EMOTIONS
-from gmtalker.face.lip_guard import LipGuard, at_rest_in_silence
+from gmtalker.face.lip_guard import LipGuard, as_spoken
 from gmtalker.face.model import FaceModel
-from gmtalker.models.expression_generator import ExpressionBatch, ExpressionGenerator
+from gmtalker.models.articulation import ARTICULATION_DIM
+from gmtalker.models.expression_generator import ExpressionBatch, ExpressionGenerator, StyleReference
 from gmtalker.pretrain.datasets import Row
 from gmtalker.pretrain.samples import (
     BATCH_CLIPS,
@@ -30,6 +31,7 @@ from gmtalker.pretrain.samples import (
     save_stage,
     shares_of,
 )
+from gmtalker.pretrain.sound_augmentation import read_noises
 from gmtalker.progress import OnProgress, ignore_progress
 from gmtalker.training.loop import TrainOptions, fit
 
@@ -57,12 +59,12 @@ def pretrain_expression(
     options, output = options if options.steps else options.with_minutes(MINUTES), Path(output)
     face_model, speech_encoder = read_face_model(output), read_speech_encoder(output)
     clips = read_corpus(rows, output, on_progress)
-    tracked = encode_speech_views(clips, speech_encoder, output / "corpus", options.seed, on_progress)
+    noises = read_noises(options.noises)
+    tracked = encode_speech_views(clips, speech_encoder, output / "corpus", options.seed, noises, on_progress)
     train, validation = hold_out(tracked, lambda item: item.features is not None, lambda item: item.person)
     torch.manual_seed(options.seed)
-    people = len({item.person for item in tracked})
     dimensions = face_model.coefficient_dim, speech_encoder.feature_dim
-    model = ExpressionGenerator(*dimensions, num_speakers=people, by_label=options.by_label)
+    model = ExpressionGenerator(*dimensions, by_label=options.by_label)
     batches = _Batches(train, face_model, speech_encoder.feature_dim, options.seed)
 
     def evaluate(network: ExpressionGenerator) -> dict[str, float]:
@@ -87,6 +89,9 @@ class _Batches:
         for index, emotion in enumerate(EMOTIONS):
             groups[emotion] = [item for item in train if item.emotion is not None and int(item.emotion.argmax()) == index]
         self.samplers: dict[str, Sampler] = samplers_of(groups)
+        self.spoken: dict[str, list[TrackedSpeech]] = {item.person: [] for item in train}
+        for item in groups["speech"]:
+            self.spoken[item.person].append(item)
         emotion_share = (1 - SPEECH_SHARE) / len(EMOTIONS)
         self.shares = shares_of([SPEECH_SHARE if group == "speech" else emotion_share for group in self.samplers])
         guard = LipGuard(face_model)
@@ -101,7 +106,7 @@ class _Batches:
     def _stack(self, items: Sequence[TrackedSpeech], rng: np.random.Generator) -> ExpressionBatch:
         """A window of each clip, at a random place, with a random view of its speech."""
         frames = WINDOW_FRAMES
-        names = ("expression", "speech", "speech_mask", "mask", "emotion", "labelled", "speaker")
+        names = ("expression", "speech", "speech_mask", "mask", "emotion", "labelled")
         rows: dict[str, list] = {name: [] for name in names}
         for item in items:
             times = random_times(len(item), frames, 1.0, rng).round().astype(int)
@@ -114,15 +119,30 @@ class _Batches:
             rows["mask"].append(torch.from_numpy(known))
             rows["emotion"].append(torch.zeros(len(EMOTIONS)) if item.emotion is None else item.emotion)
             rows["labelled"].append(torch.tensor(item.emotion is not None))
-            rows["speaker"].append(torch.tensor(item.speaker))
         stacked = {name: torch.stack(values) for name, values in rows.items()}
-        return ExpressionBatch(**stacked, lip_basis=self.lip_basis, interpolate=True)
+        references = [self._reference(item, rng) for item in items]
+        reference = StyleReference(*(torch.stack(values) for values in zip(*references)))
+        return ExpressionBatch(**stacked, reference=reference, lip_basis=self.lip_basis, interpolate=True)
+
+    def _reference(self, item: TrackedSpeech, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """A window of another clip of the same person, or of the same one, and its mask; all False without any speech."""
+        others = [other for other in self.spoken[item.person] if other is not item] or self.spoken[item.person]
+        frames = WINDOW_FRAMES
+        if not others:
+            empty = self.targets[id(item)].shape[-1], self.feature_dim
+            return torch.zeros(frames, empty[0]), torch.zeros(frames, empty[1]), torch.zeros(frames, dtype=torch.bool)
+        other = others[rng.integers(len(others))]
+        times = random_times(len(other), frames, 1.0, rng).round().astype(int)
+        known, times = times < len(other), np.minimum(times, len(other) - 1)
+        view = rng.integers(VIEWS)
+        return self.targets[id(other)][view][times], other.features[view][times].float(), torch.from_numpy(known)
 
 
 def target_expression(item: TrackedSpeech, guard: LipGuard) -> Tensor:
-    """(VIEWS, frames, n): the clip's expression for each view of its speech, with its lips closed where that is silent."""
+    """(VIEWS, frames, n): the clip's expression for each view of its speech, with its lips closed where that wants it."""
     expression = torch.from_numpy(item.clip.expression).float()
-    return at_rest_in_silence(expression.expand(len(item.silent), -1, -1), item.silent, guard)
+    articulation = None if item.features is None else item.features[..., -ARTICULATION_DIM:]
+    return as_spoken(expression.expand(len(item.silent), -1, -1), item.silent, guard, articulation)
 
 
 # --- Figures -------------------------------------------------------------------------------------------------------------------
@@ -135,7 +155,7 @@ def _lip_agreement(model: ExpressionGenerator, items: Sequence[TrackedSpeech], f
     for item in items[:FOLLOWED_CLIPS]:
         speech = item.features[0].float().to(device)
         weights = torch.eye(len(EMOTIONS), device=device)[0] if item.emotion is None else item.emotion.to(device)
-        generated = model.generate(speech, model.latent(weights.expand(len(speech), -1), seed=0), speaker=item.speaker)
+        generated = model.generate(speech, model.latent(weights.expand(len(speech), -1), seed=0))
         real, made = (face_model.lip_opening(x) for x in (item.clip.expression, generated.cpu().numpy()))
         correlations.append(np.corrcoef(real, made)[0, 1])
         spreads.append(made.std() / max(real.std(), 1e-6))

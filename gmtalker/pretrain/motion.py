@@ -10,7 +10,6 @@ import torch
 from scipy.ndimage import grey_opening
 from torch import Tensor
 
-from gmtalker.clock import FPS
 from gmtalker.models.motion_generator import MotionBatch, MotionGenerator
 from gmtalker.pretrain.datasets import Row
 from gmtalker.pretrain.samples import (
@@ -25,19 +24,17 @@ from gmtalker.pretrain.samples import (
     read_speech_encoder,
     save_stage,
 )
+from gmtalker.pretrain.sound_augmentation import read_noises
 from gmtalker.progress import OnProgress, ignore_progress
-from gmtalker.tracks import BLINK, POSE, count_blinks
+from gmtalker.tracks import BLINK, POSE
 from gmtalker.training.loop import TrainOptions, fit
 
 MINUTES = 25.0
 WINDOW_FRAMES = 96  # of a training sample
-CALIBRATION_CLIPS = 40  # for which motion is generated, to compare how widely heads move and how often eyes blink
+CALIBRATION_CLIPS = 40  # for which motion is generated, to compare how widely heads move
 COMPARED_CLIPS = 12  # that the figures look at
 BLINK_FRAMES_MAX = 13  # lids that stay down for longer rest there
 FAINT_BLINK, FIRM_BLINK = 0.25, 0.6  # a lid that falls by less trembles, by more shuts
-# People blink 17 times a minute at rest and 26 in conversation (Bentivoglio et al. 1997). Those filmed here, newsreaders and
-# actors, blink from 0 to 60 times; the generic eyes blink as people do.
-BLINKS_PER_MINUTE = 20.0
 
 
 def pretrain_motion(
@@ -55,7 +52,8 @@ def pretrain_motion(
     options, output = options.with_minutes(MINUTES), Path(output)
     speech_encoder = read_speech_encoder(output)
     clips = read_corpus(rows, output, on_progress)
-    tracked = encode_speech_views(clips, speech_encoder, output / "corpus", options.seed, on_progress)
+    noises = read_noises(options.noises)
+    tracked = encode_speech_views(clips, speech_encoder, output / "corpus", options.seed, noises, on_progress)
     torch.manual_seed(options.seed)
     model = MotionGenerator(feature_dim=speech_encoder.feature_dim)
     motions = [torch.from_numpy(_smoothed(item.clip.motion)).float() for item in tracked]
@@ -77,7 +75,6 @@ def pretrain_motion(
     audible = audible[:: max(1, len(audible) // CALIBRATION_CLIPS)]
     speeches = [item.features[0].float().to(model.no_speech.device) for item in audible]
     model.eval().fit_gain(speeches, [normalised[id(item)] for item in audible])
-    model.fit_blinks(speeches, BLINKS_PER_MINUTE)
     return save_stage(model, "motion", output, rows, state, options, evaluate(model))
 
 
@@ -148,7 +145,7 @@ def _mirrored(motion: Tensor) -> Tensor:
 def _compare_motion(
     model: MotionGenerator, tracked: Sequence[TrackedSpeech], normalised: Mapping[int, Tensor]
 ) -> dict[str, float]:
-    """Spread, speed and blinks per minute of generated motion and of the real motion of the same clips."""
+    """Spread and speed of generated motion and of the real motion of the same clips."""
     audible = [item for item in tracked if item.features is not None]
     audible = audible[:: max(1, len(tracked) // COMPARED_CLIPS)][:COMPARED_CLIPS]
     if not audible:
@@ -160,8 +157,6 @@ def _compare_motion(
     for name, motions in (("real", real), ("made", made)):
         figures[f"{name}_spread"] = _mean(motion[:, POSE].std(0).mean() for motion in motions)
         figures[f"{name}_speed"] = _mean(motion.diff(dim=0)[:, POSE].abs().mean() for motion in motions)
-        blinks = sum(count_blinks(motion[:, BLINK].mean(1).numpy()) for motion in motions)
-        figures[f"{name}_blinks"] = round(60 * FPS * blinks / sum(map(len, motions)), 1)
     return figures
 
 

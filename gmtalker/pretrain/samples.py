@@ -17,18 +17,21 @@ from gmtalker.clock import EMOTIONS, SAMPLES_PER_FRAME
 from gmtalker.errors import UnusableInput
 from gmtalker.face.model import FaceModel
 from gmtalker.files import whole_file
-from gmtalker.media.audio import read_sound_or_none
-from gmtalker.models.mel import MEL_PER_FRAME
-from gmtalker.models.speech_encoder import IGNORED, SpeechEncoder, augment
+from gmtalker.models.speech_encoder import IGNORED, SpeechEncoder
 from gmtalker.models.weights import load_speech_encoder, save_half
 from gmtalker.pretrain.card import StageSection, write_section
-from gmtalker.pretrain.corpus import Clip, load_corpus
+from gmtalker.pretrain.corpus import Clip, load_corpus, to_float
 from gmtalker.pretrain.datasets import Row, source_of
+from gmtalker.pretrain.sound_augmentation import in_another_pitch, other_place
 from gmtalker.progress import OnProgress, Progress, ignore_progress
 from gmtalker.training.checkpoints import TrainState
 
 if TYPE_CHECKING:
-    from gmtalker.models.hubert_encoder import HubertEncoder
+    from gmtalker.models.pretrained_encoder import PretrainedSpeechEncoder
+
+    AnySpeechEncoder = SpeechEncoder | PretrainedSpeechEncoder
+SoundAugmentation = Callable[[np.ndarray], np.ndarray]
+CROWD_CLIPS = 60  # whose voices stand behind augmented speech
 
 BATCH_CLIPS = 16  # a training step
 VIEWS = 4  # of each clip's speech: as recorded, and as three augmentations
@@ -43,6 +46,7 @@ FOLDERS = {
     "expression": "expression_generator",
     "expression_baseline": "expression_baseline",
     "motion": "motion_generator",
+    "sync": "lip_sync",
 }
 
 
@@ -57,6 +61,8 @@ class PretrainOptions:
     by_label: train the baseline without a mixture (expression generator only).
     leave_out: people who must not be trained on (head generator only).
     size: side of the pictures, in pixels (head generator only).
+    teacher: the encoder to learn from, on the Hub or in a folder (speech encoder only).
+    noises: folder of sounds without speech, to hear speech among.
     """
 
     minutes: float | None = None
@@ -66,6 +72,8 @@ class PretrainOptions:
     by_label: bool = False
     leave_out: Sequence[str] = ()
     size: int = 256
+    teacher: str | None = None
+    noises: Path | None = None
 
     def with_minutes(self, minutes: float) -> PretrainOptions:
         """The same, with a stage's own length where none is given."""
@@ -124,9 +132,10 @@ def samplers_of(groups: Mapping[str, Sequence]) -> dict[str, Sampler]:
 
 def encode_speech_views(
     clips: Sequence[Clip],
-    encoder: SpeechEncoder | HubertEncoder,
+    encoder: AnySpeechEncoder,
     cache: Path,
     seed: int,
+    noises: Sequence[np.ndarray] = (),
     on_progress: OnProgress = ignore_progress,
 ) -> list[TrackedSpeech]:
     """Encode VIEWS views of each clip's speech: as recorded, and augmented as another voice in another room.
@@ -136,18 +145,24 @@ def encode_speech_views(
 
     cache: folder that write_offsets wrote to.
     seed: of the augmentations.
+    noises: sounds without speech that augmentations may add.
     """
     people = sorted({clip.person for clip in clips})
     tracked = []
-    torch.manual_seed(seed)
-    rng = np.random.default_rng(seed)
-    offsets = read_offsets(cache)
+    rng, offsets = np.random.default_rng(seed), read_offsets(cache)
+    voices = [to_float(clip.sound) for clip in clips[:: max(1, len(clips) // CROWD_CLIPS)] if clip.has_usable_speech]
+
+    def augment(waveform: np.ndarray) -> np.ndarray:
+        return other_place(in_another_pitch(waveform, rng), rng, noises, voices)
+
     for number, clip in enumerate(clips):
         on_progress(Progress("encoding speech", number, len(clips)))
         features, silent = None, np.repeat(clip.silent[None], VIEWS, axis=0)
         if clip.has_usable_speech:
             muted = [_muted_stretch(clip.frames, rng) if view % 2 else slice(0, 0) for view in range(VIEWS)]
-            features = torch.stack([_encode_view(clip, encoder, view > 0, span) for view, span in enumerate(muted)]).half()
+            features = torch.stack(
+                [_encode_view(clip, encoder, span, augment if view else None) for view, span in enumerate(muted)]
+            ).half()
             for row, span in zip(silent, muted):
                 row[span.start + SPEECH_MARGIN : max(0, span.stop - SPEECH_MARGIN)] = True
             # Early sound is read later.
@@ -166,22 +181,17 @@ def _muted_stretch(frames: int, rng: np.random.Generator) -> slice:
     return slice(begin, begin + length)
 
 
-@torch.no_grad()
-def _encode_view(clip: Clip, encoder: SpeechEncoder | HubertEncoder, augmented: bool, muted: slice) -> Tensor:
+def _encode_view(clip: Clip, encoder: AnySpeechEncoder, muted: slice, augment: SoundAugmentation | None) -> Tensor:
     """(frames, d) features of one view.
 
-    augmented: whether it is another voice in another room.
     muted: frames without sound.
+    augment: makes it another voice in another room; None leaves it as recorded.
     """
-    if isinstance(encoder, SpeechEncoder):
-        mel = torch.from_numpy(clip.mel).float().clone()
-        span = mel[MEL_PER_FRAME * muted.start : MEL_PER_FRAME * muted.stop]
-        span.copy_(mel.quantile(0.02, dim=0) + 0.3 * torch.randn_like(span))
-        return encoder(augment(mel[None]) if augmented else mel[None])[0]
-    sound = read_sound_or_none(clip.row.heard_in)
-    waveform = torch.from_numpy(fit_to_frames(sound, clip.frames))
+    waveform = to_float(clip.sound)
     waveform[SAMPLES_PER_FRAME * muted.start : SAMPLES_PER_FRAME * muted.stop] *= MUTED_LEVEL
-    return encoder.encode(augment_waveform(waveform) if augmented else waveform)
+    if augment is not None:
+        waveform = augment(waveform)
+    return encoder.encode(torch.from_numpy(waveform))
 
 
 def write_offsets(cache: Path, offsets: Mapping[str, int]) -> None:
@@ -195,27 +205,6 @@ def read_offsets(cache: Path) -> dict[str, int]:
     """What write_offsets wrote; empty when it was never called."""
     path = cache / "offsets.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-
-
-def fit_to_frames(sound: np.ndarray, frames: int) -> np.ndarray:
-    """A sound (samples,) of exactly so many video frames: cut, or with silence appended."""
-    samples = frames * SAMPLES_PER_FRAME
-    return np.pad(sound[:samples], (0, max(0, samples - len(sound))))
-
-
-def augment_waveform(waveform: Tensor) -> Tensor:
-    """Another microphone and room for a waveform (samples,): a random filter, an echo, noise, loudness; times are unchanged."""
-    spectrum = torch.fft.rfft(waveform)
-    frequency = torch.linspace(0, 1, len(spectrum))
-    tilt = torch.randn(3) * torch.tensor([0.8, 0.5, 0.3])
-    gain = sum(tilt[order] * torch.cos(torch.pi * (order + 1) * frequency) for order in range(3)).exp()
-    filtered = torch.fft.irfft(spectrum * gain, n=len(waveform))
-    delay = int(torch.randint(160, 1600, ()))
-    echoed = filtered.clone()
-    echoed[delay:] += 0.4 * torch.rand(()) * filtered[:-delay]
-    level = echoed.square().mean().sqrt()
-    noise = torch.randn_like(echoed) * level * 10 ** (-torch.empty(()).uniform_(5, 35) / 20)
-    return (echoed + noise) * torch.empty(()).uniform_(0.5, 1.5)
 
 
 def emotion_row(row: Row) -> Tensor | None:
@@ -247,7 +236,7 @@ def read_corpus(rows: Sequence[Row], output: Path, on_progress: OnProgress = ign
     return clips
 
 
-def read_speech_encoder(output: Path) -> SpeechEncoder | HubertEncoder:
+def read_speech_encoder(output: Path) -> AnySpeechEncoder:
     """The speech encoder of a folder of stages, frozen. Errors: UnusableInput when there is none yet."""
     if not (output / "speech_encoder").is_dir():
         raise UnusableInput(f"{output} holds no speech_encoder yet: run `pretrain speech` first.")

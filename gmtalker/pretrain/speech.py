@@ -1,88 +1,77 @@
-"""Pretraining of the speech encoder: `pretrain speech` (docs/method.md section 5)."""
+"""Pretraining of the speech encoder, distilled from a large one: `pretrain speech` (docs/method.md section 5)."""
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor
 
-from gmtalker.clock import FPS, SAMPLE_RATE
+from gmtalker.clock import FPS, SAMPLES_PER_FRAME
 from gmtalker.errors import UnusableInput
 from gmtalker.face.lips import shifted_correlation
-from gmtalker.files import whole_file
-from gmtalker.media.audio import read_sound_or_none
+from gmtalker.models.articulation import ARTICULATION_DIM, CLOSED, SPEAKING
 from gmtalker.models.mel import MEL_PER_FRAME, speech_to_mel
-from gmtalker.models.speech_encoder import IGNORED, SpeechBatch, SpeechEncoder
-from gmtalker.pretrain.card import StageSection, write_section
-from gmtalker.pretrain.corpus import Clip
+from gmtalker.models.speech_encoder import IGNORED, LOOK_AHEAD_MEL, LOOK_AHEAD_SAMPLES, SpeechBatch, SpeechEncoder
+from gmtalker.pretrain.adopt import LabelledRecording, adopt_encoder
+from gmtalker.pretrain.corpus import Clip, to_float
 from gmtalker.pretrain.datasets import Row
+from gmtalker.pretrain.recordings import STATES_PER_FRAME, Recording, read_recordings
 from gmtalker.pretrain.samples import (
     BATCH_CLIPS,
     PretrainOptions,
+    Sampler,
     hold_out,
     hold_out_people,
-    random_times,
     read_corpus,
     samplers_of,
     save_stage,
     shares_of,
-    unknown,
     write_offsets,
 )
-from gmtalker.pretrain.speech_labels import GRID_WORDS, PHONES, phone_classes, sentence_phones, word_classes
-from gmtalker.progress import OnProgress, Progress, ignore_progress
-from gmtalker.tracks import sample_rows
-from gmtalker.training.checkpoints import TrainState
+from gmtalker.pretrain.sound_augmentation import other_place, read_noises, sung_sound, without_speech
+from gmtalker.pretrain.speech_labels import PHONES
+from gmtalker.pretrain.teacher import ProbeBatch, StateScale, TeacherProbe, with_labels
+from gmtalker.progress import OnProgress, ignore_progress
 from gmtalker.training.loop import TrainOptions, fit
 
-MINUTES = 40.0
+MINUTES, PROBE_MINUTES = 60.0, 3.0
 WINDOW_FRAMES = 75  # of a training sample: what a GRID clip has
 LIP_COMPONENTS = 8
 STILL_LIPS = 0.3  # of the median deviation, to which a clip's lips are scaled at least: a still clip must not become a loud one
-OFFSET_SHARE = 0.25  # of the minutes, in which the offsets of sound and picture are estimated
 OFFSET_MAX = 4  # frames that a sound may be moved; the outermost are not accepted, for they can't be seen to be a peak
 OFFSET_FRAMES_MIN = 60  # that a clip needs for it
 OFFSET_CORRELATION_MIN, OFFSET_GAIN_MIN = 0.25, 0.02  # of the lips at the offset, and over the clip as recorded
 SAME_CAMERA_CLIPS = 10  # from so many clips on, a person's sound is taken to be off by the same in all of them
 VALIDATION_CLIPS_MAX = 40  # that are measured
-SPEEDS, WHOLE_SPEED_MAX = (0.88, 1.12), 1.3  # at which clips are played, and to which a sentence is sped up to fit
-SENTENCE_PHONES_MAX = 20
-GROUP_WEIGHTS = {"lips": 8, "sentences": 4, "phones": 4}  # clips of a batch
+GROUP_WEIGHTS = {"lips": 4, "labelled": 3, "speech": 7, "no speech": 2}  # clips of a batch
+CLEAN_SHARE = 0.25  # of the windows are heard as recorded
+CROWD_RECORDINGS = 200  # whose voices stand behind augmented speech
+PROBE_WINDOWS = 32
+# Held sounds: formants in Hz, and whether they are nasal, with the lips closed, and rounded.
+HELD_SOUNDS = (
+    ((270, 1050, 2250), 1, 1, 0), ((250, 1100, 2400), 1, 1, 0), ((300, 1550, 2600), 1, 0, 0), ((280, 2300, 2900), 1, 0, 0),
+    ((730, 1100, 2450), 0, 0, 0), ((280, 2250, 2900), 0, 0, 0), ((310, 870, 2250), 0, 0, 1), ((500, 1750, 2450), 0, 0, 0),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
-class Recording:
-    """A training recording, and what is known of its frames.
+class FilmedLips:
+    """The lips of a filmed recording.
 
-    group: one of GROUP_WEIGHTS.
-    person: who speaks.
-    file: its name within the set.
-    mel: (4 * frames, 80) log-mel.
-    phones, words: (frames,) classes, IGNORED where unknown.
-    transcript: (phones,) classes of the whole sentence; empty where unknown.
-    lips: (frames, LIP_COMPONENTS), each with mean 0 and deviation 1 over the clip.
-    lips_known: False where there is no picture.
+    shapes: (frames, LIP_COMPONENTS), each with mean 0 and deviation 1 over the clip.
+    offset: frames by which the sound precedes the picture.
     """
 
-    group: str
-    person: str
-    file: str
-    mel: np.ndarray
-    phones: np.ndarray
-    words: np.ndarray
-    transcript: np.ndarray
-    lips: np.ndarray
-    lips_known: bool
+    shapes: np.ndarray
+    offset: int = 0
 
-    def __len__(self) -> int:
-        return len(self.mel) // MEL_PER_FRAME
+    def at(self, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Shapes at frames (n,) of the sound, and (n,) bool, where there are any."""
+        places = frames + self.offset
+        return self.shapes[np.clip(places, 0, len(self.shapes) - 1)], (places >= 0) & (places < len(self.shapes))
 
 
 def pretrain_speech(
@@ -91,260 +80,311 @@ def pretrain_speech(
     options: PretrainOptions = PretrainOptions(),
     on_progress: OnProgress = ignore_progress,
 ) -> Path:
-    """Train the speech encoder on lips of tracked clips, phones of EmoDB, words of GRID, and sentences of RAVDESS.
+    """Distil the speech encoder from a teacher, on all training speech in several voices, rooms and noises.
 
-    A first part of the minutes only trains a model that estimates, per recording, by how many frames sound and picture are apart;
-    the stages trained after this one read that from output/corpus/offsets.json.
+    First a probe learns what the teacher's states know of phones, closures and lips, from the recordings that have labels; its
+    opinion labels the others, and tells by how many frames sound and picture of a clip are apart. The stages trained after this
+    one read that from output/corpus/offsets.json.
 
     output: folder of stages.
+    options: with the teacher and the noises.
     Returns: the folder of the weights.
-    Errors: UnusableInput when there is no face model yet, or no clip can be used.
+    Errors: UnusableInput when there is no face model or teacher, or no clip can be used.
     """
     options, output = options.with_minutes(MINUTES), Path(output)
+    if options.teacher is None:
+        raise UnusableInput("Say which encoder to learn from: --teacher openai/whisper-tiny.en, or its folder.")
     clips = [clip for clip in read_corpus(rows, output, on_progress) if clip.has_usable_speech]
-    recordings = _filmed_recordings(clips) + _sound_recordings(rows, output / "corpus", on_progress)
-    train, validation, unseen_speakers = _split(recordings)
+    recordings = read_recordings(rows, output / "corpus", _teacher(options.teacher), on_progress=on_progress)
+    if not recordings:
+        raise UnusableInput("None of the training clips holds speech to learn from.")
+    lips, scale = _filmed_lips(clips), StateScale.of(recordings)
+    split = _split(recordings, lips)
+    probe = _fit_probe(split[0], lips, scale, output / "checkpoints" / "probe", options, on_progress)
+    lips = _in_time(probe, scale, lips, recordings)
+    write_offsets(output / "corpus", {file: own.offset for file, own in lips.items()})
+    train, validation, unseen = ([with_labels(probe, scale, item) for item in items] for items in split)
+    torch.manual_seed(options.seed)
+    model = SpeechEncoder(teacher_dim=len(scale.deviation), num_phones=len(PHONES), lip_dim=LIP_COMPONENTS)
+    batches = _Batches(train, lips, scale, read_noises(options.noises), options.seed)
 
-    def evaluate(network: SpeechEncoder) -> dict[str, float | None]:
-        return {
-            "lip_correlation": _lip_correlation(network, validation),
-            "lip_correlation_unseen_speakers": _lip_correlation(network, unseen_speakers),
-        }
+    def evaluate(network: SpeechEncoder) -> dict[str, float]:
+        seen = _lip_correlation(network, validation, lips, "lip_correlation")
+        return (
+            _figures(network, validation, scale)
+            | seen
+            | _lip_correlation(network, unseen, lips, "lip_correlation_unseen_speakers")
+        )
 
-    def fitted(stage: str, share: float, samples: Sequence[Recording]) -> tuple[SpeechEncoder, TrainState]:
-        own = replace(options, minutes=share * options.minutes)
-        return _fit(stage, samples, output / "checkpoints" / stage, own, on_progress, evaluate)
-
-    first, _ = fitted("speech_offsets", OFFSET_SHARE, train)
-    offsets = _estimate_offsets(first, [*train, *validation, *unseen_speakers])
-    write_offsets(output / "corpus", offsets)
-    model, state = fitted("speech", 1 - OFFSET_SHARE, [in_time(item, offsets.get(item.file, 0)) for item in train])
-    figures = {
-        "lip correlation, held-out clips of seen people": _lip_correlation(model, validation),
-        f"lip correlation, {len(unseen_speakers)} clips of people never trained on": _lip_correlation(model, unseen_speakers),
-        "clips whose sound was moved": sum(offset != 0 for offset in offsets.values()),
-    }
+    train_options = TrainOptions(
+        "speech", options.minutes, learning_rate=2e-3, precision="bf16", seed=options.seed, device=options.device
+    )
+    state = fit(model, batches, output / "checkpoints" / "speech", train_options, on_progress, evaluate)
+    figures = evaluate(model) | {"clips whose sound was moved": sum(own.offset != 0 for own in lips.values())}
     return save_stage(model, "speech", output, rows, state, options, figures)
 
 
-def adopt_hubert(name: str, output: Path) -> Path:
-    """Make a HuBERT the speech encoder of a folder of stages; it is not trained.
+def _split(recordings: Sequence[Recording], lips: Mapping[str, FilmedLips]) -> tuple[list[Recording], ...]:
+    """Recordings to train on, filmed ones of the same people for validation, and filmed ones of unseen speakers."""
+    train, unseen = hold_out_people(recordings, lambda item: item.person)
+    train, validation = hold_out(train, lambda item: item.voice == 0 and item.file in lips, lambda item: item.person)
+    return train, validation, [item for item in unseen if item.voice == 0 and item.file in lips]
 
-    name: of a model on the Hub, or its folder.
+
+def adopt_speech_encoder(
+    name: str,
+    rows: Sequence[Row],
+    output: Path,
+    options: PretrainOptions = PretrainOptions(),
+    on_progress: OnProgress = ignore_progress,
+) -> Path:
+    """Make a pretrained encoder the speech encoder of a folder of stages, frozen, with a head that learns from phone labels.
+
+    name: on the Hub, or a folder.
     Returns: the folder of the weights.
-    Errors: UnusableInput when it can't be fetched or is no HuBERT.
+    Errors: UnusableInput when it can't be fetched, or no recording has labels.
     """
-    from gmtalker.models.hubert_encoder import HubertEncoder  # late: transformers takes seconds to import
+
+    def labelled() -> list[LabelledRecording]:
+        recordings = read_recordings(rows, Path(output) / "corpus", None, 1, on_progress)
+        known = [item for item in recordings if item.labelled]
+        return [
+            LabelledRecording(torch.from_numpy(item.waveform), *torch.from_numpy(item.articulation).unbind(1), item.person)
+            for item in known
+        ]
+
+    return adopt_encoder(name, rows, labelled, output, options, on_progress)
+
+
+def _teacher(name: str):
+    from gmtalker.models.pretrained_encoder import PretrainedSpeechEncoder  # late: transformers takes seconds to import
 
     try:
-        encoder = HubertEncoder.from_hub(name)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise UnusableInput(f"{name} can't be used as a speech encoder: {str(error).splitlines()[0]}") from error
-    output = Path(output)
-    folder = output / "speech_encoder"
-    shutil.rmtree(folder, ignore_errors=True)
-    encoder.hubert.save_pretrained(folder)
-    command = f"python -m gmtalker pretrain speech --speech-encoder {name} --output DIR"
-    parameters = sum(weight.numel() for weight in encoder.parameters())
-    write_section(output, StageSection("speech_encoder", command, TrainState(), [], {}, parameters))
-    return folder
+        return PretrainedSpeechEncoder.from_hub(name)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UnusableInput(f"{name} can't be used as a teacher: {str(error).splitlines()[0]}") from error
 
 
-def _split(recordings: Sequence[Recording]) -> tuple[list[Recording], list[Recording], list[Recording]]:
-    """Recordings to train on, clips of the same people for validation, and clips of unseen speakers.
-
-    Errors: UnusableInput without a recording.
-    """
-    if not recordings:
-        raise UnusableInput("None of the training clips holds speech to learn from.")
-    train, unseen = hold_out_people(recordings, lambda recording: recording.person)
-    train, validation = hold_out(train, lambda recording: recording.group == "lips", lambda recording: recording.person)
-    return train, validation, [recording for recording in unseen if recording.group == "lips"][:VALIDATION_CLIPS_MAX]
+# --- Lips of filmed recordings -------------------------------------------------------------------------------------------------
 
 
-def _fit(
-    stage: str,
-    samples: Sequence[Recording],
-    folder: Path,
-    options: PretrainOptions,
-    on_progress: OnProgress,
-    evaluate: Callable[[SpeechEncoder], dict],
-) -> tuple[SpeechEncoder, TrainState]:
-    """Train a speech encoder on recordings. folder: of its checkpoint."""
-    torch.manual_seed(options.seed)
-    model = SpeechEncoder(num_phones=len(PHONES), num_words=len(GRID_WORDS), lip_dim=LIP_COMPONENTS)
-    samplers = samplers_of({group: [item for item in samples if item.group == group] for group in GROUP_WEIGHTS})
-    shares = shares_of([GROUP_WEIGHTS[group] for group in samplers])
-
-    def batch(step: int) -> SpeechBatch:
-        rng = np.random.default_rng([options.seed, step])
-        groups = rng.choice(list(samplers), BATCH_CLIPS, p=shares)
-        return _speech_batch([samplers[group].draw(rng) for group in groups], rng)
-
-    train_options = TrainOptions(
-        stage, options.minutes, learning_rate=1e-3, precision="bf16", seed=options.seed, device=options.device
-    )
-    return model, fit(model, batch, folder, train_options, on_progress, evaluate)
-
-
-# --- Sound and picture in time -------------------------------------------------------------------------------------------------
+def _filmed_lips(clips: Sequence[Clip]) -> dict[str, FilmedLips]:
+    """By file, the lips as principal components over all people, standardised over each clip."""
+    if not clips:
+        return {}
+    centred = [clip.lips - clip.lips.mean(0) for clip in clips]
+    covariance = sum(lips.T @ lips / len(lips) for lips in centred)
+    components = np.linalg.eigh(covariance)[1][:, ::-1][:, :LIP_COMPONENTS]
+    shapes = [lips @ components for lips in centred]
+    floor = STILL_LIPS * np.median([shape.std(0) for shape in shapes], axis=0)
+    return {
+        clip.file: FilmedLips((shape / np.maximum(shape.std(0), floor)).astype(np.float32)) for clip, shape in zip(clips, shapes)
+    }
 
 
 @torch.no_grad()
-def sound_offset(model: SpeechEncoder, recording: Recording) -> int:
-    """By how many frames the sound of a recording precedes its picture; 0 where that can't be told.
+def _in_time(
+    probe: TeacherProbe, scale: StateScale, lips: Mapping[str, FilmedLips], recordings: Sequence[Recording]
+) -> dict[str, FilmedLips]:
+    """The lips with the offset of their clip's sound.
 
-    It is the offset at which the lips that the model expects of the sound agree best with the real ones, where they agree well
-    and better than as recorded.
+    It is the offset at which the lips that the probe expects of the sound agree best with the real ones, where they agree well
+    and better than as recorded; whoever was filmed often, by one camera, gets one offset, the median of all theirs.
     """
-    if len(recording) < OFFSET_FRAMES_MIN:
+    found: dict[str, tuple[str, int]] = {}
+    for item in recordings:
+        if item.voice == 0 and item.file in lips:
+            expected = probe.eval()(torch.from_numpy(scale(item.states))[None])[2][0].numpy()
+            found[item.file] = item.person, sound_offset(expected, lips[item.file].shapes)
+    people = {person for person, _ in found.values()}
+    by_person = {person: [offset for other, offset in found.values() if other == person] for person in people}
+    median = {person: int(np.median(values)) for person, values in by_person.items() if len(values) >= SAME_CAMERA_CLIPS}
+    return {file: FilmedLips(lips[file].shapes, median.get(person, offset)) for file, (person, offset) in found.items()}
+
+
+def sound_offset(expected: np.ndarray, real: np.ndarray) -> int:
+    """By how many frames a sound precedes its picture; 0 where that can't be told.
+
+    expected: (frames, LIP_COMPONENTS) lips, as the sound makes one expect.
+    real: (frames, LIP_COMPONENTS) lips, as filmed; a few frames more or less.
+    """
+    count = min(len(expected), len(real))
+    if count < OFFSET_FRAMES_MIN:
         return 0
-    device = model.norm.weight.device
-    expected = model.lip_head(model(torch.from_numpy(recording.mel[None]).float().to(device)))[0].cpu().numpy()
     offsets = range(-OFFSET_MAX, OFFSET_MAX + 1)
-    agreement = [
-        np.mean([shifted_correlation(expected[:, k], recording.lips[:, k], -offset) for k in range(3)]) for offset in offsets
-    ]
+    agreement = [np.mean([shifted_correlation(expected[:count, k], real[:count, k], -at) for k in range(3)]) for at in offsets]
     best = int(np.argmax(agreement))
     is_peak = 0 < best < len(agreement) - 1
     is_sure = agreement[best] > max(OFFSET_CORRELATION_MIN, agreement[OFFSET_MAX] + OFFSET_GAIN_MIN)
     return offsets[best] if is_peak and is_sure else 0
 
 
-def _estimate_offsets(model: SpeechEncoder, recordings: Sequence[Recording]) -> dict[str, int]:
-    """The offset of each recording with a picture, by file."""
-    filmed = [recording for recording in recordings if recording.lips_known]
-    return shared_offsets(filmed, [sound_offset(model, recording) for recording in filmed])
+def _fit_probe(
+    train: Sequence[Recording],
+    lips: Mapping[str, FilmedLips],
+    scale: StateScale,
+    folder: Path,
+    options: PretrainOptions,
+    on_progress: OnProgress,
+) -> TeacherProbe:
+    """Train the probe on labelled and filmed recordings. folder: of its checkpoint."""
+    torch.manual_seed(options.seed)
+    probe = TeacherProbe(len(scale.deviation), LIP_COMPONENTS)
+    labelled = [item for item in train if item.labelled]
+    filmed = [item for item in train if item.voice == 0 and item.file in lips]
+    samplers = samplers_of({"labelled": labelled, "lips": filmed})
+    if not samplers:
+        return probe
+
+    def batch(step: int) -> ProbeBatch:
+        rng = np.random.default_rng([options.seed, step])
+        windows = [_window(samplers[name].draw(rng), rng) for name in rng.choice(list(samplers), PROBE_WINDOWS)]
+        rows = [_targets(item, begin, lips) for item, begin in windows]
+        states = np.stack([_padded(scale(item.states)[begin : begin + WINDOW_FRAMES]) for item, begin in windows])
+        stacked = {name: torch.from_numpy(np.stack([row[name] for row in rows])) for name in rows[0]}
+        return ProbeBatch(torch.from_numpy(states), **stacked)
+
+    minutes = min(PROBE_MINUTES, 0.1 * options.minutes)
+    fit(probe, batch, folder, TrainOptions("probe", minutes, learning_rate=1e-3, seed=options.seed, device="cpu"), on_progress)
+    return probe
 
 
-def shared_offsets(recordings: Sequence[Recording], offsets: Sequence[int]) -> dict[str, int]:
-    """Offsets by file; whoever was filmed often, by one camera, gets one offset, the median of all theirs.
-
-    offsets: of each recording, in frames.
-    """
-    found: dict[str, list[int]] = {}
-    for recording, offset in zip(recordings, offsets):
-        found.setdefault(recording.person, []).append(offset)
-    median = {person: int(np.median(values)) for person, values in found.items() if len(values) >= SAME_CAMERA_CLIPS}
-    return {recording.file: median.get(recording.person, offset) for recording, offset in zip(recordings, offsets)}
+# --- Batches -------------------------------------------------------------------------------------------------------------------
 
 
-def in_time(recording: Recording, offset: int) -> Recording:
-    """A recording with its lips moved to its sound, `offset` frames earlier; the first or last row fills the gap."""
-    if not offset:
-        return recording
-    frames = np.clip(np.arange(len(recording)) + offset, 0, len(recording.lips) - 1)
-    return replace(recording, lips=recording.lips[frames])
+class _Batches:
+    """The batch of every training step."""
+
+    def __init__(
+        self,
+        train: Sequence[Recording],
+        lips: Mapping[str, FilmedLips],
+        scale: StateScale,
+        noises: Sequence[np.ndarray],
+        seed: int,
+    ) -> None:
+        groups: dict[str, list[Recording]] = {"lips": [], "labelled": [], "speech": []}
+        for item in train:
+            filmed = item.voice == 0 and item.file in lips
+            groups["lips" if filmed else "labelled" if item.labelled else "speech"].append(item)
+        self.samplers: dict[str, Sampler] = samplers_of(groups)
+        weights = {name: weight for name, weight in GROUP_WEIGHTS.items() if name in self.samplers or name == "no speech"}
+        self.names, self.shares = list(weights), shares_of(list(weights.values()))
+        self.lips, self.scale, self.noises, self.seed = lips, scale, noises, seed
+        self.crowd = [item.waveform for item in train[:: max(1, len(train) // CROWD_RECORDINGS)]]
+        self.rest = self._rest(train)
+
+    def _rest(self, train: Sequence[Recording]) -> np.ndarray:
+        """(d,) what the teacher makes of silence: the mean where nobody speaks."""
+        rows = [self.scale(item.states)[item.articulation[:, SPEAKING] < 0.1] for item in train[:: max(1, len(train) // 400)]]
+        rows = np.concatenate(rows) if rows else np.zeros((0, len(self.scale.deviation)), np.float32)
+        return rows.mean(0) if len(rows) else np.zeros(len(self.scale.deviation), np.float32)
+
+    def __call__(self, step: int) -> SpeechBatch:
+        rng = np.random.default_rng([self.seed, step])
+        groups = rng.choice(self.names, BATCH_CLIPS, p=self.shares)
+        samples = [self._without_speech(rng) if group == "no speech" else self._spoken(group, rng) for group in groups]
+        waveforms = torch.from_numpy(np.stack([waveform for waveform, _ in samples]))
+        mel = speech_to_mel(waveforms, 0, MEL_PER_FRAME * WINDOW_FRAMES + LOOK_AHEAD_MEL)
+        stacked = {name: torch.from_numpy(np.stack([row[name] for _, row in samples])) for name in samples[0][1]}
+        return SpeechBatch(mel, **stacked)
+
+    def _spoken(self, group: str, rng: np.random.Generator) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """A window of a recording, heard somewhere else, and what is known of it."""
+        item, begin = _window(self.samplers[group].draw(rng), rng)
+        length = WINDOW_FRAMES * SAMPLES_PER_FRAME + LOOK_AHEAD_SAMPLES
+        first = begin * SAMPLES_PER_FRAME
+        sound = to_float(item.sound[first : first + length])
+        sound = np.pad(sound, (0, length - len(sound)))
+        if rng.random() > CLEAN_SHARE:
+            sound = other_place(sound, rng, self.noises, self.crowd)
+        mask = np.arange(WINDOW_FRAMES) < len(item) - begin
+        teacher = _padded(self.scale(item.states[STATES_PER_FRAME * begin : STATES_PER_FRAME * (begin + WINDOW_FRAMES)], begin))
+        return sound, {"mask": mask, "teacher": teacher} | _targets(item, begin, self.lips)
+
+    def _without_speech(self, rng: np.random.Generator) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """A window in which nobody speaks, or one with a held sound: hummed with closed lips, or sung."""
+        frames, length = WINDOW_FRAMES, WINDOW_FRAMES * SAMPLES_PER_FRAME + LOOK_AHEAD_SAMPLES
+        sound, articulation = without_speech(length, rng, self.noises), np.zeros((frames, ARTICULATION_DIM), np.float32)
+        teacher, known = np.tile(self.rest, (frames, 1)).astype(np.float32), np.ones(frames, bool)
+        if rng.random() < 0.4:
+            formants, nasal, closed, rounded = HELD_SOUNDS[rng.integers(len(HELD_SOUNDS))]
+            begin = int(rng.integers(0, frames - 10))
+            end = int(rng.integers(begin + 8, frames + 1))
+            held = slice(begin * SAMPLES_PER_FRAME, end * SAMPLES_PER_FRAME)
+            voice = sung_sound(held.stop - held.start, rng, np.array(formants) * rng.uniform(0.88, 1.18), bool(nasal))
+            level = float(np.abs(sound).max()) + 1e-4
+            sound[held] += voice * level / 0.1 * 10 ** (rng.uniform(0, 25) / 20)
+            articulation[begin:end] = closed, rounded, 1.0
+            known[max(0, begin - 3) : end + 3] = False  # the teacher was not asked
+            sound = sound * 10 ** (rng.uniform(-30, -3) / 20) / max(1e-3, float(np.abs(sound).max()))
+        targets = {
+            "articulation": articulation,
+            "phones": np.full(frames, IGNORED, np.int64),
+            "lips": np.zeros((frames, LIP_COMPONENTS), np.float32),
+            "lips_mask": np.zeros(frames, bool),
+        }
+        return sound.astype(np.float32), {"mask": known, "teacher": teacher} | targets
 
 
-# --- Recordings ----------------------------------------------------------------------------------------------------------------
+def _window(item: Recording, rng: np.random.Generator) -> tuple[Recording, int]:
+    """A recording, and the first frame of a window at a random place in it."""
+    return item, int(rng.integers(0, max(1, len(item) - WINDOW_FRAMES + 1)))
 
 
-def _filmed_recordings(clips: Sequence[Clip]) -> list[Recording]:
-    """Clips with their lips as principal components over all people, standardised over each clip."""
-    if not clips:
-        return []
-    centred = [clip.lips - clip.lips.mean(0) for clip in clips]
-    covariance = sum(lips.T @ lips / len(lips) for lips in centred)
-    components = np.linalg.eigh(covariance)[1][:, ::-1][:, :LIP_COMPONENTS]
-    shapes = [lips @ components for lips in centred]
-    floor = STILL_LIPS * np.median([shape.std(0) for shape in shapes], axis=0)
-    recordings = []
-    for clip, shape in zip(clips, shapes):
-        alignment = clip.row.path.parent / "align" / (clip.row.path.stem + ".align")
-        words = word_classes(alignment, clip.frames) if alignment.is_file() else unknown(clip.frames)
-        lips = (shape / np.maximum(shape.std(0), floor)).astype(np.float32)
-        phones = unknown(clip.frames)
-        recordings.append(Recording("lips", clip.person, clip.file, clip.mel, phones, words, unknown(0), lips, True))
-    return recordings
+def _targets(item: Recording, begin: int, lips: Mapping[str, FilmedLips]) -> dict[str, np.ndarray]:
+    """What is known of a window: articulation, phones, lips, lips_mask; unknown past the recording's end."""
+    frames = np.arange(begin, begin + WINDOW_FRAMES)
+    inside, nearest = frames < len(item), np.minimum(frames, len(item) - 1)
+    shapes, filmed = np.zeros((WINDOW_FRAMES, LIP_COMPONENTS), np.float32), np.zeros(WINDOW_FRAMES, bool)
+    if item.voice == 0 and item.file in lips:
+        shapes, filmed = lips[item.file].at(frames)
+    return {
+        "articulation": np.where(inside[:, None], item.articulation[nearest], np.nan).astype(np.float32),
+        "phones": np.where(inside, item.phones[nearest], IGNORED),
+        "lips": shapes.astype(np.float32),
+        "lips_mask": filmed & inside,
+    }
 
 
-def _sound_recordings(rows: Sequence[Row], cache: Path, on_progress: OnProgress) -> list[Recording]:
-    """Recordings without a picture whose phones or sentence are known."""
-    recordings = []
-    mels = _read_mels(rows, cache, on_progress)
-    for row in rows:
-        if row.file not in mels:
-            continue
-        mel = mels[row.file].float().numpy()
-        frames = len(mel) // MEL_PER_FRAME
-        labels = row.set_folder / "phones" / (row.path.stem + "xx.lablaut")
-        phones = phone_classes(labels, frames) if labels.is_file() else None
-        sentence = sentence_phones(row.file)
-        group = "phones" if phones is not None else "sentences" if sentence is not None else None
-        if group is not None:
-            phones = unknown(frames) if phones is None else phones
-            sentence = unknown(0) if sentence is None else sentence
-            lips = np.zeros((frames, LIP_COMPONENTS), np.float32)
-            recordings.append(Recording(group, row.person, row.file, mel, phones, unknown(frames), sentence, lips, False))
-    return recordings
+def _padded(rows: np.ndarray) -> np.ndarray:
+    """(WINDOW_FRAMES, d): rows with zeros after them."""
+    return np.pad(rows, ((0, WINDOW_FRAMES - len(rows)), (0, 0)))
 
 
-def _read_mels(rows: Sequence[Row], cache: Path, on_progress: OnProgress) -> dict[str, Tensor]:
-    """Log-mel (4 * frames, 80) float16 of every recording without a picture, by file, quiet ends cut off; cached."""
-    path = cache / "recordings.safetensors"
-    mels = load_file(str(path)) if path.is_file() else {}
-    missing = [row for row in rows if not row.is_video and row.file not in mels]
-    if not missing:
-        return mels
-    for number, row in enumerate(missing):
-        on_progress(Progress("reading recordings", number, len(missing)))
-        sound = read_sound_or_none(row.path)
-        if sound is not None and (row.speech or row.kind):
-            mel = speech_to_mel(torch.from_numpy(sound)[: int(row.train_seconds * SAMPLE_RATE)])
-            # EmoDB's labels count from the start of the file, so its ends stay as they are.
-            mels[row.file] = (_without_quiet_ends(mel) if sentence_phones(row.file) is not None else mel).half().contiguous()
-    cache.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as unfinished:
-        save_file(mels, str(unfinished))
-    return mels
+# --- Figures -------------------------------------------------------------------------------------------------------------------
 
 
-def _without_quiet_ends(mel: Tensor) -> Tensor:
-    """The stretch of mel (4 * frames, 80) in which somebody speaks, with a fifth of a second around it, in whole frames."""
-    level = mel.mean(1)
-    loud = (level > level.quantile(0.05) + 0.3 * (level.quantile(0.98) - level.quantile(0.05))).nonzero()[:, 0]
-    first, last = max(0, int(loud[0]) // 4 - 5), min(len(mel) // 4, int(loud[-1]) // 4 + 6)
-    return mel[4 * first : 4 * last]
-
-
-# --- Batches and figures -------------------------------------------------------------------------------------------------------
-
-
-def _speech_batch(recordings: Sequence[Recording], rng: np.random.Generator) -> SpeechBatch:
-    """A window of each recording, at a random place and speed."""
-    frames = WINDOW_FRAMES
-    rows: dict[str, list] = {name: [] for name in ("mel", "mask", "phones", "words", "transcript", "lips", "lips_mask")}
-    for recording in recordings:
-        whole = bool(len(recording.transcript))
-        fits = len(recording) / frames
-        # A sentence is only known as a whole.
-        speed = max(rng.uniform(*SPEEDS), fits if whole and fits <= WHOLE_SPEED_MAX else 0.0)
-        times = random_times(len(recording), frames, speed, rng)
-        known = times <= len(recording) - 1
-        nearest = np.minimum(times.round().astype(int), len(recording) - 1)
-        mel_times = (np.repeat(times, MEL_PER_FRAME) * MEL_PER_FRAME) + np.tile(np.arange(MEL_PER_FRAME), frames) * speed
-        rows["mel"].append(sample_rows(recording.mel, mel_times))
-        rows["mask"].append(known)
-        rows["phones"].append(np.where(known, recording.phones[nearest], IGNORED))
-        rows["words"].append(np.where(known, recording.words[nearest], IGNORED))
-        sentence = recording.transcript if whole and times[-1] >= len(recording) - 2 else unknown(0)
-        rows["transcript"].append(np.pad(sentence, (0, SENTENCE_PHONES_MAX - len(sentence)), constant_values=IGNORED))
-        rows["lips"].append(sample_rows(recording.lips, times))
-        rows["lips_mask"].append(known & recording.lips_known)
-    return SpeechBatch(**{name: torch.from_numpy(np.stack(values)) for name, values in rows.items()})
-
-
-def _lip_correlation(model: SpeechEncoder, recordings: Sequence[Recording]) -> float | None:
-    """Mean correlation of the strongest lip component with its prediction; None without a recording."""
-    values = []
+@torch.no_grad()
+def _figures(model: SpeechEncoder, recordings: Sequence[Recording], scale: StateScale) -> dict[str, float]:
+    """On recordings as recorded: share of the teacher's variance explained, and of closed frames that are called so."""
+    errors, variances, right, shut, wrong, open_ = [], [], 0, 0, 0, 0
     model.eval()
-    for recording in recordings[:VALIDATION_CLIPS_MAX]:
-        if len(recording) < FPS:
-            continue
-        with torch.no_grad():
-            device = model.norm.weight.device
-            features = model(torch.from_numpy(recording.mel[None]).float().to(device))
-            predicted = model.lip_head(features)[0, :, 0].cpu().numpy()
-        values.append(np.corrcoef(predicted, recording.lips[:, 0])[0, 1])
-    return round(float(np.mean(values)), 3) if values else None
+    for item in [item for item in recordings if item.voice == 0][:VALIDATION_CLIPS_MAX]:
+        features = model.encode(torch.from_numpy(item.waveform).to(model.device))
+        wanted = torch.from_numpy(scale(item.states)).to(features)
+        errors.append((model.teacher_head(features[:, :-ARTICULATION_DIM]) - wanted).square().mean().item())
+        variances.append(wanted.square().mean().item())
+        said, closed = (features[:, CLOSED] > 0.5).cpu().numpy(), item.articulation[:, CLOSED]
+        right, shut = right + (said & (closed > 0.5)).sum(), shut + (closed > 0.5).sum()
+        wrong, open_ = wrong + (said & (closed < 0.2)).sum(), open_ + (closed < 0.2).sum()
+    if not errors:
+        return {}
+    explained = 1 - np.mean(errors) / np.mean(variances)
+    figures = {"teacher_explained": explained, "closures_found": right / max(shut, 1), "false_closures": wrong / max(open_, 1)}
+    return {name: round(float(value), 4) for name, value in figures.items()}
+
+
+@torch.no_grad()
+def _lip_correlation(
+    model: SpeechEncoder, recordings: Sequence[Recording], lips: Mapping[str, FilmedLips], name: str
+) -> dict[str, float]:
+    """Mean correlation of the strongest lip component with its prediction; nothing without a recording."""
+    values = []
+    for item in recordings[:VALIDATION_CLIPS_MAX]:
+        if len(item) >= FPS:
+            features = model.eval().encode(torch.from_numpy(item.waveform).to(model.device))
+            expected = model.lip_head(features[:, :-ARTICULATION_DIM])[:, 0].cpu().numpy()
+            real, filmed = lips[item.file].at(np.arange(len(item)))
+            values.append(shifted_correlation(expected[filmed], real[filmed, 0], 0))
+    return {name: round(float(np.mean(values)), 3)} if values else {}

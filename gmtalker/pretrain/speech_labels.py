@@ -1,4 +1,4 @@
-"""What is said in training recordings, on the 25 fps clock: phones of EmoDB, words of GRID, sentences of RAVDESS."""
+"""What is said in training recordings, on the 25 fps clock, from files that list phones with their end times."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from gmtalker.clock import FPS
+from gmtalker.models.articulation import ARTICULATION_DIM, CLOSED, ROUNDED, SPEAKING
 from gmtalker.models.speech_encoder import IGNORED
 
 # One class for what sounds and looks alike in German and English. Class 0 is silence.
@@ -15,73 +16,108 @@ PHONES = (
     "i", "I", "y", "e", "E", "2", "a", "o", "O", "u", "U", "@", "6", "aI", "aU", "OY",
 )  # fmt: skip
 
-# Other spellings of these phones.
+# Other spellings of these phones: EmoDB's, and those of flite's and Festival's English (ARPAbet).
 SPELLINGS = {
-    ".": "sil", "_": "sil", "X": "R", "r": "R", "B": "v", "V": "v", "H": "h", "L": "l", "Y": "y", "9": "2", "G": "g", "D": "d",
+    ".": "sil", "_": "sil", "pau": "sil", "#": "sil", "SIL": "sil", "h#": "sil",
+    "X": "R", "r": "R", "B": "v", "V": "v", "H": "h", "L": "l", "Y": "y", "9": "2", "G": "g", "D": "d",
     "A": "a", "i6": "i", "a6": "a", "E6": "E", "@6": "6",
+    "iy": "i", "ih": "I", "ey": "e", "eh": "E", "ae": "E", "aa": "a", "ah": "a", "ao": "O", "ow": "o", "uh": "U", "uw": "u",
+    "ax": "@", "er": "6", "ay": "aI", "aw": "aU", "oy": "OY", "sh": "S", "ng": "N", "hh": "h", "y_": "j", "dh": "d", "th": "s",
 }  # fmt: skip
-GRID_WORDS = (
-    "sil", "a", "again", "at", "b", "bin", "blue", "by", "c", "d", "e", "eight", "f", "five", "four", "g", "green", "h", "i",
-    "in", "j", "k", "l", "lay", "m", "n", "nine", "now", "o", "one", "p", "place", "please", "q", "r", "red", "s", "set", "seven",
-    "six", "soon", "t", "three", "two", "u", "v", "white", "with", "x", "y", "z", "zero",
-)  # fmt: skip
-GRID_TICKS = 25_000  # per second, of GRID's alignments
-RAVDESS_SENTENCES = {
-    "01": "k I d z a R t O k I N b aI d @ d O R",  # Kids are talking by the door
-    "02": "d O g z a R s I t I N b aI d @ d O R",  # Dogs are sitting by the door
+LABIALS = {"p", "b", "m", "pp", "bb", "mm", "pj", "bj", "mj", "p1", "b1", "m1", "P", "M"}
+STOPS = {"p", "b", "pp", "bb", "pj", "bj", "p1", "b1", "P"}
+ROUND = {
+    "u",
+    "U",
+    "o",
+    "O",
+    "y",
+    "2",
+    "9",
+    "Y",
+    "w",
+    "uw",
+    "uh",
+    "ow",
+    "ao",
+    "oy",
+    "OY",
+    "u1",
+    "o1",
+    "uo",
+    "oo",
+    "uu",
+    "ou",
+    "aU",
+    "aw",
 }
+SILENCES = {name for name, phone in SPELLINGS.items() if phone == "sil"} | {"sil"}
+STOP_SHUT = 0.65  # of a stop's length, after which its lips may be open again
+FRAME_SHARE = 0.5  # of a frame that a phone must fill to be that frame's
+
+Segment = tuple[float, float, str]  # start and end in seconds, and the phone's name
 
 
-def phone_classes(path: Path, frames: int) -> np.ndarray:
-    """Phones from an EmoDB label file, which lists phones with their end times.
-
-    frames: how many of the recording to label.
-    Returns: (frames,) class of PHONES in the middle of each frame, IGNORED where unknown.
-    """
-    ends, classes = [], []
+def read_segments(path: Path) -> list[Segment]:
+    """The phones of a label file: `end [number] name` a line, after a line `#` where there is one (EmoDB has one)."""
     lines = path.read_text(encoding="latin-1").splitlines()
-    for line in lines[lines.index("#") + 1 :]:
-        end, _, *phone = line.split("\t")[0].split()  # what follows the tab is how the phone is spoken
+    lines = lines[lines.index("#") + 1 :] if "#" in lines else lines
+    segments, start = [], 0.0
+    for line in lines:
+        end, *rest = line.split("\t")[0].split()  # what follows the tab is how the phone is spoken
+        name = rest[-1] if rest and not rest[-1].lstrip("-").isdigit() else None
         # A line without a phone continues the one before: only the way it is spoken changed.
-        classes.append(_phone(phone[0]) if phone else (classes[-1] if classes else IGNORED))
-        ends.append(float(end))
-    return _at_frames(ends, classes, frames)
+        segments.append((start, float(end), name or (segments[-1][2] if segments else "?")))
+        start = float(end)
+    return segments
 
 
-def word_classes(path: Path, frames: int) -> np.ndarray:
-    """Words from a GRID alignment, which lists start, end and word.
+def phone_classes(segments: list[Segment], frames: int) -> np.ndarray:
+    """(frames,) class of PHONES in the middle of each frame, IGNORED where unknown or after the last segment."""
+    middle = (np.arange(frames) + 0.5) / FPS
+    classes = [_phone(name) for _, _, name in segments]
+    return np.append(classes, IGNORED)[np.searchsorted([end for _, end, _ in segments], middle)].astype(np.int64)
 
-    frames: how many of the recording to label.
-    Returns: (frames,) class of GRID_WORDS in the middle of each frame, IGNORED where unknown.
+
+def articulation_of(segments: list[Segment], frames: int) -> np.ndarray:
+    """(frames, 3) 0 or 1 in the columns of articulation.py, NaN where unknown.
+
+    A phone is that of every frame it fills half of, and of the frame around its middle: at double speed some are shorter than a
+    frame. Of a stop the first part is shut; what follows may be either.
     """
-    ends, classes = [], []
-    for line in path.read_text(encoding="ascii").splitlines():
-        _, end, word = line.split()
-        ends.append(int(end) / GRID_TICKS)
-        word = "sil" if word == "sp" else word
-        classes.append(GRID_WORDS.index(word) if word in GRID_WORDS else IGNORED)
-    return _at_frames(ends, classes, frames)
+    target = np.full((frames, ARTICULATION_DIM), np.nan, np.float32)
+    for start, end, name in segments:
+        spoken = name not in SILENCES
+        for frame in _frames_of(start, end, frames):
+            target[frame] = np.nan_to_num(target[frame], nan=0.0)
+            target[frame, SPEAKING] = float(spoken)
+    for start, end, name in segments:
+        bare = name.removesuffix("asp") if len(name) > 3 else name
+        bare = bare.lstrip("_") if bare not in SILENCES else bare
+        if bare.startswith("!"):  # EmoDB's release of a stop
+            target[_frames_of(start, end, frames), CLOSED] = np.nan
+        elif bare in LABIALS:
+            shut = start + (STOP_SHUT if bare in STOPS else 1.0) * (end - start)
+            target[_frames_of(shut, end, frames), CLOSED] = np.nan
+            target[_frames_of(start, shut, frames), CLOSED] = 1.0
+        elif bare in ROUND:
+            target[_frames_of(start, end, frames), ROUNDED] = 1.0
+    return target
 
 
-def sentence_phones(file: str) -> np.ndarray | None:
-    """The sentence of a RAVDESS recording, by the fifth field of its name.
-
-    Returns: (phones,) classes of PHONES in order, None for another file.
-    """
-    fields = Path(file).stem.split("-")
-    sentence = RAVDESS_SENTENCES.get(fields[4]) if len(fields) == 7 else None
-    return None if sentence is None else np.array([PHONES.index(phone) for phone in sentence.split()])
+def _frames_of(start: float, end: float, frames: int) -> list[int]:
+    """The frames that are a segment's."""
+    if end <= start:
+        return []
+    first, last = int(start * FPS), min(int(np.ceil(end * FPS)), frames)
+    filled = [frame for frame in range(first, last) if min(end * FPS, frame + 1) - max(start * FPS, frame) >= FRAME_SHARE]
+    middle = int((start + end) / 2 * FPS)
+    return filled or ([middle] if middle < frames else [])
 
 
 def _phone(name: str) -> int:
-    """The class of a phone as EmoDB spells it: closure (_), release (!) and aspiration (asp) belong to the phone."""
+    """The class of a phone: closure (_), release (!) and aspiration (asp) belong to it."""
     name = name.removesuffix("asp") if len(name) > 3 else name
     name = name.lstrip("_!") or "_"
     name = SPELLINGS.get(name, name)
     return PHONES.index(name) if name in PHONES else IGNORED
-
-
-def _at_frames(ends: list[float], classes: list[int], frames: int) -> np.ndarray:
-    """(frames,) class of the segment that holds the middle of each frame; IGNORED after the last end."""
-    middle = (np.arange(frames) + 0.5) / FPS
-    return np.append(classes, IGNORED)[np.searchsorted(ends, middle)].astype(np.int64)

@@ -171,7 +171,7 @@ def _parameter_groups(model: nn.Module, decay: float) -> list[dict]:
 def _on_device(batch: Any, device: torch.device) -> Any:
     """The batch, a dataclass, with its tensors on the device."""
     values = {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}
-    return dataclasses.replace(batch, **{name: x.to(device) if isinstance(x, Tensor) else x for name, x in values.items()})
+    return dataclasses.replace(batch, **{name: x.to(device) if hasattr(x, "to") else x for name, x in values.items()})
 
 
 def _evaluate(model: nn.Module, ema: EMAModel, evaluate: Callable) -> dict[str, float]:
