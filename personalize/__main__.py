@@ -82,6 +82,8 @@ def _add_named(commands: argparse._SubParsersAction) -> None:
         ("status", _status, "show the progress of a training"),
         ("stop", _stop, "stop a training; it can be resumed"),
         ("resume", _resume, "resume a stopped or failed training"),
+        ("habits", _habits, "measure again how an avatar's person moves, on clips of theirs"),
+        ("style", _style, "learn again how an avatar's person speaks, from clips of theirs"),
         ("export", _export, "pack an avatar into one file"),
         ("delete", _delete, "delete an avatar or an unfinished training"),
     ):
@@ -89,6 +91,11 @@ def _add_named(commands: argparse._SubParsersAction) -> None:
         parser.add_argument("name", metavar="N")
         add_json(parser)
         parser.set_defaults(run=command)
+        if name == "habits":
+            parser.add_argument("clips", nargs="*", type=Path, metavar="CLIP", help="none: fit them to the generic stages again")
+        if name == "style":
+            parser.add_argument("clips", nargs="+", type=Path, metavar="CLIP")
+            parser.add_argument("--minutes", type=float, default=1.5, metavar="M", help="of training (1.5)")
         if name == "export":
             parser.add_argument("--output", type=Path, metavar="F.zip", help="default: N.gmtalker.zip")
         if name == "delete":
@@ -225,6 +232,29 @@ def _resume(options: argparse.Namespace) -> int:
     if job.status not in ("stopped", "failed"):
         raise UnusableInput(f"The training {job.name} is {job.status}; only a stopped or failed one can be resumed.")
     return _work(options, job, job.request)
+
+
+def _style(options: argparse.Namespace) -> int:
+    from gmtalker.avatars.on_hub import resolve
+    from gmtalker.pipeline import GMTalkerPipeline
+    from personalize.speaking_style import relearn_style
+
+    with progress_bar(options) as on_progress:
+        pipeline = GMTalkerPipeline.from_pretrained()
+        report = relearn_style(resolve(options.name), options.clips, pipeline, options.minutes, on_progress)
+    return _show(options, {"avatar": options.name} | report.figures(), str(report))
+
+
+def _habits(options: argparse.Namespace) -> int:
+    from gmtalker.avatars.on_hub import resolve
+    from gmtalker.pipeline import GMTalkerPipeline
+    from personalize.habits import movement_of, relearn_habits
+
+    with progress_bar(options) as on_progress:
+        habits = relearn_habits(resolve(options.name), options.clips, GMTalkerPipeline.from_pretrained(), on_progress)
+    figures = movement_of(habits)
+    sentence = f"{options.name}: " + ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in figures.items())
+    return _show(options, {"avatar": options.name} | figures, sentence)
 
 
 def _export(options: argparse.Namespace) -> int:

@@ -16,7 +16,7 @@ from gmtalker.avatars.speaking_style import with_speaking_style
 from gmtalker.avatars.workspace import slug, workspace
 from gmtalker.clock import EMOTIONS, FPS
 from gmtalker.errors import UnusableInput, UnusableVideo
-from gmtalker.face.lip_guard import at_rest_in_silence
+from gmtalker.face.lip_guard import as_spoken
 from gmtalker.face.lips import shifted_correlation
 from gmtalker.files import whole_file
 from gmtalker.measure.avatar import HeldOut, evaluate_avatar
@@ -24,6 +24,7 @@ from gmtalker.measure.generic import UnseenSpeaker, expression_for, read_unseen_
 from gmtalker.measure.identity import FaceRecogniser
 from gmtalker.measure.plots import draw_curves
 from gmtalker.media.audio import silent_frames
+from gmtalker.models.articulation import ARTICULATION_DIM
 from gmtalker.models.discriminator import Discriminator
 from gmtalker.models.emotion_mapping import EmotionMapping
 from gmtalker.models.head_generator import REFERENCE_WIDTHS, HeadGenerator
@@ -82,7 +83,8 @@ def _lips_before_and_after(speaker: UnseenSpeaker, minutes: float, pipeline: GMT
     count = min(len(features), len(speaker.lips))
     rest = slice(int(ADAPTED_SHARE * count), count)
     silent = silent_frames(speaker.waveform, count)
-    coefficients = at_rest_in_silence(torch.from_numpy(speaker.coefficients[:count]), silent, pipeline.lip_guard)
+    articulation = features[:count, -ARTICULATION_DIM:].cpu()
+    coefficients = as_spoken(torch.from_numpy(speaker.coefficients[:count]), silent, pipeline.lip_guard, articulation)
     emotion = EmotionWeights.from_mapping({}).at(count)
     footage = SpokenFootage(coefficients, features[:count].cpu(), np.arange(count) < rest.start, emotion, [0])
     with tempfile.TemporaryDirectory() as folder:
@@ -90,7 +92,7 @@ def _lips_before_and_after(speaker: UnseenSpeaker, minutes: float, pipeline: GMT
         adapted = with_speaking_style(pipeline.expression_generator, Path(folder) / "speaking_style")
     correlations = []
     for generator in (pipeline.expression_generator, adapted):
-        expression = expression_for(pipeline, generator, features[:count], emotion[:1], silent)[0]
+        expression = expression_for(pipeline, generator, features[:count], emotion[:1])[0]
         lips = pipeline.face_model.lip_opening(expression.numpy())
         correlations.append(round(shifted_correlation(lips[rest], speaker.lips[rest], 0), 3))
     return correlations

@@ -20,7 +20,7 @@ from gmtalker.command_line import (
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
     """Add the command."""
-    benchmark = commands.add_parser("benchmark", help="train avatars and measure them: heads, set, adapt")
+    benchmark = commands.add_parser("benchmark", help="train avatars and measure them: heads, set, adapt, motion")
     kinds = benchmark.add_subparsers(required=True, metavar="what")
     heads = kinds.add_parser("heads", help="train a head twice: our generic start, and the reference's widths from scratch")
     heads.add_argument("clips", nargs="+", type=Path, metavar="CLIP")
@@ -32,6 +32,12 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     adapt = kinds.add_parser("adapt", help="adapt the speaking style to a part of each long test clip, and measure the rest")
     adapt.add_argument("--data", type=Path, required=True, metavar="DIR", help="a folder with a MANIFEST.csv of its clips")
     adapt.add_argument("--leave-out", default="", metavar="P,Q", help="people who are not measured")
+    motion = kinds.add_parser("motion", help="do generated heads move as their people do? (nothing is trained)")
+    motion.add_argument("--data", type=Path, required=True, metavar="DIR", help="a folder with a MANIFEST.csv of its clips")
+    motion.add_argument("--people", default="", metavar="P,Q", help="who is measured (default: everybody with 20 seconds)")
+    motion.add_argument("--json", type=Path, required=True, metavar="F", help="where the measures are written")
+    add_device(motion)
+    motion.set_defaults(run=_motion)
     for kind, command, minutes in ((heads, _heads, 10.0), (whole, _set, 10.0), (adapt, _adapt, 1.0)):
         kind.add_argument("--minutes", type=float, default=minutes, metavar="M", help=f"of training for each ({minutes:g})")
         kind.add_argument("--json", type=Path, required=True, metavar="F", help="where the measures are written")
@@ -80,3 +86,13 @@ def _adapt(options: argparse.Namespace) -> None:
             options.data, options.minutes, load_pipeline(options), names_in(options.leave_out), on_progress
         )
     write_json(figures, options.json)
+
+
+def _motion(options: argparse.Namespace) -> None:
+    check_output(options.json, ".json")
+    from gmtalker.measure.command import write_measures
+    from personalize.motion_benchmark import measure_habitual_motion
+
+    with progress_bar(options) as on_progress:
+        figures = measure_habitual_motion(options.data, load_pipeline(options), names_in(options.people), on_progress)
+    write_measures(figures, options.json)

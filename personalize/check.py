@@ -23,7 +23,7 @@ from gmtalker.media.audio import read_sound_or_none, silent_frames
 from gmtalker.media.video import VideoInfo, read_frames, read_info
 from gmtalker.tracks import FaceTrack, count_blinks
 from personalize.request import HELD_OUT_SECONDS_MAX, HELD_OUT_SHARE
-from personalize.sound_sync import SpokenFootage, sound_lag
+from personalize.sound_sync import SpokenFootage, footage_sync, is_another_voice, sound_lag
 
 if TYPE_CHECKING:  # for types alone: diffusers and its libraries take ten seconds, which a check need not wait for
     from gmtalker.pipeline import GMTalkerPipeline
@@ -320,6 +320,9 @@ def _synchrony(stretch: _Stretch, sound: np.ndarray, pipeline: GMTalkerPipeline)
     usable = stretch.found[:count] & ~silent_frames(sound, count)
     emotion = torch.eye(len(EMOTIONS))[:1].expand(count, -1)
     footage = SpokenFootage(track.expression.coefficients[:count], features[:count], usable, emotion, [0])
+    if is_another_voice(footage_sync(footage, pipeline.face_model)):
+        advice = "The lips say something else: the voice is dubbed, or somebody out of the picture speaks. Use its own sound."
+        return [ReportLine("sound with lips", "warn", "the sound is not this mouth's", advice)]
     lag = sound_lag(pipeline.expression_generator, footage, pipeline.face_model)
     value = f"sound {abs(1000 * lag / FPS):.0f} ms {'late' if lag > 0 else 'early'}" if abs(lag) >= 0.5 else "together"
     if abs(lag) > LAG_MAX:

@@ -15,13 +15,14 @@ from torch import Tensor
 from gmtalker.clock import EMOTIONS, FPS
 from gmtalker.errors import UnusableVideo
 from gmtalker.face.context_motion import learn_context_motion, steady_shoulders
-from gmtalker.face.lip_guard import LipGuard, at_rest_in_silence
+from gmtalker.face.lip_guard import LipGuard, as_spoken
 from gmtalker.face.model import FaceModel
 from gmtalker.face.person import PersonFace
 from gmtalker.face.tracking import TrackedVideo, choose_crop, cut, in_crop, measure_person, track_points
 from gmtalker.files import whole_file
 from gmtalker.media.audio import read_sound_or_none, silent_frames
 from gmtalker.media.video import read_frames
+from gmtalker.models.articulation import ARTICULATION_DIM
 from gmtalker.pipeline import GMTalkerPipeline
 from gmtalker.progress import Progress
 from gmtalker.tracks import EmotionWeights, FaceTrack
@@ -68,7 +69,7 @@ class Footage:
     def spoken(self, guard: LipGuard) -> SpokenFootage:
         """What the speaking style may be learned from, with closed lips where nobody speaks."""
         usable = self.speaks & self.track.found.numpy() & ~self.held_out
-        coefficients = at_rest_in_silence(self.track.expression.coefficients, self.silent, guard)
+        coefficients = as_spoken(self.track.expression.coefficients, self.silent, guard, self.features[:, -ARTICULATION_DIM:])
         return SpokenFootage(coefficients, self.features, usable, self.emotion, self.clip_starts)
 
 

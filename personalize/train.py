@@ -14,6 +14,7 @@ import torch
 from gmtalker.assets import SPEECH
 from gmtalker.avatars.avatar import save_card
 from gmtalker.avatars.emotion_offsets import EmotionOffsets
+from gmtalker.avatars.habits import MotionHabits
 from gmtalker.avatars.ready import load_avatar
 from gmtalker.avatars.storage import write_avatar
 from gmtalker.avatars.workspace import slug, workspace
@@ -31,6 +32,7 @@ from gmtalker.training.head import HeadTraining
 from personalize.card import write_card
 from personalize.emotion_offsets import learn_emotion_offsets
 from personalize.footage import Footage, gather_footage
+from personalize.habits import learn_habits, movement_of
 from personalize.person_head import BEST, CHECKPOINT, train_person_head
 from personalize.progress import TRAINING_CURVE, TRAINING_STRIP, WRAP_UP, TrainingProgress
 from personalize.request import REQUEST_FILE, TrainRequest
@@ -63,7 +65,7 @@ def train_avatar(
     progress = TrainingProgress(on_progress)
     with write_avatar(request.name, replace=True) as folder:
         footage = gather_footage(request, pipeline, work, progress)
-        style_minutes = _learn_style(footage, request, pipeline, work, folder, progress)
+        style_minutes, style = _learn_style(footage, request, pipeline, work, folder, progress)
         minutes = request.training_minutes
         progress.stage("training the head", 10 + 80 * style_minutes / minutes, 92, WRAP_UP)
         training = train_person_head(footage, pipeline.face_model, work, minutes - style_minutes, progress)
@@ -72,8 +74,9 @@ def train_avatar(
         offsets = _emotion_offsets(footage, pipeline)
         if offsets is not None:
             offsets.save(folder)
+        _habits(footage, pipeline).save(folder)
         _write_card(folder, request, footage, {}, training)
-        measures = _measure(folder, footage, pipeline)
+        measures = _measure(folder, footage, pipeline) | style
         _write_card(folder, request, footage, measures, training)
         progress.stage("pictures of the avatar", 96, 100)
         write_card(folder, pipeline)
@@ -85,18 +88,21 @@ def train_avatar(
 
 def _learn_style(
     footage: Footage, request: TrainRequest, pipeline: GMTalkerPipeline, work: Path, folder: Path, progress: TrainingProgress
-) -> float:
-    """Adapt the speaking style, where the clips hold speech. Returns the minutes of training that are spent on it."""
+) -> tuple[float, dict]:
+    """Adapt the speaking style, where the clips hold speech.
+
+    Returns: the minutes of training that are spent on it, and figures of what it changed, for the card.
+    """
     minutes = request.training_minutes
     spoken = _synchronised(footage.spoken(pipeline.lip_guard), pipeline, progress)
     if footage.speaks.sum() < SPEECH_SECONDS_MIN * FPS:
         progress.alive("The clips hold no speech: the picture is trained, not the speaking style.")
-        return 0.0
+        return 0.0, {}
     style_minutes = min(STYLE_SHARE * minutes, STYLE_MINUTES_MAX)
     later = 60 * (minutes - style_minutes) + WRAP_UP
     progress.stage("learning the speaking style", 10, 10 + 80 * style_minutes / minutes, later)
-    adapt_style(spoken, pipeline, work, style_minutes, folder, progress)
-    return style_minutes
+    report = adapt_style(spoken, pipeline, work, style_minutes, folder, progress)
+    return style_minutes, report.figures()
 
 
 def _save_parts(footage: Footage, training: HeadTraining, work: Path, folder: Path, first_clip: Path) -> None:
@@ -115,6 +121,15 @@ def _emotion_offsets(footage: Footage, pipeline: GMTalkerPipeline) -> EmotionOff
     if len(speech) < FPS:  # clips with a label are often silent
         speech = pipeline.encode(read_speech(SPEECH))[:NEUTRAL_SPEECH_FRAMES]
     return learn_emotion_offsets(pipeline.expression_generator, footage.track, labels, speech, pipeline.lip_guard)
+
+
+def _habits(footage: Footage, pipeline: GMTalkerPipeline) -> MotionHabits:
+    """How the person moves in the clips, but for what is held out."""
+    motion, found = footage.track.motion.stacked().numpy(), footage.track.found.numpy()
+    clips = np.split(np.arange(len(motion)), footage.clip_starts[1:])
+    used = [clip[~footage.held_out[clip]] for clip in clips if not footage.held_out[clip].all()]
+    speech = footage.features[torch.from_numpy(footage.speaks & ~footage.held_out)]
+    return learn_habits([motion[part] for part in used], [found[part] for part in used], speech, pipeline)
 
 
 def _clear(work: Path) -> None:
@@ -173,6 +188,7 @@ def _write_card(folder: Path, request: TrainRequest, footage: Footage, measures:
             "face_found": round(float(footage.track.found.float().mean()), 4),
             "speech_seconds": round(float(footage.speaks.sum()) / FPS, 2),
             "labelled_emotions": sorted(set(request.emotions.values())),
+            "movement": movement_of(MotionHabits.load(folder)),
             "emotions_seen": {name: round(float(weight), 3) for name, weight in zip(EMOTIONS, emotion)},
         },
         "training": {

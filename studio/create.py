@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import gradio as gr
 
 from gmtalker.assets import SPEECHES
-from gmtalker.clock import EMOTIONS, LARGEST_INTENSITY
+from gmtalker.clock import EMOTIONS, LARGEST_INTENSITY, MOTIONS
 from studio.components import MIXED
 from studio.generation import TAKES
 from studio.timeline import Timeline, timeline_controls
@@ -51,6 +51,7 @@ class MovementCard:
     """How it moves, and options of the video. amounts: by name, one of AMOUNTS."""
 
     amounts: Mapping[str, gr.Slider]
+    motion: gr.Radio
     seed: gr.Number
     lock: gr.Checkbox
     full_frame: gr.Checkbox
@@ -118,6 +119,7 @@ class CreateTab:
             "full_frame": self.movement.full_frame,
             "timeline": self.emotion.timeline.keys,
             "label": self.movement.label,
+            "motion": self.movement.motion,
         }
 
 
@@ -200,6 +202,8 @@ def _emotion_slider(name: str) -> gr.Slider:
 def _movement_card() -> MovementCard:
     with gr.Column(elem_classes="card"):
         gr.Markdown(word("create_movement"))
+        choices = [(word(f"motion_{motion}"), motion) for motion in MOTIONS]
+        motion = gr.Radio(choices, value=MOTIONS[0], label=word("motion"), info=word("motion_info"), elem_id="motion")
         amounts = {
             name: gr.Slider(
                 0,
@@ -222,7 +226,7 @@ def _movement_card() -> MovementCard:
             lock = gr.Checkbox(True, label=word("lock"), info=word("lock_info"), elem_id="lock")
             full_frame = gr.Checkbox(False, label=word("full_frame"), info=word("full_frame_info"), elem_id="full-frame")
             label = gr.Checkbox(False, label=word("label_it"), info=word("label_it_info"), elem_id="label-it")
-    return MovementCard(amounts, seed, lock, full_frame, label)
+    return MovementCard(amounts, motion, seed, lock, full_frame, label)
 
 
 def _stage() -> Stage:

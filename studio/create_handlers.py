@@ -13,6 +13,7 @@ import gradio as gr
 from PIL import Image
 
 from gmtalker.avatars.storage import find_avatar
+from gmtalker.clock import MOTIONS
 from gmtalker.media.audio import sound_seconds
 from studio.accounts import in_own_workspace
 from studio.avatars import names, picture_of, portraits
@@ -114,7 +115,8 @@ class CreateHandlers:
         return (
             dict.fromkeys(emotion.sliders.values(), 0.0)
             | dict.fromkeys([emotion.intensity, *movement.amounts.values()], 1.0)
-            | {movement.seed: 0, movement.full_frame: False, emotion.timeline.table: [], movement.label: False}
+            | {movement.motion: MOTIONS[0], movement.seed: 0, movement.full_frame: False, movement.label: False}
+            | {emotion.timeline.table: []}
         )
 
     # --- Videos ----------------------------------------------------------------------------------------------------------------
