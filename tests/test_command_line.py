@@ -74,6 +74,7 @@ def test_a_saved_request_makes_the_same_video_again(place, capsys, monkeypatch):
     monkeypatch.chdir(place)
     keys = '[{"time": 0, "emotion": {"happy": 1}}, {"time": 0.5, "emotion": {"sad": 1}}]'
     asked = ("--timeline", keys, "--seed", 5, "--intensity", 1.5, "--head", 0.5, "--blink", 2, "--gaze", 0, "--label")
+    asked += ("--motion", "lively")
     assert run("speak", "--avatar", "tiny", "--speech", "speech.wav", "--output", "one.mp4", *asked) == 0
     assert sorted(path.name for path in place.iterdir()) == ["one.mp4", "one.request.json", "speech.wav"]
     monkeypatch.chdir(place.parent)
@@ -96,6 +97,7 @@ def test_a_saved_request_makes_the_same_video_again(place, capsys, monkeypatch):
         ["--head", "1"],
         ["--blink", "1"],
         ["--gaze", "1"],
+        ["--motion", "own"],
         ["--full-frame"],
         ["--label"],
     ],
@@ -184,6 +186,7 @@ def test_what_cannot_be_used_is_one_sentence_and_exit_1(place, capsys, change):
         ["--emotion", "happy=1", "--timeline", "t.json"],
         ["--intensity", "2.5"],
         ["--head", "-1"],
+        ["--motion", "wild"],
         ["--seed", "-1"],
         ["--seed", "x"],
         ["--device", "toaster"],

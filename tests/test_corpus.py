@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from gmtalker.assets import GENERIC
+from gmtalker.clock import SAMPLES_PER_FRAME
 from gmtalker.errors import UnusableInput
 from gmtalker.face.model import FaceModel
 from gmtalker.pretrain import corpus
-from gmtalker.pretrain.corpus import load_corpus, load_points
+from gmtalker.pretrain.corpus import fit_to_frames, load_corpus, load_points, to_float, to_int16
 from gmtalker.pretrain.datasets import training_rows
 from gmtalker.pretrain.face import pretrain_face
 from tests.media import bundled_clip, real_clip, write_clip
@@ -48,7 +49,8 @@ def test_training_stops_at_the_training_seconds(tmp_path):
     assert len(video.points) == 25 and video.found.all() and video.source_size == (256, 256)
     steps = []
     (clip,) = load_corpus([row], tmp_path / "cache", FaceModel.load(GENERIC / "face_model"), steps.append)
-    assert clip.frames == 25 and clip.mel.shape == (100, 80) and np.isfinite(clip.expression).all()
+    assert clip.frames == 25 and np.isfinite(clip.expression).all()
+    assert clip.sound.shape == (25 * SAMPLES_PER_FRAME,) and clip.sound.dtype == np.int16
     assert clip.has_usable_speech and clip.motion.shape == (25, 10) and len(clip.silent) == len(clip.lips) == 25
     assert [step.stage for step in steps] == ["tracking", "measuring faces"]
     assert not list((tmp_path / "cache").rglob(".writing-*"))
@@ -63,7 +65,7 @@ def test_points_and_sound_are_kept(tmp_path, monkeypatch):
     monkeypatch.setattr(corpus, "detect_landmarks", None)
     monkeypatch.setattr(corpus, "read_sound_or_none", None)
     (again,) = load_corpus(rows, tmp_path / "cache", model)
-    assert np.array_equal(first.expression, again.expression) and np.array_equal(first.mel, again.mel)
+    assert np.array_equal(first.expression, again.expression) and np.array_equal(first.sound, again.sound)
 
 
 def test_clips_that_show_no_face_are_left_out(tmp_path):
@@ -73,3 +75,12 @@ def test_clips_that_show_no_face_are_left_out(tmp_path):
     assert load_corpus(training_rows(tmp_path), tmp_path / "cache", FaceModel.load(GENERIC / "face_model")) == []
     with pytest.raises(UnusableInput, match="a video with a face"):
         pretrain_face(training_rows(tmp_path), tmp_path)
+
+
+def test_a_sound_is_cut_or_ends_in_silence_and_is_kept_as_16_bits():
+    sound = np.linspace(-1, 1, 1000, dtype=np.float32)
+    longer, shorter = fit_to_frames(sound, 2), fit_to_frames(sound, 1)
+    assert len(longer) == 2 * SAMPLES_PER_FRAME and not longer[1000:].any() and np.array_equal(longer[:1000], sound)
+    assert np.array_equal(shorter, sound[:SAMPLES_PER_FRAME])
+    np.testing.assert_allclose(to_float(to_int16(sound)), sound, atol=2e-5)
+    assert to_int16(np.array([2.0, -2.0])).tolist() == [32767, -32767]

@@ -44,6 +44,7 @@ def handlers(tab: CreateTab, tiny_pipeline) -> CreateHandlers:
 def settings(tmp_path: Path) -> dict[str, object]:
     """Of a request as the controls give them."""
     others = {"head": 0.5, "blink": 1, "gaze": 1, "seed": 3, "full_frame": False, "timeline": [], "label": True}
+    others |= {"motion": "still"}
     emotion = dict.fromkeys(MIXED, 0) | {"happy": 0.8}
     return {"avatar": "tiny", "speech": str(write_speech(tmp_path / "speech.wav"))} | emotion | {"intensity": 1.2} | others
 
@@ -51,7 +52,7 @@ def settings(tmp_path: Path) -> dict[str, object]:
 def test_the_controls_are_named_as_the_fields_of_a_request_and_the_emotions(tab: CreateTab):
     fields = {field.name for field in dataclasses.fields(SpeakRequest)}
     assert set(tab.settings) == fields - {"emotion"} | set(MIXED)
-    assert list(tab.settings)[:2] == ["avatar", "speech"] and list(tab.settings)[-2:] == ["timeline", "label"]
+    assert list(tab.settings)[:2] == ["avatar", "speech"] and list(tab.settings)[-3:] == ["timeline", "label", "motion"]
 
 
 def test_a_video_is_made_of_the_settings(handlers: CreateHandlers, settings: dict, monkeypatch):
@@ -66,7 +67,7 @@ def test_a_video_is_made_of_the_settings(handlers: CreateHandlers, settings: dic
         videos += [Path(updates[stage.video]).read_bytes()] if stage.video in updates else []
     assert len(videos) == 1 and b"ftyp" in videos[0][:16] and "Done in" in updates[stage.progress]
     emotion = dict.fromkeys(MIXED, 0) | {"happy": 0.8}
-    expected = SpeakRequest(Path(settings["speech"]), "tiny", emotion, None, 1.2, seed=3, head=0.5, label=True)
+    expected = SpeakRequest(Path(settings["speech"]), "tiny", emotion, None, 1.2, seed=3, head=0.5, label=True, motion="still")
     assert requests == [expected]
 
 

@@ -11,6 +11,7 @@ from gmtalker.avatars.emotion_offsets import EmotionOffsets
 from gmtalker.avatars.ready import load_avatar
 from gmtalker.clock import EMOTIONS
 from gmtalker.errors import UnusableAvatar
+from gmtalker.models.articulation import CLOSED, ROUNDED, SPEAKING
 from gmtalker.tracks import BLINK, EmotionWeights, ExpressionTrack, FaceTrack, MotionTrack
 from personalize.emotion_offsets import OWN_SHARE, generic_offsets, learn_emotion_offsets
 
@@ -47,6 +48,7 @@ def test_offsets_are_what_the_generic_face_lacks(tiny_pipeline):
 def test_an_avatar_shows_its_offsets_in_that_emotion_alone(tiny_pipeline, home):
     folder = home / "avatars" / "tiny"
     features = torch.randn(30, tiny_pipeline.expression_generator.config.feature_dim, generator=torch.Generator().manual_seed(1))
+    features[:, [CLOSED, ROUNDED, SPEAKING]] = torch.tensor([0.0, 0.0, 1.0])
 
     def said(emotion):
         return tiny_pipeline.expression(features, EmotionWeights.from_mapping(emotion), load_avatar("tiny")).coefficients

@@ -40,6 +40,11 @@ def test_what_trains_avatars_has_moved(command, now, tmp_path, capsys):
     assert not list(tmp_path.iterdir())
 
 
+def test_lips_of_other_speeches_have_moved(tmp_path, capsys):
+    assert run("emotions", "--json", tmp_path / "out.json", "--speech", "a.wav") == 2
+    assert "python -m gmtalker lips --speeches" in one_sentence(capsys)
+
+
 @pytest.mark.parametrize("command", ["evaluate", "emotions", "bench"])
 def test_what_has_moved_is_not_offered(command, capsys):
     assert run(command, "--help") == 0

@@ -589,7 +589,7 @@ def test_only_speaking_is_a_public_endpoint(page, server: Server):
     answer = page.request.get(f"{server.url}/gradio_api/info").json()
     assert list(answer["named_endpoints"]) == ["/speak"] and answer["unnamed_endpoints"] == {}
     parameters = {each["parameter_name"]: each for each in answer["named_endpoints"]["/speak"]["parameters"]}
-    others = ["intensity", "head", "blink", "gaze", "seed", "full_frame", "timeline", "label"]
+    others = ["intensity", "head", "blink", "gaze", "seed", "full_frame", "timeline", "label", "motion"]
     assert list(parameters) == ["avatar", "speech", *MIXED, *others]
     assert [name for name, each in parameters.items() if not each["parameter_has_default"]] == ["avatar", "speech"]
     fields = {field.name: field.default for field in dataclasses.fields(SpeakRequest)}

@@ -168,6 +168,7 @@ def test_silence_is_refused_and_leaves_nothing(tiny_pipeline, tiny_avatar, tmp_p
         {"seed": 0.5},
         {"head": -1.0},
         {"gaze": float("inf")},
+        {"motion": "wild"},
     ],
 )
 def test_a_wrong_request_is_a_value_error_before_any_work(wrong, tmp_path):
@@ -312,7 +313,7 @@ def test_the_shown_command_repeats_the_request(home):
     """Names and files may hold anything."""
     request = SpeakRequest(
         Path("it's me.wav"), 'my "best" one', {"happy": 0.7, "sad": 0.0, "fear": 0.1},
-        intensity=0.5, seed=3, blink=0.2, full_frame=True,
+        intensity=0.5, seed=3, blink=0.2, full_frame=True, motion="still",
     )  # fmt: skip
     assert parsed(request.command()) == replace(request, emotion={"happy": 0.7, "fear": 0.1})
     plain = SpeakRequest(Path("a.wav"))

@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import perturbed
 from media import bundled_clip, ffmpeg
+from transformers import WhisperConfig, WhisperModel
 
 from gmtalker.__main__ import main
 from gmtalker.errors import UnusableInput
@@ -62,6 +64,18 @@ def stages(data, tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory) -> Path:
+    """The folder of a tiny Whisper."""
+    folder = tmp_path_factory.mktemp("whisper")
+    small = {f"{part}_{what}": 2 for part in ("encoder", "decoder") for what in ("layers", "attention_heads")}
+    small |= {"encoder_ffn_dim": 32, "decoder_ffn_dim": 32, "d_model": 16, "vocab_size": 8, "max_source_positions": 100}
+    tokens = dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id"), 1)
+    torch.manual_seed(0)
+    perturbed(WhisperModel(WhisperConfig(**small, **tokens)), size=0.3).save_pretrained(folder)
+    return folder
+
+
 def test_the_face_model_describes_the_faces_it_was_solved_for(data, stages):
     model = FaceModel.load(stages / "face_model")
     assert np.abs(model.mean_shape[CHIN] + model.mean_shape[FOREHEAD]).max() < 1e-6  # its middle is the origin
@@ -101,14 +115,15 @@ def test_people_who_are_too_few_or_too_small_train_no_head(data, stages):
         pretrain_head(training_rows(data), stages, PretrainOptions(minutes=0.001, leave_out=("anna", "bob"), device="cpu"))
 
 
-def test_every_stage_trains_after_the_one_it_needs(data, stages, capsys):
+def test_every_stage_trains_after_the_one_it_needs(data, stages, teacher, capsys):
     for stage in ("speech", "expression", "motion", "head"):
         options = ["--steps", "1"] if stage == "expression" else ["--minutes", "0.001"]
         options += ["--leave-out", "emil"] if stage == "head" else []
+        options += ["--teacher", str(teacher)] if stage == "speech" else []
         command = ["pretrain", stage, "--data", str(data), "--output", str(stages), "--device", "cpu", *options]
         assert main(command) == 0, capsys.readouterr().err
     told = capsys.readouterr().err
-    assert all(stage in told for stage in ("tracking", "measuring faces", "encoding speech", "speech_offsets"))
+    assert all(name in told for name in ("tracking", "measuring faces", "listening to recordings", "probe", "encoding speech"))
 
     pipeline = GMTalkerPipeline.from_pretrained(stages, device="cpu")
     features = pipeline.encode(np.random.default_rng(0).normal(size=16_000).astype(np.float32) * 0.1)

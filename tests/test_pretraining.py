@@ -1,27 +1,35 @@
 """The pretraining stages on a made-up corpus of a few invented people: each runs, saves loadable weights and its card."""
 
 import csv
+import itertools
+import re
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from huggingface_hub import ModelCard
+from media import babble, write_wav
 
+from gmtalker.__main__ import main
 from gmtalker.assets import GENERIC
+from gmtalker.clock import SAMPLES_PER_FRAME
 from gmtalker.errors import UnusableInput
 from gmtalker.face.lip_guard import CLOSING
+from gmtalker.models.articulation import ARTICULATION_DIM, CLOSED, SPEAKING
 from gmtalker.models.expression_generator import ExpressionGenerator
 from gmtalker.models.motion_generator import MotionGenerator
 from gmtalker.models.speech_encoder import IGNORED, SpeechEncoder
 from gmtalker.models.weights import load_strict
-from gmtalker.pretrain import expression, samples
+from gmtalker.pretrain import expression, samples, speech
 from gmtalker.pretrain.card import StageSection, write_section
-from gmtalker.pretrain.corpus import Clip
+from gmtalker.pretrain.corpus import Clip, to_float, to_int16
 from gmtalker.pretrain.datasets import Row, training_rows
 from gmtalker.pretrain.expression import pretrain_expression, target_expression
 from gmtalker.pretrain.motion import blinks_of, pretrain_motion
+from gmtalker.pretrain.recordings import Recording
 from gmtalker.pretrain.samples import (
     VIEWS,
     PretrainOptions,
@@ -30,15 +38,25 @@ from gmtalker.pretrain.samples import (
     hold_out,
     hold_out_people,
     random_times,
+    read_offsets,
     unknown,
     write_offsets,
 )
-from gmtalker.pretrain.speech import Recording, in_time, pretrain_speech, shared_offsets, sound_offset
-from gmtalker.pretrain.speech_labels import GRID_WORDS, PHONES, phone_classes, sentence_phones, word_classes
+from gmtalker.pretrain.speech import LIP_COMPONENTS, WINDOW_FRAMES, FilmedLips, pretrain_speech, sound_offset
+from gmtalker.pretrain.teacher import StateScale
+from gmtalker.progress import ignore_progress
 from gmtalker.tracks import count_blinks, sample_rows
 from gmtalker.training.checkpoints import TrainState
 
 MOMENT = PretrainOptions(minutes=0.005, device="cpu")
+TAUGHT = replace(MOMENT, teacher="made up")
+SMALL = {
+    "width": 16,
+    "content_dim": 8,
+    "articulation_width": 8,
+    "fine_dilations": (1,),
+    "coarse_dilations": (1,),
+}  # of a speech encoder
 
 
 class MadeUpFaceModel:
@@ -67,38 +85,53 @@ class MadeUpGuard:
         return torch.cat([expression[..., :1] * (1 - share[..., None]), expression[..., 1:]], dim=-1)
 
 
-def made_up(index, emotion, speech):
+class MadeUpTeacher:
+    """Its states are the loudness of every 20 ms, and noise."""
+
+    def layer_states(self, waveform):
+        loudness = waveform.reshape(-1, SAMPLES_PER_FRAME // 2).square().mean(1).sqrt()
+        noise = torch.randn(3, len(loudness), 5, generator=torch.Generator().manual_seed(0))
+        return torch.cat([loudness.expand(3, -1)[..., None], noise], dim=-1)
+
+
+def made_up(index, emotion=None, speech=True, folder=Path()):
     random = np.random.default_rng(index)
-    frames = int(random.integers(20, 110))
+    frames = int(random.integers(15, 60))
     coefficients = random.standard_normal((frames, 5)).astype(np.float32)
-    mel = random.standard_normal((4 * frames, 80)).astype(np.float32) if speech else None
+    sound = to_int16(0.1 * random.standard_normal(SAMPLES_PER_FRAME * frames)) if speech else None
     file = f"set/{index}.mp4"
-    row = Row(Path(file), file, "speech", f"person {index % 3}", 3.0, speech, emotion, "ok", 0.8)
+    row = Row(folder / file, file, "speech", f"person {index % 3}", 3.0, speech, emotion, "ok", 0.8)
     motion = random.random((frames, 10)).astype(np.float32)
     lips = coefficients @ random.standard_normal((5, 30)).astype(np.float32)
-    return Clip(row, coefficients, motion, mel, np.zeros(frames, bool), lips)
+    return Clip(row, coefficients, motion, sound, np.zeros(frames, bool), lips)
 
 
 def tiny_encoder():
     torch.manual_seed(0)
-    return SpeechEncoder(width=16, feature_dim=8, fine_dilations=(1,), coarse_dilations=(1,)).eval()
+    return SpeechEncoder(**SMALL).eval()
 
 
 @pytest.fixture
 def folders(tmp_path, monkeypatch):
     data, output = tmp_path / "data", tmp_path / "output"
     (output / "face_model").mkdir(parents=True)
-    data.mkdir()
-    clips = [made_up(index, [None, "happy", "sad"][index % 3], index % 4 != 1) for index in range(40)]
+    (data / "set").mkdir(parents=True)
+    clips = [made_up(index, [None, "happy", "sad"][index % 3], index % 4 != 1, data) for index in range(40)]
     with (data / "MANIFEST.csv").open("w", newline="") as file:
         table = csv.writer(file)
         table.writerow(["file", "kind", "split", "person", "seconds", "train_seconds", "speech", "emotion", "level", "sync"])
         for clip in clips:
-            table.writerow([clip.file, "speech", "train", clip.person, 3, 3, "yes", clip.row.emotion or "", "2", "ok"])
+            spoken = "yes" if clip.row.speech else "no"
+            table.writerow([clip.file, "speech", "train", clip.person, 3, 3, spoken, clip.row.emotion or "", "2", "ok"])
+            if clip.sound is not None:
+                write_wav(clip.row.path, to_float(clip.sound))
     monkeypatch.setattr(samples, "load_corpus", lambda rows, cache, model, on_progress: clips)
     monkeypatch.setattr(expression, "LipGuard", MadeUpGuard)
     for module in (samples, expression):
         monkeypatch.setattr(module, "FaceModel", MadeUpFaceModel)
+    monkeypatch.setattr(speech, "_teacher", lambda name: MadeUpTeacher())
+    monkeypatch.setattr(speech.read_recordings, "__defaults__", (2, ignore_progress))  # two voices
+    monkeypatch.setattr(speech, "SpeechEncoder", partial(SpeechEncoder, **SMALL))
     return training_rows(data), output
 
 
@@ -113,7 +146,7 @@ def test_stages_in_their_order(folders):
         "motion": (pretrain_motion, MotionGenerator),
     }
     for stage, (train, network) in stages.items():
-        load_strict(network, train(rows, output, MOMENT, reports.append))
+        load_strict(network, train(rows, output, TAUGHT, reports.append))
         assert reports[-1].stage == stage and np.isfinite(reports[-1].figures["total"])
     assert [report.done for report in reports if report.stage == "encoding speech"] == [*range(40), *range(40)]
     card = (output / "README.md").read_text()
@@ -122,14 +155,16 @@ def test_stages_in_their_order(folders):
     ]  # fmt: skip
     assert (output / "model_index.json").is_file()
     assert "not for commercial use" in card and str(rows[0].path.parents[1]) not in card
-    pretrain_speech(rows, output, MOMENT)
+    assert {"teacher_explained", "closures_found"} <= set(re.findall(r"^- (\w+): ", card, re.MULTILINE))
+    assert read_offsets(output / "corpus").keys() == {row.file for row in rows if row.speech}
+    pretrain_speech(rows, output, TAUGHT)
     assert (output / "README.md").read_text().count("## speech_encoder") == 1
 
 
 def test_steps_and_the_baseline(folders):
     """So many steps are taken, and the baseline without a mixture stands beside the generator."""
     rows, output = folders
-    pretrain_speech(rows, output, MOMENT)
+    pretrain_speech(rows, output, TAUGHT)
     folder = pretrain_expression(rows, output, PretrainOptions(steps=2, by_label=True, device="cpu"))
     assert folder == output / "expression_baseline" and load_strict(ExpressionGenerator, folder).config.by_label
     card = (output / "README.md").read_text()
@@ -138,7 +173,53 @@ def test_steps_and_the_baseline(folders):
 
 def test_face_model_comes_first(tmp_path):
     with pytest.raises(UnusableInput, match="pretrain face"):
-        pretrain_speech([], tmp_path / "output", MOMENT)
+        pretrain_speech([], tmp_path / "output", TAUGHT)
+
+
+def test_a_teacher_is_asked_for_and_one_that_is_none_is_named(tmp_path, folders, monkeypatch):
+    rows, output = folders
+    with pytest.raises(UnusableInput, match="--teacher openai/whisper-tiny.en"):
+        pretrain_speech(rows, output, MOMENT)
+    monkeypatch.undo()
+    with pytest.raises(UnusableInput, match="can't be used as a teacher") as raised:
+        speech._teacher(str(tmp_path))
+    assert len(str(raised.value).splitlines()) == 1
+
+
+def test_an_adopted_encoder_learns_from_what_is_labelled(folders, monkeypatch):
+    rows, output = folders
+    (rows[0].path.parent / "phones").mkdir()
+    (rows[0].path.parent / "phones" / "0.lab").write_text("0.2 pau\n0.4 m\n0.6 aa\n")
+    asked = []
+    monkeypatch.setattr(speech, "adopt_encoder", lambda *arguments: asked.append(arguments))
+    speech.adopt_speech_encoder("some/encoder", rows, output, MOMENT)
+    ((name, given, labelled, folder, options, _),) = asked
+    (item,) = labelled()
+    assert (name, given, folder, options) == ("some/encoder", rows, output, MOMENT) and item.person == "person 0"
+    assert item.closed[:12].tolist() == [0] * 5 + [1] * 5 + [0] * 2 and item.speaking[:6].tolist() == [0] * 5 + [1]
+
+
+@pytest.mark.parametrize("options", [["--teacher", "H"], ["--extra-speech", "D"]])
+def test_other_stages_have_no_teacher(options, tmp_path, capsys):
+    command = ["pretrain", "motion", "--data", str(tmp_path), "--output", str(tmp_path), *options]
+    assert main(command) == 2 and "what pretrain speech learns from" in capsys.readouterr().err
+
+
+def test_more_speech_is_heard_beside_the_clips(folders, tmp_path, monkeypatch):
+    """--extra-speech reads the recordings of other folders too, and --noises and --teacher arrive."""
+    rows, output = folders
+    for name in ("more", "most"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "MANIFEST.csv").write_text("file,split,person,seconds\nx.wav,train,p,1\ny.wav,test,p,1\n")
+    heard = []
+    monkeypatch.setattr(speech, "pretrain_speech", lambda *arguments: heard.append(arguments))
+    extra = ["--extra-speech", str(tmp_path / "more"), "--extra-speech", str(tmp_path / "most"), "--noises", str(tmp_path)]
+    command = ["pretrain", "speech", "--data", str(tmp_path / "data"), "--output", str(output), "--teacher", "T", *extra]
+    assert main(command) == 0
+    ((given, folder, options, _),) = heard
+    assert [row.path for row in given[len(rows) :]] == [tmp_path / "more" / "x.wav", tmp_path / "most" / "x.wav"]
+    assert len(given) == len(rows) + 2 and folder == output
+    assert (options.teacher, options.noises) == ("T", tmp_path)
 
 
 def test_the_card_is_extended_by_sections(tmp_path):
@@ -162,24 +243,9 @@ def test_the_card_is_extended_by_sections(tmp_path):
     assert ModelCard.load(tmp_path / "README.md").content == after.content
 
 
-def test_phones_words_and_sentences_on_the_clock(tmp_path):
-    labels = tmp_path / "a.lablaut"
-    lines = ("_d\t-sth", "\t-sth", "dasp", "aI\t\t2", "Q")
-    ends = (0.08, 0.12, 0.16, 0.24, 0.28)
-    labels.write_text("signal a\n#\n" + "".join(f"    {end}   -1 {line}\n" for end, line in zip(ends, lines)))
-    names = [PHONES[index] if index >= 0 else "?" for index in phone_classes(labels, 8)]
-    assert names == ["d", "d", "d", "d", "aI", "aI", "?", "?"]
-    alignment = tmp_path / "a.align"
-    alignment.write_text("0 2000 sil\n2000 4000 bin\n4000 5000 sp\n")
-    names = [GRID_WORDS[index] if index >= 0 else "?" for index in word_classes(alignment, 6)]
-    assert names == ["sil", "sil", "bin", "bin", "sil", "?"]
-    assert len(sentence_phones("Actor_01/03-01-05-01-02-01-01.ogg")) == 18
-    assert sentence_phones("03a01Fa.ogg") is None and IGNORED not in sentence_phones("03-01-05-01-01-01-01.ogg")
-
-
 def test_people_with_much_material_do_not_drown_the_others():
-    clips = [made_up(index, None, True) for index in range(3)]
-    many = [made_up(3 * index, None, True) for index in range(1, 60)]
+    clips = [made_up(index) for index in range(3)]
+    many = [made_up(3 * index) for index in range(1, 60)]
     tracked = encode_speech_views([*clips, *many], tiny_encoder(), Path("no offsets"), 0)
     sampler, random = Sampler(tracked), np.random.default_rng(0)
     drawn = [sampler.draw(random).person for _ in range(600)]
@@ -203,62 +269,157 @@ def test_times_stay_in_the_clip_where_it_is_long_enough():
     np.testing.assert_allclose(sample_rows(track, np.array([0.5, 3.25, 20.0]))[:, 0], [0.5, 3.25, 9.0])
 
 
-def test_sound_beside_its_picture_is_found_and_moved():
-    """An encoder whose lips are the loudness itself: the offset of a recording is what it was moved by."""
+# --- What the speech encoder learns from ---------------------------------------------------------------------------------------
 
-    class Loudness(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.norm = torch.nn.LayerNorm(1)
-            self.lip_head = torch.nn.Identity()
 
-        def forward(self, mel):
-            return mel.unflatten(1, (-1, 4)).mean((2, 3))[..., None].expand(-1, -1, 8)
+class LoudnessProbe:
+    """It expects of lips what the states of the teacher are."""
 
+    def eval(self):
+        return self
+
+    def __call__(self, states):
+        return None, None, states.expand(-1, -1, LIP_COMPONENTS)
+
+
+def outline(frames=120):
+    """(frames,) of a sound, or of the lips that make it."""
+    noise = np.random.default_rng(0).standard_normal(frames)
+    return np.convolve(noise, np.ones(5) / 5, "same").astype(np.float32)
+
+
+def filmed(early, frames=120):
+    """Lips that show the outline `early` frames after the sound has it."""
+    return np.repeat(np.roll(outline(frames), early)[:, None], LIP_COMPONENTS, axis=1)
+
+
+def recording(file="a.mp4", person="p", states=None, frames=120, **known):
+    row = Row(Path(file), file, "speech", person, 9.0, True, None, "ok")
+    sound = to_int16(babble(frames / 25))
+    states = np.zeros((2 * frames, 2), np.float16) if states is None else states
+    nothing = {"phones": unknown(frames), "articulation": np.full((frames, ARTICULATION_DIM), np.nan, np.float32)}
+    return Recording(row, 0, 1.0, sound, states, **nothing | known)
+
+
+@pytest.mark.parametrize("early", [-3, -2, 0, 1, 3])
+def test_sound_beside_its_picture_is_found_and_moved(early):
+    expected = filmed(0) + 0.01 * np.random.default_rng(1).standard_normal((120, LIP_COMPONENTS))
+    assert sound_offset(expected, filmed(early)) == early
+    lips = FilmedLips(filmed(early), early)
+    shapes, known = lips.at(np.arange(120))
+    inside = slice(5, -5)
+    assert np.abs(shapes[inside, 0] - outline()[inside]).max() < 1e-6 and known[inside].all() and known.sum() == 120 - abs(early)
+
+
+def test_a_sound_is_not_moved_where_that_can_not_be_told():
+    random = np.random.default_rng(2)
+    assert sound_offset(filmed(0)[:40], filmed(2)[:40]) == 0  # too short
+    assert sound_offset(random.standard_normal((120, 8)), filmed(2)) == 0  # lips of something else
+    assert sound_offset(filmed(0), filmed(6)) == 0  # further than is searched
+    assert sound_offset(filmed(0), np.zeros((120, 8))) == 0  # still lips
+
+
+def test_clips_of_one_camera_share_their_offset():
+    early = {f"often/{index}": offset for index, offset in enumerate([0, 1, 1, 1, -3, 1, 1, 0, 1, 1, 2])} | {"once/0": -2}
+    recordings = [recording(file, file.split("/")[0], outline()[:, None]) for file in early]
+    lips = {file: FilmedLips(filmed(offset)) for file, offset in early.items()}
+    moved = speech._in_time(LoudnessProbe(), lambda states: states, lips, recordings)
+    assert {moved[file].offset for file in early if file.startswith("often")} == {1} and moved["once/0"].offset == -2
+
+
+def test_lips_of_a_still_clip_are_not_blown_up():
+    lips = np.random.default_rng(0).standard_normal((60, 30)).astype(np.float32)
+    clips = [replace(made_up(index), lips=lips * scale) for index, scale in enumerate([1.0, 1.0, 1e-3])]
+    shapes = [item.shapes for item in speech._filmed_lips(clips).values()]
+    assert shapes[0].shape == (60, LIP_COMPONENTS) and shapes[0].std(0) == pytest.approx(np.ones(8), abs=0.01)
+    assert shapes[2].std(0).max() < 0.01
+    assert speech._filmed_lips([]) == {}
+
+
+@pytest.fixture
+def batches():
+    """Of one filmed recording and one with labels."""
+    states = np.random.default_rng(0).standard_normal((240, 3)).astype(np.float16)
+    silent = np.tile(np.float32([0, 0, 0]), (120, 1))
+    silent[:60, SPEAKING] = 1.0
+    labelled = recording("b.wav", "q", states, articulation=silent, phones=np.full(120, 3))
+    train = [recording("a.mp4", "p", states), replace(labelled, labelled=True)]
+    return speech._Batches(train, {"a.mp4": FilmedLips(filmed(0))}, StateScale.of(train), [], seed=0)
+
+
+def test_the_batch_of_a_step_is_always_the_same(batches):
+    one, again, other = batches(3), batches(3), batches(4)
+    for name in ("mel", "mask", "teacher", "phones", "articulation", "lips", "lips_mask"):
+        torch.testing.assert_close(getattr(one, name), getattr(again, name), rtol=0, atol=0, equal_nan=True)
+    assert not torch.equal(one.mel, other.mel)
+    assert one.mask.shape == (samples.BATCH_CLIPS, WINDOW_FRAMES) and torch.isfinite(one.mel).all()
+    assert torch.isfinite(one.teacher).all() and torch.isfinite(one.lips).all()
+
+
+def test_only_what_is_known_of_a_window_is_taught(batches):
     random = np.random.default_rng(0)
-    level = np.convolve(random.standard_normal(120), np.ones(5) / 5, "same").astype(np.float32)
-    mel = np.repeat(level, 4)[:, None] + 0.01 * random.standard_normal((480, 80)).astype(np.float32)
-    for early in (-2, 0, 3):
-        lips = np.repeat(np.roll(level, early)[:, None], 8, axis=1)  # the picture comes `early` frames after the sound
-        recording = Recording("lips", "p", "a.mp4", mel, unknown(120), unknown(120), unknown(0), lips, True)
-        assert sound_offset(Loudness(), recording) == early
-        moved = in_time(recording, early)
-        assert np.abs(moved.lips[5:-5, 0] - level[5:-5]).max() < 1e-6
-    short = Recording("lips", "p", "b.mp4", mel[:80], unknown(20), unknown(20), unknown(0), lips[:20], True)
-    assert sound_offset(Loudness(), short) == 0
+    _, filmed_targets = batches._spoken("lips", random)
+    assert np.isnan(filmed_targets["articulation"]).all() and filmed_targets["lips_mask"].all()
+    assert (filmed_targets["phones"] == IGNORED).all() and filmed_targets["mask"].all()
+    _, labelled_targets = batches._spoken("labelled", random)
+    assert not labelled_targets["lips_mask"].any() and (labelled_targets["phones"] == 3).all()
+    short = recording("a.mp4", "p", frames=20)
+    targets = speech._targets(short, 0, {"a.mp4": FilmedLips(filmed(0))})
+    assert targets["lips_mask"].tolist() == [True] * 20 + [False] * (WINDOW_FRAMES - 20)
+    assert (targets["phones"][20:] == IGNORED).all() and np.isnan(targets["articulation"][20:]).all()
+
+
+def test_nobody_speaks_where_nobody_speaks_but_for_held_sounds(batches):
+    hummed, random = 0, np.random.default_rng(0)
+    for _ in range(60):
+        sound, targets = batches._without_speech(random)
+        assert sound.dtype == np.float32 and np.isfinite(sound).all() and np.abs(sound).max() <= 1.0
+        speaking, closed = targets["articulation"][:, SPEAKING], targets["articulation"][:, CLOSED]
+        assert not closed[speaking == 0].any() and not targets["lips_mask"].any()
+        assert not targets["mask"][speaking == 1].any()  # what the teacher says of a made-up sound was not asked
+        hummed += bool(closed.any())
+    assert 2 <= hummed <= 20
+    assert np.abs(batches.rest - batches.scale(batches.samplers["labelled"].items[0].states)[60:].mean(0)).max() < 1e-5
+
+
+# --- What the other stages learn from ------------------------------------------------------------------------------------------
 
 
 def test_stages_hear_a_moved_sound(tmp_path):
-    clip = made_up(0, None, True)
+    clip = made_up(0)
     (plain,) = encode_speech_views([clip], tiny_encoder(), tmp_path, 0)
     write_offsets(tmp_path, {clip.file: 2})
     (moved,) = encode_speech_views([clip], tiny_encoder(), tmp_path, 0)
     assert torch.equal(moved.features[0, 2:], plain.features[0, :-2]) and not torch.equal(moved.features, plain.features)
 
 
+def test_views_of_a_speech_differ_and_are_made_by_the_seed(tmp_path):
+    clips = [made_up(index) for index in range(2)]
+    first, again, other = (encode_speech_views(clips, tiny_encoder(), tmp_path, seed) for seed in (0, 0, 1))
+    assert torch.equal(first[0].features, again[0].features) and not torch.equal(first[0].features[1:], other[0].features[1:])
+    assert torch.equal(first[0].features[0], other[0].features[0])  # as recorded
+    assert first[0].features.shape == (VIEWS, clips[0].frames, 8 + ARTICULATION_DIM)
+    assert all(not torch.equal(one, two) for one, two in itertools.combinations(first[0].features, 2))
+
+
 def test_silence_is_met_and_its_lips_are_closed(tmp_path):
     """In some views a stretch is muted: there, and where the clip itself is silent, the target lips rest."""
-    clip = replace(made_up(0, None, True), expression=np.ones((100, 5), np.float32), silent=np.arange(100) < 12)
-    clip = replace(clip, mel=np.random.default_rng(0).standard_normal((400, 80)).astype(np.float32), lips=np.zeros((100, 30)))
-    before = clip.mel.copy()
+    clip = replace(made_up(0), expression=np.ones((100, 5), np.float32), silent=np.arange(100) < 12)
+    clip = replace(clip, sound=to_int16(babble(4.0)), lips=np.zeros((100, 30)))
+    before = clip.sound.copy()
     (item,) = encode_speech_views([clip], tiny_encoder(), tmp_path, 0)
-    assert np.array_equal(clip.mel, before)
+    assert np.array_equal(clip.sound, before)
+    item.features[..., CLOSED] = 0.0
+    item.features[:, 90, CLOSED] = 1.0  # an m, which a tracker missed
     assert np.array_equal(item.silent[0], clip.silent) and item.silent[1].sum() >= 12 + 5
     target = target_expression(item, MadeUpGuard())
     assert target.shape == (VIEWS, 100, 5) and torch.all(target[..., 1:] == 1)
+    assert torch.all(target[:, 90, 0] == 0)
     for silent, lips in zip(item.silent, target[..., 0]):
         assert torch.all(lips[silent] == 0)
         away = np.convolve(silent, np.ones(2 * CLOSING + 1), "same") == 0
+        away[90] = False
         assert torch.all(lips[away] == 1)
-
-
-def test_clips_of_one_camera_share_their_offset():
-    def recording(person, index):
-        return Recording("lips", person, f"{person}/{index}", np.zeros((0, 80)), *[unknown(0)] * 3, np.zeros((0, 8)), True)
-
-    recordings = [recording("often", index) for index in range(11)] + [recording("once", 0)]
-    shared = shared_offsets(recordings, [0, 1, 1, 1, -3, 1, 1, 0, 1, 1, 2, -2])
-    assert {shared[f"often/{index}"] for index in range(11)} == {1} and shared["once/0"] == -2
 
 
 def test_blinks_are_what_is_quick_and_whole():

@@ -61,6 +61,7 @@ def test_a_clip_becomes_an_avatar_that_speaks(workspace, pipeline):
     performance = pipeline(babble(1.0).astype(np.float32), avatar, emotion={"happy": 0.8}, seed=3)
     first, again = list(performance), list(performance)
     assert len(first) == 25 and all(np.array_equal(a, b) for a, b in zip(first, again))
+    assert avatar.motion_habits.blinks == pytest.approx(avatar.card["source"]["movement"]["blinks_a_minute"], abs=0.06)
     still = pipeline.still(avatar)
     assert np.abs(still.astype(int) - avatar.face.reference.astype(int)).mean() < 25  # it is this person
 

@@ -13,20 +13,18 @@ from gmtalker.models.emotion_mapping import EmotionMapping
 from gmtalker.models.expression_generator import ExpressionGenerator
 from gmtalker.models.head_generator import HeadGenerator
 from gmtalker.models.motion_generator import MotionGenerator
-from gmtalker.models.speech_encoder import SpeechEncoder
+from gmtalker.models.speech_encoder import LOOK_AHEAD_MEL, SpeechEncoder
 from gmtalker.models.weights import CONFIG_FILE, WEIGHTS_FILE, load_strict, save_half
 
 NETWORKS = (SpeechEncoder, ExpressionGenerator, MotionGenerator, EmotionMapping, HeadGenerator, Discriminator)
 SMALL = {
-    SpeechEncoder: {"num_mels": 8, "width": 8, "feature_dim": 6, "num_phones": 3, "num_words": 4, "lip_dim": 2},
-    ExpressionGenerator: {"coefficient_dim": 5, "feature_dim": 6, "num_speakers": 2, "width": 8, "z_dim": 4, "w_dim": 3},
+    ExpressionGenerator: {"coefficient_dim": 5, "feature_dim": 6, "width": 8, "z_dim": 4, "w_dim": 3},
     MotionGenerator: {"feature_dim": 6, "latent_dim": 4, "width": 8, "flow_width": 8},
     EmotionMapping: {"num_emotions": 8, "latent_dim": 4, "hidden_dim": 6, "style_dim": 5},
     HeadGenerator: {"size": 32, "rendering_channels": 8, "style_dim": 5, "widths": (4, 4)},
 }
 FORMER = {  # what files written before the rename call those options
-    SpeechEncoder: {"mels": 8, "features": 6, "phones": 3, "words": 4, "lips": 2},
-    ExpressionGenerator: {"coefficients": 5, "features": 6, "speakers": 2, "z_size": 4, "w_size": 3},
+    ExpressionGenerator: {"coefficients": 5, "features": 6, "z_size": 4, "w_size": 3},
     MotionGenerator: {"features": 6, "latent": 4},
     EmotionMapping: {"emotions": 8, "latent": 4, "hidden": 6, "style": 5},
     HeadGenerator: {"channels": 8, "style": 5},
@@ -35,7 +33,8 @@ FORMER = {  # what files written before the rename call those options
 
 def made():
     torch.manual_seed(0)
-    return SpeechEncoder(num_mels=8, width=16, feature_dim=8, fine_dilations=(1,), coarse_dilations=(1,)).eval()
+    small = {"width": 16, "content_dim": 8, "articulation_width": 8, "fine_dilations": (1,), "coarse_dilations": (1,)}
+    return SpeechEncoder(num_mels=8, **small).eval()
 
 
 @pytest.fixture
@@ -59,13 +58,13 @@ def test_half_on_disk_and_float_in_memory(folder):
     assert {tensor.dtype for tensor in load_file(str(folder / WEIGHTS_FILE)).values()} == {torch.float16}
     loaded = load_strict(SpeechEncoder, folder)
     assert not loaded.training and {weight.dtype for weight in loaded.parameters()} == {torch.float32}
-    mel = torch.randn(1, 16, 8)
+    mel = torch.randn(1, 4 * 16 + LOOK_AHEAD_MEL, 8)
     torch.testing.assert_close(loaded(mel), made()(mel), atol=5e-3, rtol=0)
 
 
 def test_diffusers_reads_the_folder_too(folder):
     loaded = SpeechEncoder.from_pretrained(folder, use_safetensors=True, low_cpu_mem_usage=False)
-    mel = torch.randn(1, 16, 8)
+    mel = torch.randn(1, 4 * 16 + LOOK_AHEAD_MEL, 8)
     torch.testing.assert_close(loaded.eval()(mel), load_strict(SpeechEncoder, folder)(mel))
 
 
