@@ -62,7 +62,7 @@ def test_pretrain_tiny(run, tmp_path):
     rows = "idle.mp4,train,one,5\npreview.mp4,train,two,5\n"
     (data / "MANIFEST.csv").write_text(f"file,split,person,seconds\n{rows}")
     assert "coefficients" in run(EXAMPLES / "pretrain_tiny.py", data, "stages", 0.03)
-    assert Path("stages/speech_encoder/config.json").is_file()
+    assert Path("stages/expression_generator/config.json").is_file()
 
 
 def test_the_python_of_the_readme_runs(run, tmp_path, speech):

@@ -11,7 +11,9 @@ from gmtalker.face.landmarks import AROUND_CORNERS, LIPS
 from gmtalker.face.lip_guard import (
     CLOSED,
     CLOSING,
+    FAINT_CLOSED,
     HANGOVER_FRAMES,
+    LOW,
     OPEN,
     PEAK_CLOSED,
     REST_FRAMES,
@@ -136,6 +138,14 @@ def test_a_closure_that_is_heard_faintly_is_seen_in_one_frame(guard):
     sure = {5: SURE_CLOSED[1], 6: 0.999, 7: sum(SURE_CLOSED) / 2}
     closed = guard.openings(streamed(guard, heard(12, sure), neutral, neutral))[:, 0]
     assert closed[4:9].tolist() == pytest.approx([0.05, 0, 0, 0.025, 0.05], abs=0.002)
+
+
+def test_low_lips_close_for_less(guard):
+    """Where the probability peaks and the expression nearly closes already, a faint closure is enough."""
+    for opening, wanted in ((LOW[1] - 0.005, 0.0), (LOW[0] + 0.005, LOW[0] + 0.005)):
+        neutral = opened(guard, [opening] * 8)
+        lips = guard.openings(streamed(guard, heard(8, {4: FAINT_CLOSED[1]}), neutral, neutral))[:, 0]
+        assert lips[3:6].tolist() == pytest.approx([opening, wanted, opening], abs=0.002)
 
 
 def test_a_sound_that_is_no_closure_leaves_the_lips(guard):

@@ -15,12 +15,15 @@ from scipy.ndimage import uniform_filter1d
 from gmtalker.avatars.speaking_style import WEIGHTS_FILE, save_speaking_style, with_speaking_style
 from gmtalker.errors import UnusableAvatar, UnusableInput
 from gmtalker.tracks import sample_rows
+from personalize import speaking_style
 from personalize.sound_sync import SpokenFootage, shift_sound, sound_lag
 from personalize.speaking_style import (
     FOLDS,
     RIDGE_ALPHAS,
-    STRENGTHS,
+    _accent_windows,
     _best_strength,
+    _LipsOnValidation,
+    _scale,
     _train_and_validation,
     adapt_style,
     fit_ridge,
@@ -49,21 +52,42 @@ def spoken(pipeline, frames: int) -> SpokenFootage:
     return SpokenFootage(coefficients, features, np.ones(frames, bool), torch.eye(8)[:1].expand(frames, -1), [0])
 
 
-def test_a_style_is_trained_validated_and_saved_and_the_same_call_resumes(tiny_pipeline, tmp_path):
+def test_a_style_is_trained_validated_and_saved_and_the_same_call_resumes(tiny_pipeline, tmp_path, monkeypatch):
+    monkeypatch.setattr(speaking_style, "LORA_FRAMES_MIN", 100)
     reports, footage = [], spoken(tiny_pipeline, 500)
-    adapt_style(footage, tiny_pipeline, tmp_path / "work", 0.02, tmp_path / "avatar", reports.append)
-    assert max(report.stage_percent for report in reports) == 100 and "%" in reports[-1].message
+    report = adapt_style(footage, tiny_pipeline, tmp_path / "work", 0.02, tmp_path / "avatar", reports.append)
+    assert max(progress.stage_percent for progress in reports) == 100 and reports[-1].message == str(report)
     assert reports[-2].figures["step"] > 0
+    assert "accent" in report.parts and report.lips_after > report.lips_before  # the face follows the speech linearly
     adapted = with_speaking_style(tiny_pipeline.expression_generator, tmp_path / "avatar" / "speaking_style")
     assert adapted.accent is not None and tiny_pipeline.expression_generator.accent is None
     again = []
-    adapt_style(footage, tiny_pipeline, tmp_path / "work", 0.02, tmp_path / "again", again.append)
+    assert adapt_style(footage, tiny_pipeline, tmp_path / "work", 0.02, tmp_path / "again", again.append) == report
     assert len(again) == 1  # the time was over, so there was no other step
-    first, second = (load_file(tmp_path / name / "speaking_style" / WEIGHTS_FILE) for name in ("avatar", "again"))
-    assert all(torch.equal(weight, second[name]) for name, weight in first.items())
+    for file in sorted((tmp_path / "avatar" / "speaking_style").glob("*.safetensors")):
+        first, second = load_file(file), load_file(tmp_path / "again" / "speaking_style" / file.name)
+        assert all(torch.equal(weight, second[name]) for name, weight in first.items())
     short = replace(footage, usable=np.arange(500) % 50 > 0)
     with pytest.raises(UnusableInput, match="two seconds"):
         adapt_style(short, tiny_pipeline, tmp_path / "other", 0.02, tmp_path / "none")
+
+
+def test_of_little_speech_an_embedding_is_inferred_and_nothing_trained(tiny_pipeline, tmp_path):
+    report = adapt_style(spoken(tiny_pipeline, 150), tiny_pipeline, tmp_path / "work", 0.02, tmp_path / "avatar")
+    assert "embedding" in report.parts and "lora" not in report.parts and report.lips_after is None
+    assert not (tmp_path / "avatar" / "speaking_style" / WEIGHTS_FILE).exists()
+    assert with_speaking_style(tiny_pipeline.expression_generator, tmp_path / "avatar" / "speaking_style").style.abs().max() > 0
+
+
+def test_a_style_of_other_stages_is_left_out_with_a_warning(tiny_pipeline, tmp_path):
+    generic = tiny_pipeline.expression_generator
+    other = copy.deepcopy(generic)
+    other.style = torch.ones(generic.config.style_dim)
+    with torch.no_grad():
+        other.embed_z.weight.add_(0.5)
+    save_speaking_style(other, tmp_path / "Ann" / "speaking_style")
+    with pytest.warns(UserWarning, match="speaking style of Ann .* other generic stages"):
+        assert with_speaking_style(generic, tmp_path / "Ann" / "speaking_style").style is None
 
 
 @pytest.fixture
@@ -87,10 +111,14 @@ def test_a_style_that_harms_is_not_used_and_one_that_helps_is(styled, tiny_pipel
     latent = generic.latent(torch.eye(8)[:1].expand(120, -1), seed=0)
     plain, own = generic.generate(features, latent), styled.generate(features, latent)
     assert not torch.allclose(plain, own, atol=0.05)
-    assert _best_strength(styled, [(plain, features)], model) == 0.0
-    assert _best_strength(styled, [(own, features)], model) == 1.0
-    assert _best_strength(styled, [(own[:60], features[:60]), (plain[60:], features[60:])], model) == 0.0
-    assert _best_strength(styled, [], model) == 0.0 and set(STRENGTHS) >= {0.0, 1.0}
+
+    def strength(*validation):
+        lips = _LipsOnValidation(validation, model)
+        return _best_strength(styled, lips, lips(generic))
+
+    assert strength((plain, features)) == 0.0
+    assert strength((own, features)) == 1.0
+    _scale(styled, 1.0)
     torch.testing.assert_close(styled.generate(features, latent), own)
     save_speaking_style(styled, tmp_path / "whole")
     save_speaking_style(styled, tmp_path / "none", 0.0)
@@ -114,8 +142,8 @@ def test_an_accent_is_what_the_speech_foretells_and_nothing_else(tiny_pipeline, 
 
     assert learned(plain + noise) is None
     accent = learned(plain + features @ true + 0.1 * noise)
-    centred = features[500:] - features[:500].mean(0)
-    assert torch.corrcoef(torch.stack([accent(features[500:]).flatten(), (centred @ true).flatten()]))[0, 1] > 0.95
+    windows, centred = _accent_windows(features), features[500:] - features[:500].mean(0)
+    assert torch.corrcoef(torch.stack([accent(windows[500:]).flatten(), (centred @ true).flatten()]))[0, 1] > 0.95
 
     person = copy.deepcopy(generator)
     person.add_adapter(LoraConfig(r=2, lora_alpha=2, target_modules=["decoder.project"]))
@@ -123,7 +151,7 @@ def test_an_accent_is_what_the_speech_foretells_and_nothing_else(tiny_pipeline, 
     save_speaking_style(person, tmp_path / "style")
     again = with_speaking_style(generator, tmp_path / "style")
     said = again.generate(features, generator.latent(emotion, seed=0, temperature=0.0))
-    torch.testing.assert_close(said, plain + accent(features), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(said, plain + accent(windows), atol=1e-4, rtol=1e-4)
     assert generator.accent is None
     save_file({"weight": torch.zeros(3, 3), "bias": torch.zeros(3)}, str(tmp_path / "style" / "accent.safetensors"))
     with pytest.raises(UnusableAvatar):

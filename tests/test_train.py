@@ -19,6 +19,7 @@ from personalize.benchmark import compare_heads
 from personalize.consent import Consent
 from personalize.progress import TRAINING_CURVE, TRAINING_STRIP, TrainingProgress
 from personalize.request import REQUEST_FILE, TrainRequest
+from personalize.speaking_style import StyleReport
 from personalize.train import train_avatar
 from tests.media import babble, bundled_clip, real_clip, write_clip
 
@@ -148,7 +149,7 @@ def test_held_out_frames_are_never_drawn_for_training(workspace, pipeline, monke
         raise KeyboardInterrupt
 
     monkeypatch.setattr(person_head, "train_head", spy)
-    monkeypatch.setattr(train, "adapt_style", lambda *arguments: None)
+    monkeypatch.setattr(train, "adapt_style", lambda *arguments: StyleReport((), None, None))
     with pytest.raises(KeyboardInterrupt):
         train_avatar(request_of("h", SPEAKING, minutes=0.1), pipeline=pipeline)
     learned, held = (torch.from_numpy(frames.reshape(len(frames), -1).astype(np.int16)) for frames in used.values())

@@ -12,11 +12,12 @@ from gmtalker.models.discriminator import Discriminator
 from gmtalker.models.emotion_mapping import EmotionMapping
 from gmtalker.models.expression_generator import ExpressionGenerator
 from gmtalker.models.head_generator import HeadGenerator
+from gmtalker.models.lip_sync import LipSync
 from gmtalker.models.motion_generator import MotionGenerator
 from gmtalker.models.speech_encoder import LOOK_AHEAD_MEL, SpeechEncoder
 from gmtalker.models.weights import CONFIG_FILE, WEIGHTS_FILE, load_strict, save_half
 
-NETWORKS = (SpeechEncoder, ExpressionGenerator, MotionGenerator, EmotionMapping, HeadGenerator, Discriminator)
+NETWORKS = (SpeechEncoder, ExpressionGenerator, MotionGenerator, LipSync, EmotionMapping, HeadGenerator, Discriminator)
 SMALL = {
     ExpressionGenerator: {"coefficient_dim": 5, "feature_dim": 6, "width": 8, "z_dim": 4, "w_dim": 3},
     MotionGenerator: {"feature_dim": 6, "latent_dim": 4, "width": 8, "flow_width": 8},

@@ -105,7 +105,7 @@ class LipGuard:
         return LipStream(self)
 
     def shut(self, expression: Tensor, share: Tensor) -> Tensor:
-        """An expression (m, n) with its lips, but not their corners, brought to the person's neutral face by a share (m, 1).
+        """An expression (m, n) with its lips at the person's neutral face by a share (m, 1); their corners follow as little as they can.
 
         Openings of 0 are not enough in an emotion: it also curls and puffs the lips, which are then drawn, and seen, apart.
         """
