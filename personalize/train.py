@@ -36,7 +36,7 @@ from personalize.habits import learn_habits, movement_of
 from personalize.person_head import BEST, CHECKPOINT, train_person_head
 from personalize.progress import TRAINING_CURVE, TRAINING_STRIP, WRAP_UP, TrainingProgress
 from personalize.request import REQUEST_FILE, TrainRequest
-from personalize.sound_sync import SpokenFootage, shift_sound, sound_lag
+from personalize.sound_sync import SpokenFootage, footage_sync, is_another_voice, shift_sound, sound_lag
 from personalize.speaking_style import adapt_style
 
 STYLE_SHARE, STYLE_MINUTES_MAX = 0.2, 1.5  # share of the training time that the speaking style takes
@@ -97,6 +97,9 @@ def _learn_style(
     spoken = _synchronised(footage.spoken(pipeline.lip_guard), pipeline, progress)
     if footage.speaks.sum() < SPEECH_SECONDS_MIN * FPS:
         progress.alive("The clips hold no speech: the picture is trained, not the speaking style.")
+        return 0.0, {}
+    if is_another_voice(footage_sync(spoken, pipeline.face_model)):
+        progress.alive("The sound of the clips is not this mouth's: the speaking style is not learned from it.")
         return 0.0, {}
     style_minutes = min(STYLE_SHARE * minutes, STYLE_MINUTES_MAX)
     later = 60 * (minutes - style_minutes) + WRAP_UP

@@ -105,7 +105,7 @@ class LipGuard:
         return LipStream(self)
 
     def shut(self, expression: Tensor, share: Tensor) -> Tensor:
-        """An expression (m, n) with its lips at the person's neutral face by a share (m, 1); their corners follow as little as they can.
+        """An expression (m, n) with its lips at the person's neutral face by a share (m, 1); corners follow little.
 
         Openings of 0 are not enough in an emotion: it also curls and puffs the lips, which are then drawn, and seen, apart.
         """
