@@ -92,9 +92,8 @@ def articulation_of(segments: list[Segment], frames: int) -> np.ndarray:
             target[frame] = np.nan_to_num(target[frame], nan=0.0)
             target[frame, SPEAKING] = float(spoken)
     for start, end, name in segments:
-        bare = name.removesuffix("asp") if len(name) > 3 else name
-        bare = bare.lstrip("_") if bare not in SILENCES else bare
-        if bare.startswith("!"):  # EmoDB's release of a stop
+        bare = name.lstrip("_") if name not in SILENCES else name
+        if bare.startswith("!") or (bare.endswith("asp") and len(bare) > 3):  # EmoDB's release of a stop, and its breath
             target[_frames_of(start, end, frames), CLOSED] = np.nan
         elif bare in LABIALS:
             shut = start + (STOP_SHUT if bare in STOPS else 1.0) * (end - start)
