@@ -18,6 +18,7 @@ from gmtalker.face.lip_guard import (
     PEAK_CLOSED,
     REST_FRAMES,
     SURE_CLOSED,
+    TAUGHT_CLOSED,
     LipGuard,
     as_spoken,
     closed_share,
@@ -151,7 +152,7 @@ def test_low_lips_close_for_less(guard):
 def test_a_sound_that_is_no_closure_leaves_the_lips(guard):
     neutral = opened(guard, [0.05] * 6)
     torch.testing.assert_close(streamed(guard, heard(6, {3: PEAK_CLOSED[0]}), neutral, neutral), neutral, atol=1e-6, rtol=0)
-    low, high = SURE_CLOSED
+    low, high = TAUGHT_CLOSED
     assert closed_share(heard(3, {0: low, 1: (low + high) / 2, 2: high})).tolist() == pytest.approx([0, 0.5, 1], abs=1e-4)
 
 

@@ -205,7 +205,7 @@ def tracked(items, monkeypatch) -> list[TrackedSpeech]:
     tracked = []
     for item in items:
         clip = SimpleNamespace(lips=item.lips.numpy(), person=item.person, frames=FRAMES, has_usable_speech=True)
-        tracked.append(TrackedSpeech(clip, item.features, item.silent, None, 0))
+        tracked.append(TrackedSpeech(clip, item.features, item.silent, None))
     monkeypatch.setattr(pretrain, "read_speech_encoder", lambda output: None)
     monkeypatch.setattr(pretrain, "read_corpus", lambda *arguments: [item.clip for item in tracked])
     monkeypatch.setattr(pretrain, "encode_speech_views", lambda clips, *arguments, **options: tracked)

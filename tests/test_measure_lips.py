@@ -17,6 +17,8 @@ from gmtalker.__main__ import main
 from gmtalker.avatars.ready import load_avatar
 from gmtalker.errors import UnusableInput
 from gmtalker.measure.generic import UnseenSpeaker, expression_for
+from gmtalker.media.audio import change_tempo
+from gmtalker.models.articulation import SPEAKING
 from gmtalker.pretrain.datasets import Row
 
 
@@ -89,7 +91,7 @@ def test_closed_is_a_share_of_how_wide_the_clip_opens():
 @pytest.mark.parametrize("speed", [0.5, 2.0])
 def test_another_speed_keeps_the_pitch(speed):
     sound = tone(220, 2.0)
-    other = measures.at_speed(sound, speed)
+    other = change_tempo(sound, speed)
     assert len(other) == round(len(sound) / speed) and other.dtype == np.float32
     assert loudest_frequency(other) == pytest.approx(220, abs=3)
     assert np.square(other).mean() == pytest.approx(np.square(sound).mean(), rel=0.1)
@@ -98,7 +100,7 @@ def test_another_speed_keeps_the_pitch(speed):
 def test_a_stretched_speech_keeps_its_place_in_time():
     sound = np.concatenate([tone(220, 1.0), np.zeros(16_000, np.float32)])
     for speed in (0.5, 2.0):
-        other = np.abs(measures.at_speed(sound, speed))
+        other = np.abs(change_tempo(sound, speed))
         assert np.flatnonzero(other > 0.1).max() / 16_000 == pytest.approx(1.0 / speed, abs=0.04)
 
 
@@ -125,19 +127,21 @@ def test_lips_of_a_track_and_of_other_frames_are_refused():
         measures.Lips(np.zeros(5), np.zeros(4), np.zeros(5))
 
 
-def test_lips_of_the_generator_itself_agree_wholly(tiny_pipeline):
-    sound = np.random.default_rng(0).normal(size=32_000).astype(np.float32) * 0.1
+def test_lips_of_the_generator_itself_agree_wholly(tiny_pipeline, monkeypatch):
+    sound = np.random.default_rng(0).normal(size=96_000).astype(np.float32) * 0.1
     sound[16_000:] = 0
     features = tiny_pipeline.encode(sound)
+    features[25:, SPEAKING] = 0  # the tiny encoder hears speech everywhere
+    monkeypatch.setattr(tiny_pipeline, "encode", lambda waveform: features)
     made = expression_for(tiny_pipeline, tiny_pipeline.expression_generator, features, torch.eye(8)[:1])[0]
     lips = tiny_pipeline.face_model.lip_opening(made.numpy())
     row = Row(Path("a.mp4"), "a.mp4", "speech", "p", 0.0, True, None, "ok", test=True)
     late = np.roll(lips, -1)  # the real lips move one frame sooner: what is made is late
-    rest = made.numpy(), np.zeros((50, 10)), sound
+    rest = made.numpy(), np.zeros((150, 10)), sound
     same, delayed = (measures.lip_measures(tiny_pipeline, [UnseenSpeaker(row, real, *rest)]) for real in (lips, late))
     assert same["lip_correlation"] == pytest.approx(1.0) and same["lip_best_offset_frames"] == 0
     assert delayed["lip_best_offset_frames"] == 1 and delayed["lip_best_offset_ms"] == 40
-    assert same["lip_motion_in_silence"] is not None
+    assert same["lip_motion_in_silence"] < 0.1
 
 
 def test_lips_are_found_again_in_drawn_frames(tiny_pipeline, tmp_path, monkeypatch):

@@ -39,7 +39,6 @@ from gmtalker.pretrain.samples import (
     hold_out_people,
     random_times,
     read_offsets,
-    unknown,
     write_offsets,
 )
 from gmtalker.pretrain.speech import LIP_COMPONENTS, WINDOW_FRAMES, FilmedLips, pretrain_speech, sound_offset
@@ -129,7 +128,7 @@ def folders(tmp_path, monkeypatch):
     monkeypatch.setattr(expression, "LipGuard", MadeUpGuard)
     for module in (samples, expression):
         monkeypatch.setattr(module, "FaceModel", MadeUpFaceModel)
-    monkeypatch.setattr(speech, "_teacher", lambda name: MadeUpTeacher())
+    monkeypatch.setattr(speech, "fetch_encoder", lambda name, purpose: MadeUpTeacher())
     monkeypatch.setattr(speech.read_recordings, "__defaults__", (2, ignore_progress))  # two voices
     monkeypatch.setattr(speech, "SpeechEncoder", partial(SpeechEncoder, **SMALL))
     return training_rows(data), output
@@ -182,7 +181,7 @@ def test_a_teacher_is_asked_for_and_one_that_is_none_is_named(tmp_path, folders,
         pretrain_speech(rows, output, MOMENT)
     monkeypatch.undo()
     with pytest.raises(UnusableInput, match="can't be used as a teacher") as raised:
-        speech._teacher(str(tmp_path))
+        speech.fetch_encoder(str(tmp_path), "a teacher")
     assert len(str(raised.value).splitlines()) == 1
 
 
@@ -297,7 +296,7 @@ def recording(file="a.mp4", person="p", states=None, frames=120, **known):
     row = Row(Path(file), file, "speech", person, 9.0, True, None, "ok")
     sound = to_int16(babble(frames / 25))
     states = np.zeros((2 * frames, 2), np.float16) if states is None else states
-    nothing = {"phones": unknown(frames), "articulation": np.full((frames, ARTICULATION_DIM), np.nan, np.float32)}
+    nothing = {"phones": np.full(frames, IGNORED), "articulation": np.full((frames, ARTICULATION_DIM), np.nan, np.float32)}
     return Recording(row, 0, 1.0, sound, states, **nothing | known)
 
 

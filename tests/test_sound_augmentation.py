@@ -8,9 +8,9 @@ from media import babble, beep, onset, write_wav
 
 from gmtalker.clock import SAMPLE_RATE
 from gmtalker.errors import UnusableInput
+from gmtalker.media.audio import change_tempo
 from gmtalker.pretrain.sound_augmentation import (
     NOISE_SECONDS_MAX,
-    change_tempo,
     in_another_pitch,
     other_place,
     other_voice,

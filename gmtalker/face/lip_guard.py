@@ -21,6 +21,7 @@ REST_OF_FACE = 0.03  # weight of the other points where the lips alone are to mo
 # Probabilities at which lips begin to obey, and obey fully. Where the probability of a closure peaks and the lips are low anyway,
 # little is enough: a closure lasts two or three frames, one of which must be seen. Elsewhere a wrong one would be seen as well.
 FAINT_CLOSED, PEAK_CLOSED, SURE_CLOSED, SURE_SPEAKING = (0.15, 0.25), (0.4, 0.55), (0.7, 0.95), (0.3, 0.6)
+TAUGHT_CLOSED = (0.25, 0.55)  # probabilities at which lips of training targets begin to be closed, and are
 LOW = (0.05, 0.03)  # lip openings, in face heights, at which lips begin to be low, and are
 HANGOVER_FRAMES, REST_FRAMES = 4, 5  # that lips go on moving after speech, and in which they then come to rest
 EMOTION_FADE = 0.92  # a frame, of the average that is the emotion's own opening at rest: a second
@@ -38,8 +39,8 @@ def resting(silent: np.ndarray, closing: int = CLOSING) -> Tensor:
 
 
 def closed_share(articulation: Tensor) -> Tensor:
-    """(...,) share by which the sound itself wants the lips closed, of articulation (..., 3)."""
-    return _share(articulation[..., CLOSED_COLUMN], SURE_CLOSED)
+    """(...,) share by which the lips of training targets are closed, of articulation (..., 3)."""
+    return _share(articulation[..., CLOSED_COLUMN], TAUGHT_CLOSED)
 
 
 def _share(probability: Tensor, limits: tuple[float, float]) -> Tensor:

@@ -6,14 +6,10 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from itertools import product
 from pathlib import Path
 
 import numpy as np
-from av import AudioFrame
-from av.error import EOFError as EndOfSound
-from av.filter import Graph
 from scipy.ndimage import gaussian_filter1d
 
 from gmtalker.assets import SPEECH, SPEECHES
@@ -25,7 +21,7 @@ from gmtalker.face.tracking import detect_landmarks, fill_and_smooth
 from gmtalker.measure.generic import CLIP_SECONDS_MAX, UnseenSpeaker, expression_for, read_unseen_speakers
 from gmtalker.measure.plots import draw_mouths
 from gmtalker.measure.sync import SpokenLips, sync_figures
-from gmtalker.media.audio import read_speech, silent_frames
+from gmtalker.media.audio import change_tempo, read_speech, silent_frames
 from gmtalker.pipeline import GMTalkerPipeline
 from gmtalker.progress import OnProgress, Progress, ignore_progress
 from gmtalker.tracks import EmotionWeights
@@ -216,7 +212,7 @@ def closure_measures(
         percent = 100 * number / (len(SPEEDS) * len(conditions))
         on_progress(Progress(f"measuring closures: {condition}", percent=percent))
         timed = [Phone(phone.name, phone.begin / speed, phone.end / speed) for phone in phones]
-        lips, frames, points = talker.lips_and_frames(at_speed(waveform, speed), emotion, level)
+        lips, frames, points = talker.lips_and_frames(change_tempo(waveform, speed), emotion, level)
         for where, opening in lips.closing().items():
             shares.setdefault(where, {})[condition] = closed_shares(opening, timed)
         if pictures is not None and frames:
@@ -272,33 +268,6 @@ def _draw_labials(
             titles.append(f"{phone.name} {phone.begin:.2f} s {verdict}")
     if chosen:
         draw_mouths([frames[frame] for frame in chosen], points[chosen], titles, path)
-
-
-def at_speed(waveform: np.ndarray, speed: float) -> np.ndarray:
-    """The same speech `speed` times as fast at the same pitch: ffmpeg's atempo, 0.5 to 100.
-
-    waveform: (samples,) at 16 kHz.
-    Returns: (samples / speed,) float32.
-    """
-    if speed == 1:
-        return waveform
-    graph, clock = Graph(), Fraction(1, SAMPLE_RATE)
-    source = graph.add_abuffer(sample_rate=SAMPLE_RATE, format="flt", layout="mono", time_base=clock)
-    tempo, sink = graph.add("atempo", f"{speed:g}"), graph.add("abuffersink")
-    source.link_to(tempo)
-    tempo.link_to(sink)
-    graph.configure()
-    frame = AudioFrame.from_ndarray(np.ascontiguousarray(waveform[None], np.float32), format="flt", layout="mono")
-    frame.sample_rate, frame.time_base, frame.pts = SAMPLE_RATE, clock, 0
-    graph.push(frame)
-    graph.push(None)
-    pieces, samples = [], round(len(waveform) / speed)
-    try:
-        while True:
-            pieces.append(graph.pull().to_ndarray()[0])
-    except EndOfSound:
-        stretched = np.concatenate(pieces)[:samples]
-    return np.pad(stretched, (0, samples - len(stretched)))
 
 
 # --- Where nobody speaks, and noise --------------------------------------------------------------------------------------------

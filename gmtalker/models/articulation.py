@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
@@ -14,6 +15,8 @@ from gmtalker.models.config import NetworkConfig
 ARTICULATION_DIM = 3
 CLOSED, ROUNDED, SPEAKING = -3, -2, -1  # columns of speech features (frames, d): probabilities
 ARTICULATION_NAMES = ("closed", "rounded", "speaking")  # of these columns, in their order
+# Of frames that have each: a closure that is missed is an open mouth, one too many a blink of the lips.
+POSITIVE_WEIGHTS = (3.0, 1.0, 1.0)
 BACK, AHEAD = 2, 1  # frames that the head's first convolution reads before and after each; the second reads no later ones
 
 
@@ -75,6 +78,8 @@ def articulation_losses(logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
     Returns: the mean losses by ARTICULATION_NAMES.
     """
     known = ~targets.isnan()
-    entropy = F.binary_cross_entropy_with_logits(logits.float(), targets.nan_to_num().float(), reduction="none") * known
+    weight = torch.tensor(POSITIVE_WEIGHTS, device=logits.device)
+    targets = targets.nan_to_num().float()
+    entropy = F.binary_cross_entropy_with_logits(logits.float(), targets, reduction="none", pos_weight=weight) * known
     means = entropy.sum((0, 1)) / known.sum((0, 1)).clamp(min=1)
     return dict(zip(ARTICULATION_NAMES, means))

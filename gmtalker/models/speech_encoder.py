@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gmtalker.clock import SAMPLES_PER_FRAME, frames_for
-from gmtalker.models.articulation import ARTICULATION_DIM
+from gmtalker.models.articulation import ARTICULATION_DIM, articulation_losses
 from gmtalker.models.config import NetworkConfig
 from gmtalker.models.mel import MEL_HOP, MEL_PER_FRAME, MEL_WINDOW, MELS, speech_to_mel
 
@@ -25,7 +25,6 @@ ARTICULATION_DILATIONS = (1, 2, 1)
 # The level that loudness is measured from: the loudest bin so far, which fades by 5 dB a second. In natural log of power.
 LEVEL_FADE, LEVEL_FLOOR, LEVEL_RANGE = 0.0115, -5.0, 16.0
 LABEL_SMOOTHING = 0.05
-POSITIVE_WEIGHTS = (3.0, 1.0, 1.0)  # of closed, rounded and speaking
 UNSETTLED_FRAMES = 8  # at the start of a training window, whose past is cut off: their features are not held to the teacher's
 LOSS_WEIGHTS = {"teacher": 1.0, "phones": 0.2, "articulation": 0.6, "lips": 0.3, "lip_velocity": 0.3}
 
@@ -56,14 +55,6 @@ class SpeechBatch:
         assert self.mel.shape[:2] == (clips, MEL_PER_FRAME * frames + LOOK_AHEAD_MEL)
         assert self.articulation is None or self.articulation.shape == (clips, frames, ARTICULATION_DIM)
         assert (self.lips is None) == (self.lips_mask is None)
-
-
-class ChannelNorm(nn.LayerNorm):
-    """Layer norm over the channels of (B, channels, T): no statistic reaches over time."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, channels, T), normalised in every frame."""
-        return super().forward(x.transpose(1, 2)).transpose(1, 2)
 
 
 class CausalConv(nn.Conv1d):
@@ -229,7 +220,8 @@ class SpeechEncoder(ModelMixin, NetworkConfig):
         if batch.phones is not None:
             parts["phones"] = _classify(self.phone_head(content), batch.phones)
         if batch.articulation is not None:
-            parts["articulation"] = _articulation_loss(scores, batch.articulation, batch.mask)
+            known = batch.articulation.masked_fill(~batch.mask[..., None], torch.nan)
+            parts["articulation"] = sum(articulation_losses(scores, known).values()) / ARTICULATION_DIM
         if batch.lips is not None:
             parts |= _lip_losses(self.lip_head(content) - batch.lips, batch.lips_mask)
         parts["total"] = sum(LOSS_WEIGHTS[name] * value for name, value in parts.items())
@@ -304,18 +296,6 @@ def _classify(scores: Tensor, target: Tensor) -> Tensor:
     known = (target != IGNORED).sum().clamp(min=1)
     scores, target = scores.flatten(0, 1).float(), target.flatten()
     return F.cross_entropy(scores, target, ignore_index=IGNORED, reduction="sum", label_smoothing=LABEL_SMOOTHING) / known
-
-
-def _articulation_loss(scores: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-    """Binary cross-entropy over the known entries of target (B, T, 3), where mask (B, T)."""
-    known = ~target.isnan() & mask[..., None]
-    cost = F.binary_cross_entropy_with_logits(scores.float(), target.nan_to_num(), reduction="none", pos_weight=_weights(scores))
-    return (cost * known).sum() / known.sum().clamp(min=1)
-
-
-def _weights(scores: Tensor) -> Tensor:
-    """(3,) of positive frames: a closure that is missed is an open mouth, one too many a blink of the lips."""
-    return torch.tensor(POSITIVE_WEIGHTS, device=scores.device)
 
 
 def _lip_losses(error: Tensor, mask: Tensor) -> dict[str, Tensor]:

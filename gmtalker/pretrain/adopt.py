@@ -95,11 +95,7 @@ def adopt_encoder(
     """
     from gmtalker.models.pretrained_encoder import PretrainedSpeechEncoder  # late: transformers takes seconds to import
 
-    output = Path(output)
-    try:
-        bare = PretrainedSpeechEncoder.from_hub(name)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise UnusableInput(f"{name} can't be used as a speech encoder: {first_line(error)}.") from error
+    output, bare = Path(output), fetch_encoder(name, "a speech encoder")
     bare.to(choose_device(options.device)).learn_positions()
     if recordings is None:
         head, state, figures = _own_head(name), TrainState(), {}
@@ -115,6 +111,21 @@ def adopt_encoder(
     parameters = sum(weight.numel() for weight in encoder.parameters())
     write_section(output, StageSection(FOLDERS["speech"], command, state, rows, figures, parameters))
     return folder
+
+
+def fetch_encoder(name: str, purpose: str) -> PretrainedSpeechEncoder:
+    """Load a pretrained encoder, bare.
+
+    name: on the Hub, or a folder.
+    purpose: "a teacher", for the error.
+    Errors: UnusableInput when it can't be fetched, or is none that is known.
+    """
+    from gmtalker.models.pretrained_encoder import PretrainedSpeechEncoder  # late, as above
+
+    try:
+        return PretrainedSpeechEncoder.from_hub(name)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise UnusableInput(f"{name} can't be used as {purpose}: {first_line(error)}.") from error
 
 
 def _own_head(name: str) -> ArticulationHead:

@@ -73,7 +73,8 @@ def _pretrain(options: argparse.Namespace) -> None:
     from gmtalker.pretrain.datasets import training_rows
     from gmtalker.pretrain.samples import PretrainOptions
 
-    rows = training_rows(*dataset_of(options))
+    given = options.data or options.root or not options.speech_encoder  # an encoder may bring a head that was trained before
+    rows = training_rows(*dataset_of(options)) if given else []
     for folder in options.extra_speech:
         rows += training_rows(folder)
     pretrain_options = PretrainOptions(

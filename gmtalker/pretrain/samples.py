@@ -17,7 +17,7 @@ from gmtalker.clock import EMOTIONS, SAMPLES_PER_FRAME
 from gmtalker.errors import UnusableInput
 from gmtalker.face.model import FaceModel
 from gmtalker.files import whole_file
-from gmtalker.models.speech_encoder import IGNORED, SpeechEncoder
+from gmtalker.models.speech_encoder import SpeechEncoder
 from gmtalker.models.weights import load_speech_encoder, save_half
 from gmtalker.pretrain.card import StageSection, write_section
 from gmtalker.pretrain.corpus import Clip, load_corpus, to_float
@@ -87,14 +87,12 @@ class TrackedSpeech:
     features: (VIEWS, frames, d) speech features, None without usable speech.
     silent: (VIEWS, frames) bool, where nothing is said.
     emotion: (8,) weights, None without a label.
-    speaker: number of its person.
     """
 
     clip: Clip
     features: Tensor | None
     silent: np.ndarray
     emotion: Tensor | None
-    speaker: int
 
     @property
     def person(self) -> str:
@@ -147,7 +145,6 @@ def encode_speech_views(
     seed: of the augmentations.
     noises: sounds without speech that augmentations may add.
     """
-    people = sorted({clip.person for clip in clips})
     tracked = []
     rng, offsets = np.random.default_rng(seed), read_offsets(cache)
     voices = [to_float(clip.sound) for clip in clips[:: max(1, len(clips) // CROWD_CLIPS)] if clip.has_usable_speech]
@@ -168,7 +165,7 @@ def encode_speech_views(
             # Early sound is read later.
             times = np.clip(np.arange(clip.frames) - offsets.get(clip.file, 0), 0, clip.frames - 1)
             features, silent = features[:, times], silent[:, times]
-        tracked.append(TrackedSpeech(clip, features, silent, emotion_row(clip.row), people.index(clip.person)))
+        tracked.append(TrackedSpeech(clip, features, silent, emotion_row(clip.row)))
     return tracked
 
 
@@ -286,11 +283,6 @@ def random_times(length: int, frames: int, speed: float, rng: np.random.Generato
     return max(0.0, rng.uniform(0, max(slack, 0.0))) + np.arange(frames) * speed
 
 
-def unknown(frames: int) -> np.ndarray:
-    """(frames,) classes of which nothing is known: the losses ignore them."""
-    return np.full(frames, IGNORED, np.int64)
-
-
 def shares_of(weights: Sequence[float]) -> np.ndarray:
     """Weights scaled to sum to 1."""
     weights = np.asarray(weights, float)
@@ -319,7 +311,8 @@ def save_stage(
     rows = [row for row in rows if row.is_video or stage == "speech"]
     length = f"--minutes {options.minutes:g}" if options.steps is None else f"--steps {options.steps}"
     name = stage.replace("_baseline", " --baseline")
-    command = f"python -m gmtalker pretrain {name} {source_of(rows)} --output DIR {length}"
+    teacher = "" if options.teacher is None else f" --teacher {Path(options.teacher).name}"
+    command = f"python -m gmtalker pretrain {name} {source_of(rows)} --output DIR {length}{teacher}"
     parameters = sum(weight.numel() for weight in model.parameters())
     write_section(output, StageSection(FOLDERS[stage], command, state, rows, figures, parameters))
     return folder

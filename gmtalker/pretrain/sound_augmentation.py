@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 
-import av
 import numpy as np
 from scipy.signal import butter, fftconvolve, lfilter, resample_poly
 
 from gmtalker.clock import SAMPLE_RATE
 from gmtalker.errors import UnusableInput
-from gmtalker.media.audio import read_sound_or_none
+from gmtalker.media.audio import change_tempo, read_sound_or_none
 
 NOISE_SECONDS_MAX = 60  # of a noise file that are used
 VOICE_PITCH, VOICE_SPEED = (0.82, 1.22), (0.5, 2.0)  # of another voice
@@ -54,7 +53,7 @@ def other_voice(waveform: np.ndarray, rng: np.random.Generator) -> tuple[np.ndar
         pitch, tempo = rng.uniform(0.92, 1.08), float(np.exp(rng.uniform(*np.log(VOICE_SPEED))))
     ratio = Fraction(1 / pitch).limit_denominator(24)
     spoken = resample_poly(waveform, ratio.numerator, ratio.denominator).astype(np.float32)
-    return (change_tempo(spoken, tempo) if tempo != 1.0 else spoken), float(tempo / ratio)
+    return change_tempo(spoken, tempo), float(tempo / ratio)
 
 
 def in_another_pitch(waveform: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -65,29 +64,6 @@ def in_another_pitch(waveform: np.ndarray, rng: np.random.Generator) -> np.ndarr
     spoken = resample_poly(waveform, ratio.numerator, ratio.denominator).astype(np.float32)
     spoken = change_tempo(np.pad(spoken, (0, SAMPLE_RATE // 4)), float(ratio))  # what a tempo filter holds back at the end
     return np.pad(spoken, (0, max(0, len(waveform) - len(spoken))))[: len(waveform)]
-
-
-def change_tempo(waveform: np.ndarray, tempo: float) -> np.ndarray:
-    """Speech at another tempo and the same pitch, as players do it (ffmpeg's atempo).
-
-    waveform: (samples,) at 16 kHz.
-    tempo: 0.5 to 2.
-    Returns: (about samples / tempo,) float32.
-    """
-    graph = av.filter.Graph()
-    source = graph.add_abuffer(format="flt", sample_rate=SAMPLE_RATE, layout="mono", time_base=Fraction(1, SAMPLE_RATE))
-    filters = [source, graph.add("atempo", f"{tempo:.4f}"), graph.add("abuffersink")]
-    graph.link_nodes(*filters).configure()
-    frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(waveform, np.float32)[None], format="flt", layout="mono")
-    frame.sample_rate, frame.pts, frame.time_base = SAMPLE_RATE, 0, Fraction(1, SAMPLE_RATE)
-    graph.push(frame)
-    graph.push(None)
-    pieces = []
-    while True:
-        try:
-            pieces.append(graph.pull().to_ndarray()[0])
-        except (av.BlockingIOError, av.EOFError):
-            return np.concatenate(pieces) if pieces else np.zeros(0, np.float32)
 
 
 def other_place(waveform: np.ndarray, rng: np.random.Generator, noises: Sequence[np.ndarray], voices: Sequence[np.ndarray]):

@@ -15,7 +15,7 @@ from gmtalker.face.lips import shifted_correlation
 from gmtalker.models.articulation import ARTICULATION_DIM, CLOSED, SPEAKING
 from gmtalker.models.mel import MEL_PER_FRAME, speech_to_mel
 from gmtalker.models.speech_encoder import IGNORED, LOOK_AHEAD_MEL, LOOK_AHEAD_SAMPLES, SpeechBatch, SpeechEncoder
-from gmtalker.pretrain.adopt import LabelledRecording, adopt_encoder
+from gmtalker.pretrain.adopt import LabelledRecording, adopt_encoder, fetch_encoder
 from gmtalker.pretrain.corpus import Clip, to_float
 from gmtalker.pretrain.datasets import Row
 from gmtalker.pretrain.recordings import STATES_PER_FRAME, Recording, read_recordings
@@ -95,7 +95,7 @@ def pretrain_speech(
     if options.teacher is None:
         raise UnusableInput("Say which encoder to learn from: --teacher openai/whisper-tiny.en, or its folder.")
     clips = [clip for clip in read_corpus(rows, output, on_progress) if clip.has_usable_speech]
-    recordings = read_recordings(rows, output / "corpus", _teacher(options.teacher), on_progress=on_progress)
+    recordings = read_recordings(rows, output / "corpus", fetch_encoder(options.teacher, "a teacher"), on_progress=on_progress)
     if not recordings:
         raise UnusableInput("None of the training clips holds speech to learn from.")
     lips, scale = _filmed_lips(clips), StateScale.of(recordings)
@@ -141,6 +141,7 @@ def adopt_speech_encoder(
     """Make a pretrained encoder the speech encoder of a folder of stages, frozen, with a head that learns from phone labels.
 
     name: on the Hub, or a folder.
+    rows: without any, the folder must hold a head that was trained before.
     Returns: the folder of the weights.
     Errors: UnusableInput when it can't be fetched, or no recording has labels.
     """
@@ -153,16 +154,7 @@ def adopt_speech_encoder(
             for item in known
         ]
 
-    return adopt_encoder(name, rows, labelled, output, options, on_progress)
-
-
-def _teacher(name: str):
-    from gmtalker.models.pretrained_encoder import PretrainedSpeechEncoder  # late: transformers takes seconds to import
-
-    try:
-        return PretrainedSpeechEncoder.from_hub(name)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise UnusableInput(f"{name} can't be used as a teacher: {str(error).splitlines()[0]}") from error
+    return adopt_encoder(name, rows, labelled if rows else None, output, options, on_progress)
 
 
 # --- Lips of filmed recordings -------------------------------------------------------------------------------------------------
@@ -240,7 +232,7 @@ def _fit_probe(
         rng = np.random.default_rng([options.seed, step])
         windows = [_window(samplers[name].draw(rng), rng) for name in rng.choice(list(samplers), PROBE_WINDOWS)]
         rows = [_targets(item, begin, lips) for item, begin in windows]
-        states = np.stack([_padded(scale(item.states)[begin : begin + WINDOW_FRAMES]) for item, begin in windows])
+        states = np.stack([_window_states(item, begin, scale) for item, begin in windows])
         stacked = {name: torch.from_numpy(np.stack([row[name] for row in rows])) for name in rows[0]}
         return ProbeBatch(torch.from_numpy(states), **stacked)
 
@@ -299,7 +291,7 @@ class _Batches:
         if rng.random() > CLEAN_SHARE:
             sound = other_place(sound, rng, self.noises, self.crowd)
         mask = np.arange(WINDOW_FRAMES) < len(item) - begin
-        teacher = _padded(self.scale(item.states[STATES_PER_FRAME * begin : STATES_PER_FRAME * (begin + WINDOW_FRAMES)], begin))
+        teacher = _window_states(item, begin, self.scale)
         return sound, {"mask": mask, "teacher": teacher} | _targets(item, begin, self.lips)
 
     def _without_speech(self, rng: np.random.Generator) -> tuple[np.ndarray, dict[str, np.ndarray]]:
@@ -347,8 +339,9 @@ def _targets(item: Recording, begin: int, lips: Mapping[str, FilmedLips]) -> dic
     }
 
 
-def _padded(rows: np.ndarray) -> np.ndarray:
-    """(WINDOW_FRAMES, d): rows with zeros after them."""
+def _window_states(item: Recording, begin: int, scale: StateScale) -> np.ndarray:
+    """(WINDOW_FRAMES, d) the teacher's states of a window, 0 past the recording's end."""
+    rows = scale(item.states[STATES_PER_FRAME * begin : STATES_PER_FRAME * (begin + WINDOW_FRAMES)], begin)
     return np.pad(rows, ((0, WINDOW_FRAMES - len(rows)), (0, 0)))
 
 
