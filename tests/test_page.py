@@ -643,7 +643,7 @@ class Shared:
 
     def speak(self, name: str, avatar: str, speech: dict):
         """The answer to a request to the public endpoint."""
-        values = [avatar, speech, *[0.0] * len(MIXED), 1, 1, 1, 1, 0, False, [], False]
+        values = [avatar, speech, *[0.0] * len(MIXED), 1, 1, 1, 1, 0, False, [], False, "own"]
         return self.tabs[name].request.post(f"{self.server.url}/gradio_api/call/speak", data={"data": values})
 
 

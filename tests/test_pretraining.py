@@ -16,13 +16,14 @@ from media import babble, write_wav
 from gmtalker.__main__ import main
 from gmtalker.assets import GENERIC
 from gmtalker.clock import SAMPLES_PER_FRAME
-from gmtalker.errors import UnusableInput
+from gmtalker.errors import UnusableInput, UnusableWeights
+from gmtalker.face.landmarks import INNER_LIPS, LIPS
 from gmtalker.face.lip_guard import CLOSING
 from gmtalker.models.articulation import ARTICULATION_DIM, CLOSED, SPEAKING
 from gmtalker.models.expression_generator import ExpressionGenerator
 from gmtalker.models.motion_generator import MotionGenerator
 from gmtalker.models.speech_encoder import IGNORED, SpeechEncoder
-from gmtalker.models.weights import load_strict
+from gmtalker.models.weights import load_strict, save_half
 from gmtalker.pretrain import expression, samples, speech
 from gmtalker.pretrain.card import StageSection, write_section
 from gmtalker.pretrain.corpus import Clip, to_float, to_int16
@@ -42,6 +43,7 @@ from gmtalker.pretrain.samples import (
     write_offsets,
 )
 from gmtalker.pretrain.speech import LIP_COMPONENTS, WINDOW_FRAMES, FilmedLips, pretrain_speech, sound_offset
+from gmtalker.pretrain.speech_labels import PHONES
 from gmtalker.pretrain.teacher import StateScale
 from gmtalker.progress import ignore_progress
 from gmtalker.tracks import count_blinks, sample_rows
@@ -198,7 +200,7 @@ def test_an_adopted_encoder_learns_from_what_is_labelled(folders, monkeypatch):
     assert item.closed[:12].tolist() == [0] * 5 + [1] * 5 + [0] * 2 and item.speaking[:6].tolist() == [0] * 5 + [1]
 
 
-@pytest.mark.parametrize("options", [["--teacher", "H"], ["--extra-speech", "D"]])
+@pytest.mark.parametrize("options", [["--teacher", "H"], ["--extra-speech", "D"], ["--start", "D"]])
 def test_other_stages_have_no_teacher(options, tmp_path, capsys):
     command = ["pretrain", "motion", "--data", str(tmp_path), "--output", str(tmp_path), *options]
     assert main(command) == 2 and "what pretrain speech learns from" in capsys.readouterr().err
@@ -292,6 +294,10 @@ def filmed(early, frames=120):
     return np.repeat(np.roll(outline(frames), early)[:, None], LIP_COMPONENTS, axis=1)
 
 
+def lips_filmed(early, offset=0, apart=False):
+    return FilmedLips(filmed(early), np.full(120, apart), offset)
+
+
 def recording(file="a.mp4", person="p", states=None, frames=120, **known):
     row = Row(Path(file), file, "speech", person, 9.0, True, None, "ok")
     sound = to_int16(babble(frames / 25))
@@ -304,10 +310,50 @@ def recording(file="a.mp4", person="p", states=None, frames=120, **known):
 def test_sound_beside_its_picture_is_found_and_moved(early):
     expected = filmed(0) + 0.01 * np.random.default_rng(1).standard_normal((120, LIP_COMPONENTS))
     assert sound_offset(expected, filmed(early)) == early
-    lips = FilmedLips(filmed(early), early)
+    lips = lips_filmed(early, offset=early)
     shapes, known = lips.at(np.arange(120))
     inside = slice(5, -5)
     assert np.abs(shapes[inside, 0] - outline()[inside]).max() < 1e-6 and known[inside].all() and known.sum() == 120 - abs(early)
+
+
+def test_a_fast_voice_goes_through_its_lips_fast():
+    lips = lips_filmed(0)
+    fast, known = lips.at(np.arange(80), speed=2.0)
+    assert known.tolist() == [True] * 60 + [False] * 20
+    np.testing.assert_array_equal(fast[:60, 0], outline()[np.round(np.arange(0.5, 120, 2)).astype(int)[:60]])
+
+
+class ClosingProbe(LoudnessProbe):
+    """It takes every frame for a closed one."""
+
+    def __call__(self, states):
+        frames = states.shape[:2]
+        return torch.full((*frames, ARTICULATION_DIM), 9.0), torch.zeros(*frames, len(PHONES)), None
+
+    def parameters(self):
+        return iter([torch.zeros(1)])
+
+
+def test_lips_that_are_seen_apart_are_not_closed_whatever_is_heard():
+    opening = np.tile(np.float32([0, 0, 0, 0, 0, 1, 1, 1, 1, 1]), 12)
+    clip_lips = np.zeros((120, len(LIPS), 3), np.float32)
+    clip_lips[:, LIPS.index(INNER_LIPS[1]), 1] = 0.06 * opening
+    apart = speech._apart(clip_lips.reshape(120, -1))
+    np.testing.assert_array_equal(apart[:-1], np.tile([False] * 6 + [True] * 3 + [False], 12)[:-1])
+    lips = {"a.mp4": FilmedLips(filmed(0), apart)}
+    for known, closed in (({}, 1.0), ({"articulation": np.zeros((120, ARTICULATION_DIM), np.float32)}, 0.0)):
+        labelled = speech._labelled(ClosingProbe(), lambda states: states[::2], recording(**known), lips).articulation[:, CLOSED]
+        assert (labelled[apart] == 0).all() and labelled[~apart] == pytest.approx(closed, abs=1e-3)
+
+
+def test_training_goes_on_from_weights_that_are_there(tmp_path):
+    earlier, other = tiny_encoder(), tiny_encoder()
+    save_half(earlier, tmp_path / "earlier")
+    torch.nn.init.zeros_(other.project.weight)
+    samples.start_from(tmp_path / "earlier", other)
+    torch.testing.assert_close(other.project.weight, earlier.project.weight.half().float())
+    with pytest.raises(UnusableWeights, match="other sizes; leave --start out"):
+        samples.start_from(tmp_path / "earlier", SpeechEncoder(width=8, content_dim=4))
 
 
 def test_a_sound_is_not_moved_where_that_can_not_be_told():
@@ -321,7 +367,7 @@ def test_a_sound_is_not_moved_where_that_can_not_be_told():
 def test_clips_of_one_camera_share_their_offset():
     early = {f"often/{index}": offset for index, offset in enumerate([0, 1, 1, 1, -3, 1, 1, 0, 1, 1, 2])} | {"once/0": -2}
     recordings = [recording(file, file.split("/")[0], outline()[:, None]) for file in early]
-    lips = {file: FilmedLips(filmed(offset)) for file, offset in early.items()}
+    lips = {file: lips_filmed(offset) for file, offset in early.items()}
     moved = speech._in_time(LoudnessProbe(), lambda states: states, lips, recordings)
     assert {moved[file].offset for file in early if file.startswith("often")} == {1} and moved["once/0"].offset == -2
 
@@ -343,7 +389,7 @@ def batches():
     silent[:60, SPEAKING] = 1.0
     labelled = recording("b.wav", "q", states, articulation=silent, phones=np.full(120, 3))
     train = [recording("a.mp4", "p", states), replace(labelled, labelled=True)]
-    return speech._Batches(train, {"a.mp4": FilmedLips(filmed(0))}, StateScale.of(train), [], seed=0)
+    return speech._Batches(train, {"a.mp4": lips_filmed(0)}, StateScale.of(train), [], seed=0)
 
 
 def test_the_batch_of_a_step_is_always_the_same(batches):
@@ -363,7 +409,7 @@ def test_only_what_is_known_of_a_window_is_taught(batches):
     _, labelled_targets = batches._spoken("labelled", random)
     assert not labelled_targets["lips_mask"].any() and (labelled_targets["phones"] == 3).all()
     short = recording("a.mp4", "p", frames=20)
-    targets = speech._targets(short, 0, {"a.mp4": FilmedLips(filmed(0))})
+    targets = speech._targets(short, 0, {"a.mp4": lips_filmed(0)})
     assert targets["lips_mask"].tolist() == [True] * 20 + [False] * (WINDOW_FRAMES - 20)
     assert (targets["phones"][20:] == IGNORED).all() and np.isnan(targets["articulation"][20:]).all()
 

@@ -68,6 +68,20 @@ def test_resuming_is_exact(tmp_path):
     torch.testing.assert_close(second.state_dict(), whole.state_dict(), atol=0, rtol=0)
 
 
+def test_batches_made_ahead_are_the_same(tmp_path):
+    here, ahead = made(), made()
+    fit(here, batches, tmp_path / "here", options(12))
+    fit(made(), batches, tmp_path / "ahead", options(5, ahead=True))
+    fit(ahead, batches, tmp_path / "ahead", options(12, ahead=True))  # resumed at step 5
+    fit(made(), batches, tmp_path / "alone", options(5))
+    resumed = made()
+    fit(resumed, batches, tmp_path / "alone", options(12))
+    torch.testing.assert_close(ahead.state_dict(), resumed.state_dict(), atol=0, rtol=0)
+    whole = made()
+    fit(whole, batches, tmp_path / "whole", options(12, ahead=True))
+    torch.testing.assert_close(whole.state_dict(), here.state_dict(), atol=0, rtol=0)
+
+
 def test_the_names_in_a_checkpoint_stay_what_they_were(tmp_path):
     """A training that was stopped by an older version goes on in this one."""
     fit(made(), batches, tmp_path, options(2))

@@ -29,6 +29,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         "--extra-speech", type=Path, action="append", default=[], metavar="DIR", help="speech only: more recordings"
     )
     pretrain.add_argument("--noises", type=Path, metavar="DIR", help="sounds without speech, to train among")
+    pretrain.add_argument("--start", type=Path, metavar="DIR", help="speech only: go on from these weights")
     pretrain.add_argument("--baseline", action="store_true", help="expression only: without the mixture, for comparison")
     pretrain.add_argument("--leave-out", default="", metavar="P,Q", help="head only: people not to train on")
     pretrain.add_argument("--size", type=int, choices=SIZES, default=256, help="head only: side of the pictures in pixels (256)")
@@ -61,8 +62,8 @@ def _check(options: argparse.Namespace) -> None:
         raise WrongUsage("--steps takes a number of steps of pretrain expression or sync, instead of --minutes.")
     if options.speech_encoder and options.stage != "speech":
         raise WrongUsage("--speech-encoder says what pretrain speech takes: pretrain speech --speech-encoder NAME.")
-    if (options.teacher or options.extra_speech) and options.stage != "speech":
-        raise WrongUsage("--teacher and --extra-speech say what pretrain speech learns from.")
+    if (options.teacher or options.extra_speech or options.start) and options.stage != "speech":
+        raise WrongUsage("--teacher, --extra-speech and --start say what pretrain speech learns from.")
     if options.baseline and options.stage != "expression":
         raise WrongUsage("--baseline is another expression generator: pretrain expression --baseline.")
 
@@ -86,6 +87,7 @@ def _pretrain(options: argparse.Namespace) -> None:
         size=options.size,
         teacher=options.teacher,
         noises=options.noises,
+        start=options.start,
     )
     with progress_bar(options) as on_progress:
         if options.speech_encoder:

@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 from gmtalker.clock import EMOTIONS, SAMPLES_PER_FRAME
-from gmtalker.errors import UnusableInput
+from gmtalker.errors import UnusableInput, UnusableWeights
 from gmtalker.face.model import FaceModel
 from gmtalker.files import whole_file
 from gmtalker.models.speech_encoder import SpeechEncoder
-from gmtalker.models.weights import load_speech_encoder, save_half
+from gmtalker.models.weights import load_speech_encoder, load_strict, save_half
 from gmtalker.pretrain.card import StageSection, write_section
 from gmtalker.pretrain.corpus import Clip, load_corpus, to_float
 from gmtalker.pretrain.datasets import Row, source_of
@@ -63,6 +64,7 @@ class PretrainOptions:
     size: side of the pictures, in pixels (head generator only).
     teacher: the encoder to learn from, on the Hub or in a folder (speech encoder only).
     noises: folder of sounds without speech, to hear speech among.
+    start: folder of the stage's weights to go on from, instead of from random ones.
     """
 
     minutes: float | None = None
@@ -74,6 +76,7 @@ class PretrainOptions:
     size: int = 256
     teacher: str | None = None
     noises: Path | None = None
+    start: Path | None = None
 
     def with_minutes(self, minutes: float) -> PretrainOptions:
         """The same, with a stage's own length where none is given."""
@@ -287,6 +290,14 @@ def shares_of(weights: Sequence[float]) -> np.ndarray:
     """Weights scaled to sum to 1."""
     weights = np.asarray(weights, float)
     return weights / weights.sum() if len(weights) else weights
+
+
+def start_from(folder: Path, model: ModelMixin) -> None:
+    """Give a network the weights of one that was trained before. Errors: UnusableWeights when they are of another network."""
+    try:
+        model.load_state_dict(load_strict(type(model), folder).state_dict())
+    except RuntimeError as error:
+        raise UnusableWeights(f"{folder.name} was trained with other sizes; leave --start out, and train anew.") from error
 
 
 def save_stage(

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from scipy.ndimage import minimum_filter1d
 
 from gmtalker.clock import FPS, SAMPLES_PER_FRAME
 from gmtalker.errors import UnusableInput
+from gmtalker.face.landmarks import INNER_LIPS, LIPS
 from gmtalker.face.lips import shifted_correlation
 from gmtalker.models.articulation import ARTICULATION_DIM, CLOSED, SPEAKING
 from gmtalker.models.mel import MEL_PER_FRAME, speech_to_mel
@@ -29,6 +31,7 @@ from gmtalker.pretrain.samples import (
     samplers_of,
     save_stage,
     shares_of,
+    start_from,
     write_offsets,
 )
 from gmtalker.pretrain.sound_augmentation import other_place, read_noises, sung_sound, without_speech
@@ -41,6 +44,7 @@ MINUTES, PROBE_MINUTES = 60.0, 3.0
 WINDOW_FRAMES = 75  # of a training sample: what a GRID clip has
 LIP_COMPONENTS = 8
 STILL_LIPS = 0.3  # of the median deviation, to which a clip's lips are scaled at least: a still clip must not become a loud one
+APART = 0.35  # of the 95th percentile of a clip's lip opening: wider than at any m, b or p
 OFFSET_MAX = 4  # frames that a sound may be moved; the outermost are not accepted, for they can't be seen to be a peak
 OFFSET_FRAMES_MIN = 60  # that a clip needs for it
 OFFSET_CORRELATION_MIN, OFFSET_GAIN_MIN = 0.25, 0.02  # of the lips at the offset, and over the clip as recorded
@@ -62,16 +66,27 @@ class FilmedLips:
     """The lips of a filmed recording.
 
     shapes: (frames, LIP_COMPONENTS), each with mean 0 and deviation 1 over the clip.
+    apart: (frames,) bool, where the inner lips are seen apart, and were a frame before and after.
     offset: frames by which the sound precedes the picture.
     """
 
     shapes: np.ndarray
+    apart: np.ndarray
     offset: int = 0
 
-    def at(self, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Shapes at frames (n,) of the sound, and (n,) bool, where there are any."""
-        places = frames + self.offset
-        return self.shapes[np.clip(places, 0, len(self.shapes) - 1)], (places >= 0) & (places < len(self.shapes))
+    def at(self, frames: np.ndarray, speed: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+        """Shapes at frames (n,) of the sound, in a voice of that speed, and (n,) bool, where there are any."""
+        places, filmed = self._places(frames, speed)
+        return self.shapes[places], filmed
+
+    def apart_at(self, frames: np.ndarray, speed: float = 1.0) -> np.ndarray:
+        """(n,) bool, where the lips are seen apart at frames (n,) of the sound."""
+        places, filmed = self._places(frames, speed)
+        return self.apart[places] & filmed
+
+    def _places(self, frames: np.ndarray, speed: float) -> tuple[np.ndarray, np.ndarray]:
+        places = np.round((frames + 0.5) * speed - 0.5).astype(int) + self.offset
+        return np.clip(places, 0, len(self.shapes) - 1), (places >= 0) & (places < len(self.shapes))
 
 
 def pretrain_speech(
@@ -103,9 +118,11 @@ def pretrain_speech(
     probe = _fit_probe(split[0], lips, scale, output / "checkpoints" / "probe", options, on_progress)
     lips = _in_time(probe, scale, lips, recordings)
     write_offsets(output / "corpus", {file: own.offset for file, own in lips.items()})
-    train, validation, unseen = ([with_labels(probe, scale, item) for item in items] for items in split)
+    train, validation, unseen = ([_labelled(probe, scale, item, lips) for item in items] for items in split)
     torch.manual_seed(options.seed)
     model = SpeechEncoder(teacher_dim=len(scale.deviation), num_phones=len(PHONES), lip_dim=LIP_COMPONENTS)
+    if options.start is not None:
+        start_from(options.start, model)
     batches = _Batches(train, lips, scale, read_noises(options.noises), options.seed)
 
     def evaluate(network: SpeechEncoder) -> dict[str, float]:
@@ -117,7 +134,7 @@ def pretrain_speech(
         )
 
     train_options = TrainOptions(
-        "speech", options.minutes, learning_rate=2e-3, precision="bf16", seed=options.seed, device=options.device
+        "speech", options.minutes, learning_rate=2e-3, precision="bf16", seed=options.seed, device=options.device, ahead=True
     )
     state = fit(model, batches, output / "checkpoints" / "speech", train_options, on_progress, evaluate)
     figures = evaluate(model) | {"clips whose sound was moved": sum(own.offset != 0 for own in lips.values())}
@@ -170,8 +187,26 @@ def _filmed_lips(clips: Sequence[Clip]) -> dict[str, FilmedLips]:
     shapes = [lips @ components for lips in centred]
     floor = STILL_LIPS * np.median([shape.std(0) for shape in shapes], axis=0)
     return {
-        clip.file: FilmedLips((shape / np.maximum(shape.std(0), floor)).astype(np.float32)) for clip, shape in zip(clips, shapes)
+        clip.file: FilmedLips((shape / np.maximum(shape.std(0), floor)).astype(np.float32), _apart(clip.lips))
+        for clip, shape in zip(clips, shapes)
     }
+
+
+def _apart(lips: np.ndarray) -> np.ndarray:
+    """(frames,) bool, where the inner lips are far apart, and were a frame before and after, of Clip.lips."""
+    upper, lower = (LIPS.index(point) for point in INNER_LIPS)
+    points = lips.reshape(len(lips), -1, 3)
+    opening = points[:, lower, 1] - points[:, upper, 1]
+    return minimum_filter1d(opening, 3) > APART * np.percentile(opening, 95)
+
+
+def _labelled(probe: TeacherProbe, scale: StateScale, recording: Recording, lips: Mapping[str, FilmedLips]) -> Recording:
+    """A recording labelled by the probe; where its lips are seen apart they are not closed, whatever the probe thinks."""
+    labelled = with_labels(probe, scale, recording)
+    if recording.file in lips:
+        apart = lips[recording.file].apart_at(np.arange(len(recording)), recording.speed)
+        labelled.articulation[apart, CLOSED] = 0.0
+    return labelled
 
 
 @torch.no_grad()
@@ -191,7 +226,7 @@ def _in_time(
     people = {person for person, _ in found.values()}
     by_person = {person: [offset for other, offset in found.values() if other == person] for person in people}
     median = {person: int(np.median(values)) for person, values in by_person.items() if len(values) >= SAME_CAMERA_CLIPS}
-    return {file: FilmedLips(lips[file].shapes, median.get(person, offset)) for file, (person, offset) in found.items()}
+    return {file: replace(lips[file], offset=median.get(person, offset)) for file, (person, offset) in found.items()}
 
 
 def sound_offset(expected: np.ndarray, real: np.ndarray) -> int:
@@ -257,8 +292,7 @@ class _Batches:
     ) -> None:
         groups: dict[str, list[Recording]] = {"lips": [], "labelled": [], "speech": []}
         for item in train:
-            filmed = item.voice == 0 and item.file in lips
-            groups["lips" if filmed else "labelled" if item.labelled else "speech"].append(item)
+            groups["lips" if item.file in lips else "labelled" if item.labelled else "speech"].append(item)
         self.samplers: dict[str, Sampler] = samplers_of(groups)
         weights = {name: weight for name, weight in GROUP_WEIGHTS.items() if name in self.samplers or name == "no speech"}
         self.names, self.shares = list(weights), shares_of(list(weights.values()))
@@ -329,8 +363,8 @@ def _targets(item: Recording, begin: int, lips: Mapping[str, FilmedLips]) -> dic
     frames = np.arange(begin, begin + WINDOW_FRAMES)
     inside, nearest = frames < len(item), np.minimum(frames, len(item) - 1)
     shapes, filmed = np.zeros((WINDOW_FRAMES, LIP_COMPONENTS), np.float32), np.zeros(WINDOW_FRAMES, bool)
-    if item.voice == 0 and item.file in lips:
-        shapes, filmed = lips[item.file].at(frames)
+    if item.file in lips:
+        shapes, filmed = lips[item.file].at(frames, item.speed)
     return {
         "articulation": np.where(inside[:, None], item.articulation[nearest], np.nan).astype(np.float32),
         "phones": np.where(inside, item.phones[nearest], IGNORED),

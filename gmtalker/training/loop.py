@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import time
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from accelerate import Accelerator
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.utils.data import DataLoader, Dataset
 
 from gmtalker.progress import OnProgress, Progress
 from gmtalker.training.checkpoints import TrainState, load_checkpoint, save_checkpoint
@@ -36,6 +38,7 @@ class TrainOptions:
     precision: "no" or "bf16".
     checkpoint_seconds, evaluate_seconds: between two checkpoints, and between two evaluations.
     device: "cpu", or None for the best at hand.
+    ahead: make the next batches in a process of their own; for batches that draw nothing from torch.
     """
 
     stage: str
@@ -51,10 +54,21 @@ class TrainOptions:
     evaluate_seconds: float = 300.0
     seed: int = 0
     device: str | None = None
+    ahead: bool = False
 
     def __post_init__(self) -> None:
         if (self.minutes is None) == (self.steps is None):
             raise ValueError("give either minutes or steps")
+
+
+class _Steps(Dataset):
+    """The batch of each step, for torch's DataLoader."""
+
+    def __init__(self, batches: Callable[[int], Any]) -> None:
+        self.batches = batches
+
+    def __getitem__(self, number: int) -> Any:
+        return self.batches(number)
 
 
 class Objective(nn.Module):
@@ -95,6 +109,7 @@ def fit(
     state = load_checkpoint(checkpoint, model, optimizer, ema) if checkpoint.exists() else TrainState()
     is_main = accelerator.is_main_process
     reporter = _Reporter(options, state, on_progress if is_main else None)
+    batches = _in_turn(batches, state.step, accelerator, options)
     saved = evaluated = time.monotonic()
     skipped = 0
     while reporter.share < 1:
@@ -129,6 +144,15 @@ def _prepare(accelerator: Accelerator, model: nn.Module, options: TrainOptions) 
     ema = EMAModel(model.parameters(), decay=options.ema_decay, use_ema_warmup=True)
     ema.to(accelerator.device)
     return objective, optimizer, ema
+
+
+def _in_turn(batches: Callable[[int], Any], first: int, accelerator: Accelerator, options: TrainOptions) -> Callable[[int], Any]:
+    """The same batches, made ahead where options say so; they must then be asked for one after another from step `first` on."""
+    if not options.ahead:
+        return batches
+    numbers = itertools.count(first * accelerator.num_processes + accelerator.process_index, accelerator.num_processes)
+    loader = iter(DataLoader(_Steps(batches), batch_size=None, sampler=numbers, num_workers=1, prefetch_factor=4))
+    return lambda number: next(loader)
 
 
 def _step(
