@@ -68,6 +68,12 @@ def test_a_recording_is_heard_once(tmp_path):
     assert not list((tmp_path / "cache").rglob(".writing-*"))
 
 
+def test_two_sets_may_have_files_of_one_name(tmp_path):
+    rows = [row(tmp_path / folder, seconds=seconds) for folder, seconds in (("one", 1.0), ("other", 2.0))]
+    assert rows[0].file == rows[1].file
+    assert [len(item) for item in read_recordings(rows, tmp_path / "cache", None, voices=1)] == [FPS, 2 * FPS]
+
+
 def test_the_same_voices_are_made_anew_without_the_cache(tmp_path):
     first, again = (read_recordings([row(tmp_path)], tmp_path / cache, None) for cache in ("one", "two"))
     assert all(np.array_equal(a.sound, b.sound) for a, b in zip(first, again)) and first[0].states is None

@@ -29,11 +29,18 @@ FLITE = {"en": ("awb", "rms", "slt", "kal16", "kal")}
 FESTIVAL = {
     "en": ("voice_cmu_us_slt_arctic_hts", "voice_ked_diphone"),
     "it": ("voice_lp_diphone", "voice_pc_diphone"),
-    "cs": ("voice_czech_dita", "voice_czech_machac"),
+    "cs": ("voice_czech_dita", "voice_czech_machac", "voice_czech_krb", "voice_czech_ph"),
     "fi": ("voice_suo_fi_lj_diphone", "voice_hy_fi_mv_diphone"),
     "ru": ("voice_msu_ru_nsh_clunits",),
+    "ca": ("voice_upc_ca_ona_hts",),
+    "hi": ("voice_hindi_NSK_diphone",),
+    "mr": ("voice_marathi_NSK_diphone",),
+    "te": ("voice_telugu_NSK_diphone",),
 }
-ENCODINGS = {"cs": "iso-8859-2", "ru": "utf-8", "it": "iso-8859-1", "fi": "iso-8859-1"}  # of the texts that Festival reads
+# Of the texts that Festival reads.
+ENCODINGS = {"cs": "iso-8859-2", "it": "iso-8859-1", "fi": "iso-8859-1", "ca": "iso-8859-15"} | dict.fromkeys(
+    ("ru", "hi", "mr", "te"), "utf-8"
+)
 ESPEAK_VARIANTS = ("", "+m3", "+m7", "+f2", "+f4", "+f5")
 SHARES = {"flite": 0.16, "festival": 0.20, "espeak": 0.16, "hibari": 0.20, "piper": 0.16}
 

@@ -26,7 +26,7 @@ ARTICULATION_DILATIONS = (1, 2, 1)
 LEVEL_FADE, LEVEL_FLOOR, LEVEL_RANGE = 0.0115, -5.0, 16.0
 LABEL_SMOOTHING = 0.05
 UNSETTLED_FRAMES = 8  # at the start of a training window, whose past is cut off: their features are not held to the teacher's
-LOSS_WEIGHTS = {"teacher": 1.0, "phones": 0.2, "articulation": 0.6, "lips": 0.3, "lip_velocity": 0.3}
+LOSS_WEIGHTS = {"teacher": 1.0, "phones": 0.2, "articulation": 1.0, "lips": 0.3, "lip_velocity": 0.3}
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ class SpeechEncoder(ModelMixin, NetworkConfig):
         self.coarse = nn.ModuleList(ResidualBlock(width, dilation) for dilation in coarse_dilations)
         self.norm = nn.LayerNorm(width)
         self.project = nn.Linear(width, content_dim)
-        # Of its own, from the mel on: closures are short and quiet, and would be the last thing that the content learns.
+        # It hears the mel itself too: closures are short and quiet, and would be the last thing that the content learns.
         self.articulation_in = nn.Linear(width + MEL_PER_FRAME * num_mels, articulation_width)
         self.articulation = nn.ModuleList(ResidualBlock(articulation_width, dilation) for dilation in ARTICULATION_DILATIONS)
         self.articulate = nn.Linear(articulation_width, ARTICULATION_DIM)
@@ -184,7 +184,7 @@ class SpeechEncoder(ModelMixin, NetworkConfig):
         x = through(heard.transpose(1, 2), (self.to_fine, *self.fine, self.to_coarse, *self.coarse))
         hidden = self.norm(x.transpose(1, 2))
         frames = heard.unflatten(1, (-1, MEL_PER_FRAME)).flatten(2)
-        x = self.articulation_in(torch.cat([hidden.detach(), frames], dim=-1))
+        x = self.articulation_in(torch.cat([hidden, frames], dim=-1))
         scores = self.articulate(through(x.transpose(1, 2), self.articulation).transpose(1, 2))
         return self.content_norm(self.project(hidden)), scores, EncoderState(level[:, -1], tuple(after))
 

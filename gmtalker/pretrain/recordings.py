@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,7 +98,8 @@ def read_recordings(
 
 def _read(row: Row, voice: int, cache: Path, teacher: PretrainedSpeechEncoder | None) -> Recording | None:
     """One voice of a recording; None for one that can't be read or is too short."""
-    path = cache / f"{row.dataset}_{row.file.replace('/', '_')}.{voice}.safetensors"
+    folder = zlib.crc32(str(row.path.resolve().parent).encode())  # two sets may each have a 00001.wav
+    path = cache / f"{row.dataset}_{row.file.replace('/', '_')}_{folder:08x}.{voice}.safetensors"
     if not path.exists():
         try:
             sound = read_sound_or_none(row.heard_in)

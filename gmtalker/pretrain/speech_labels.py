@@ -24,8 +24,8 @@ SPELLINGS = {
     "iy": "i", "ih": "I", "ey": "e", "eh": "E", "ae": "E", "aa": "a", "ah": "a", "ao": "O", "ow": "o", "uh": "U", "uw": "u",
     "ax": "@", "er": "6", "ay": "aI", "aw": "aU", "oy": "OY", "sh": "S", "ng": "N", "hh": "h", "y_": "j", "dh": "d", "th": "s",
 }  # fmt: skip
-LABIALS = {"p", "b", "m", "pp", "bb", "mm", "pj", "bj", "mj", "p1", "b1", "m1", "P", "M"}
-STOPS = {"p", "b", "pp", "bb", "pj", "bj", "p1", "b1", "P"}
+LABIALS = {"p", "b", "m", "ph", "bh", "pp", "bb", "mm", "pj", "bj", "mj", "p1", "b1", "m1", "P", "M"}
+STOPS = {"p", "b", "ph", "bh", "pp", "bb", "pj", "bj", "p1", "b1", "P"}
 ROUND = {
     "u",
     "U",
@@ -39,6 +39,7 @@ ROUND = {
     "uw",
     "uh",
     "ow",
+    "oh",
     "ao",
     "oy",
     "OY",
