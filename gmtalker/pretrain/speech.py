@@ -41,6 +41,7 @@ from gmtalker.progress import OnProgress, ignore_progress
 from gmtalker.training.loop import TrainOptions, fit
 
 MINUTES, PROBE_MINUTES = 60.0, 3.0
+LEARNING_RATE = 2e-3
 WINDOW_FRAMES = 75  # of a training sample: what a GRID clip has
 LIP_COMPONENTS = 8
 STILL_LIPS = 0.3  # of the median deviation, to which a clip's lips are scaled at least: a still clip must not become a loud one
@@ -133,9 +134,9 @@ def pretrain_speech(
             | _lip_correlation(network, unseen, lips, "lip_correlation_unseen_speakers")
         )
 
-    train_options = TrainOptions(
-        "speech", options.minutes, learning_rate=2e-3, precision="bf16", seed=options.seed, device=options.device, ahead=True
-    )
+    rate = LEARNING_RATE if options.start is None else LEARNING_RATE / 2  # what is there is not to be shaken
+    settings = {"precision": "bf16", "seed": options.seed, "device": options.device, "ahead": True}
+    train_options = TrainOptions("speech", options.minutes, learning_rate=rate, **settings)
     state = fit(model, batches, output / "checkpoints" / "speech", train_options, on_progress, evaluate)
     figures = evaluate(model) | {"clips whose sound was moved": sum(own.offset != 0 for own in lips.values())}
     return save_stage(model, "speech", output, rows, state, options, figures)
