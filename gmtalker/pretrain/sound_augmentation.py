@@ -15,8 +15,8 @@ from gmtalker.media.audio import change_tempo, read_sound_or_none
 
 NOISE_SECONDS_MAX = 60  # of a noise file that are used
 VOICE_PITCH, VOICE_SPEED = (0.82, 1.22), (0.5, 2.0)  # of another voice
-CHANCES = {"room": 0.3, "microphone": 0.5, "telephone": 0.1, "noise": 0.35, "music": 0.2, "voices": 0.14, "hum": 0.1}
-SNR = {"noise": (0.0, 35.0), "music": (-3.0, 25.0), "voices": (4.0, 25.0), "hum": (0.0, 25.0)}  # dB
+CHANCES = {"room": 0.3, "microphone": 0.5, "telephone": 0.1, "noise": 0.35, "music": 0.2, "voices": 0.3, "hum": 0.1}
+SNR = {"noise": (0.0, 35.0), "music": (-3.0, 25.0), "voices": (4.0, 22.0), "hum": (0.0, 25.0)}  # dB
 GAIN = (-38.0, 6.0)  # dB
 CHORDS = ((0, 4, 7), (0, 3, 7), (0, 5, 9), (0, 4, 7, 11))  # semitones
 
