@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Dataset
 
+from gmtalker.device import is_half_fast
 from gmtalker.progress import OnProgress, Progress
 from gmtalker.training.checkpoints import TrainState, load_checkpoint, save_checkpoint
 
@@ -35,7 +36,7 @@ class TrainOptions:
     warm_up: steps in which the learning rate rises.
     gradient_norm_max: at which gradients are clipped.
     ema_decay: of the moving average of the weights.
-    precision: "no" or "bf16".
+    precision: "no", or "bf16" for bfloat16 on devices where that is fast.
     checkpoint_seconds, evaluate_seconds: between two checkpoints, and between two evaluations.
     device: "cpu", or None for the best at hand.
     ahead: make the next batches in a process of their own; for batches that draw nothing from torch.
@@ -81,7 +82,8 @@ class Objective(nn.Module):
     def forward(self, batch: Any) -> dict[str, Tensor]:
         """The model's losses of a batch, by name."""
         # Here and not in the Accelerator, which has one precision for the whole process: the stages differ.
-        with torch.autocast(next(self.model.parameters()).device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+        device = next(self.model.parameters()).device
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16" and is_half_fast(device)):
             return self.model.loss(batch)
 
 
