@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import imageio_ffmpeg
@@ -20,10 +20,11 @@ from gmtalker.face.lip_guard import as_spoken
 from gmtalker.face.lips import shifted_correlation
 from gmtalker.files import whole_file
 from gmtalker.measure.avatar import HeldOut, evaluate_avatar
-from gmtalker.measure.generic import UnseenSpeaker, expression_for, read_unseen_speakers
+from gmtalker.measure.generic import UnseenSpeaker, can_be_compared, expression_for, track_speaker
 from gmtalker.measure.identity import FaceRecogniser
 from gmtalker.measure.plots import draw_curves
 from gmtalker.media.audio import silent_frames
+from gmtalker.media.video import read_info
 from gmtalker.models.articulation import ARTICULATION_DIM
 from gmtalker.models.discriminator import Discriminator
 from gmtalker.models.emotion_mapping import EmotionMapping
@@ -34,6 +35,7 @@ from gmtalker.progress import OnProgress, Progress, ignore_progress
 from gmtalker.tracks import EmotionWeights
 from personalize.consent import Consent
 from personalize.footage import gather_footage
+from personalize.motion_benchmark import CLIP_SECONDS_MIN, LEARNED_SHARE, longest_clips
 from personalize.person_head import train_person_head
 from personalize.progress import TrainingProgress
 from personalize.request import TrainRequest
@@ -41,8 +43,7 @@ from personalize.sound_sync import SpokenFootage
 from personalize.speaking_style import adapt_style
 from personalize.train import train_avatar
 
-ADAPTED_CLIP_SECONDS = 19.9  # at least, of a clip that a style is adapted to
-ADAPTED_SHARE = 0.7  # of it, from its beginning; the rest is measured
+ADAPTED_SECONDS_MIN = 14.0  # of the part of a clip that a style is adapted to
 MEASURED_EVERY = 5  # every so many of a person's clips is measured, and never trained on
 
 
@@ -53,35 +54,58 @@ def measure_adaptation(
     leave_out: Sequence[str] = (),
     on_progress: OnProgress = ignore_progress,
 ) -> dict:
-    """Measure lip correlation on the last part of each long test clip, before and after a speaking style was adapted to the rest.
+    """Measure lips on the last part of long clips, before and after a speaking style was adapted to the rest.
 
-    data: a folder with a MANIFEST.csv.
+    data: a folder with a MANIFEST.csv; its long test clips are measured, and of everybody else the longest clip that may be
+        trained on in part.
     minutes: of training for each clip.
     leave_out: people who are not measured.
-    Returns: the means over the clips and the value of each, before and after.
+    Returns: "lip_correlation" and "lip_correlation_before", the means over test clips; "clips" in all, the mean "gain" over them,
+        "worse", those whose lips follow less than before, and "nearer", those whose lips come nearer; and by clip the
+        correlations and the "distance" of the lips, in thousandths of a face height, each before and after.
     Errors: UnusableInput when no test clip is long enough.
     """
-    speakers = read_unseen_speakers(data, pipeline, leave_out, on_progress)
-    speakers = [speaker for speaker in speakers if len(speaker.lips) >= ADAPTED_CLIP_SECONDS * FPS]
-    if not speakers:
-        raise UnusableInput(f"No test clip of {data} is {ADAPTED_CLIP_SECONDS:g} seconds long.")
-    before, after = {}, {}
+    speakers = _long_speakers(data, pipeline, leave_out, on_progress)
+    if not any(speaker.row.test for speaker in speakers):
+        raise UnusableInput(f"No test clip of {data} is {CLIP_SECONDS_MIN:g} seconds long.")
+    clips = {}
     for speaker in speakers:
         on_progress(Progress(f"adapting to {speaker.row.file}"))
-        before[speaker.row.file], after[speaker.row.file] = _lips_before_and_after(speaker, minutes, pipeline)
+        clips[speaker.row.file] = _before_and_after(speaker, minutes, pipeline)
+    strangers = [clips[speaker.row.file] for speaker in speakers if speaker.row.test]
+    figures = list(clips.values())
     return {
-        "lip_correlation": round(float(np.mean(list(after.values()))), 3),
-        "lip_correlation_before": round(float(np.mean(list(before.values()))), 3),
-        "by_clip": after,
-        "by_clip_before": before,
+        "lip_correlation": _mean(clip["after"] for clip in strangers),
+        "lip_correlation_before": _mean(clip["before"] for clip in strangers),
+        "clips": len(clips),
+        "gain": _mean(clip["after"] - clip["before"] for clip in figures),
+        "worse": sum(clip["after"] < clip["before"] for clip in figures),
+        "nearer": sum(clip["distance_after"] < clip["distance_before"] for clip in figures),
+        "by_clip": clips,
     }
 
 
-def _lips_before_and_after(speaker: UnseenSpeaker, minutes: float, pipeline: GMTalkerPipeline) -> list[float]:
-    """Lip correlation on the rest of a clip, before and after the speaking style was adapted to its first part."""
+def _mean(values: Iterable[float]) -> float:
+    return round(float(np.mean(list(values))), 3)
+
+
+def _long_speakers(
+    data: Path, pipeline: GMTalkerPipeline, leave_out: Sequence[str], on_progress: OnProgress
+) -> list[UnseenSpeaker]:
+    """Whom measure_adaptation measures, tracked."""
+    rows = [row for row in read_rows(data) if can_be_compared(row) and row.person not in leave_out]
+    lengths = {row.file: read_info(row.path).seconds for row in rows if row.test or row.train_seconds >= ADAPTED_SECONDS_MIN}
+    tested = [row for row in rows if row.test and lengths[row.file] >= CLIP_SECONDS_MIN]
+    parted = [row for row in rows if 0 < row.train_seconds < lengths.get(row.file, 0) - 1]
+    tracked = [track_speaker(row, pipeline, on_progress, lengths[row.file]) for row in [*tested, *longest_clips(parted)]]
+    return [speaker for speaker in tracked if speaker is not None]
+
+
+def _before_and_after(speaker: UnseenSpeaker, minutes: float, pipeline: GMTalkerPipeline) -> dict[str, float]:
+    """What lips do on the rest of a clip, before and after the speaking style was adapted to its first part."""
     features = pipeline.encode(speaker.waveform)
     count = min(len(features), len(speaker.lips))
-    rest = slice(int(ADAPTED_SHARE * count), count)
+    rest = slice(int(speaker.row.train_seconds * FPS) or int(LEARNED_SHARE * count), count)
     silent = silent_frames(speaker.waveform, count)
     articulation = features[:count, -ARTICULATION_DIM:].cpu()
     coefficients = as_spoken(torch.from_numpy(speaker.coefficients[:count]), silent, pipeline.lip_guard, articulation)
@@ -90,12 +114,16 @@ def _lips_before_and_after(speaker: UnseenSpeaker, minutes: float, pipeline: GMT
     with tempfile.TemporaryDirectory() as folder:
         adapt_style(footage, pipeline, Path(folder), minutes, Path(folder))
         adapted = with_speaking_style(pipeline.expression_generator, Path(folder) / "speaking_style")
-    correlations = []
-    for generator in (pipeline.expression_generator, adapted):
-        expression = expression_for(pipeline, generator, features[:count], emotion[:1])[0]
-        lips = pipeline.face_model.lip_opening(expression.numpy())
-        correlations.append(round(shifted_correlation(lips[rest], speaker.lips[rest], 0), 3))
-    return correlations
+    model, figures = pipeline.face_model, {}
+    real = torch.from_numpy(speaker.coefficients[rest]) @ model.lip_basis()
+    for name, generator in (("before", pipeline.expression_generator), ("after", adapted)):
+        expression = expression_for(pipeline, generator, features[:count], emotion[:1])[0][rest]
+        lips = model.lip_opening(expression.numpy())
+        figures[name] = round(shifted_correlation(lips, speaker.lips[rest], 0), 3)
+        apart = expression @ model.lip_basis() - real
+        apart = (apart - apart.mean(0)).unflatten(1, (-1, 3)).square().sum(-1).mean().sqrt()  # where a face rests is no style
+        figures[f"distance_{name}"] = round(1000 * float(apart), 2)
+    return figures
 
 
 def compare_heads(

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 import personalize.benchmark as benchmark
+import personalize.motion_benchmark as motion_benchmark
 from gmtalker.errors import UnusableInput
+from gmtalker.measure.generic import UnseenSpeaker
 from gmtalker.media.video import read_info
 from gmtalker.pretrain.datasets import WHOLE, Row
 from personalize.__main__ import main
@@ -83,17 +86,27 @@ def test_adapting_learns_the_first_part_and_is_measured_on_the_rest(tmp_path, ti
     opening = np.array([model.lip_opening(row[None])[0] for row in np.eye(model.coefficient_dim)])
     coefficients = np.zeros((500, model.coefficient_dim), np.float32)
     coefficients[:, opening.argmax()] = 3 * level
-    row = Row(Path("a.mp4"), "a.mp4", "speech", "p", 0.0, True, None, "ok", test=True)
-    lips = model.lip_opening(coefficients)
-    long, short = (
-        benchmark.UnseenSpeaker(row, lips[:count], coefficients[:count], np.zeros((count, 10)), sound) for count in (500, 490)
-    )
-    speakers = [long, short]
-    monkeypatch.setattr(benchmark, "read_unseen_speakers", lambda *arguments: speakers)
+    trained = {"test.mp4": 0.0, "parted.mp4": 15.0, "whole.mp4": 20.0, "late.mp4": 0.0, "short.mp4": 0.0}
+    rows = [
+        Row(Path(file), file, "", file, seconds, True, None, "late" if file == "late.mp4" else "ok", test=not seconds)
+        for file, seconds in trained.items()
+    ]
+
+    def tracked(row, pipeline, on_progress, seconds):
+        assert seconds == 20.0
+        return UnseenSpeaker(row, model.lip_opening(coefficients), coefficients, np.zeros((500, 10)), sound)
+
+    monkeypatch.setattr(benchmark, "read_rows", lambda data: rows)
+    monkeypatch.setattr(benchmark, "track_speaker", tracked)
+    for module in (benchmark, motion_benchmark):
+        monkeypatch.setattr(module, "read_info", lambda path: SimpleNamespace(seconds=19.0 if path.stem == "short" else 20.0))
     found = benchmark.measure_adaptation(tmp_path, 0.02, tiny_pipeline)
+    assert found["by_clip"].keys() == {"test.mp4", "parted.mp4"} and found["clips"] == 2
     assert found["lip_correlation"] > max(found["lip_correlation_before"] + 0.04, 0.5)
-    assert found["by_clip"] == {"a.mp4": found["lip_correlation"]}  # the shorter clip is left out
-    speakers.remove(long)
+    assert found["lip_correlation"] == found["by_clip"]["test.mp4"]["after"]
+    assert found["worse"] == 0 and found["nearer"] == 2 and found["gain"] > 0.04
+    assert all(clip["distance_after"] < clip["distance_before"] for clip in found["by_clip"].values())
+    del rows[0]
     with pytest.raises(UnusableInput, match="19.9 seconds"):
         benchmark.measure_adaptation(tmp_path, 0.02, tiny_pipeline)
 

@@ -206,6 +206,15 @@ def test_other_stages_have_no_teacher(options, tmp_path, capsys):
     assert main(command) == 2 and "what pretrain speech learns from" in capsys.readouterr().err
 
 
+def test_the_articulation_alone_is_trained_of_an_encoder_that_is_there(tmp_path, capsys):
+    command = ["pretrain", "speech", "--data", str(tmp_path), "--output", str(tmp_path), "--articulation-only"]
+    assert main(command) == 2 and "say of which, with --start DIR" in capsys.readouterr().err
+    encoder = tiny_encoder()
+    encoder.freeze_content()
+    frozen = {name for name, weight in encoder.named_parameters() if not weight.requires_grad}
+    assert frozen == {name for name, _ in encoder.named_parameters() if not name.startswith("articulat")}
+
+
 def test_more_speech_is_heard_beside_the_clips(folders, tmp_path, monkeypatch):
     """--extra-speech reads the recordings of other folders too, and --noises and --teacher arrive."""
     rows, output = folders
@@ -381,9 +390,18 @@ def test_lips_of_a_still_clip_are_not_blown_up():
     assert speech._filmed_lips([]) == {}
 
 
+def test_lips_of_people_with_few_clips_are_not_learned_by_heart(monkeypatch):
+    monkeypatch.setattr(speech, "LIP_CLIPS_MIN", 3)
+    often = [recording(f"often/{index}", "often") for index in range(3)]
+    seldom = [recording("seldom/0", "seldom"), *(replace(recording("seldom/1", "seldom"), voice=voice) for voice in range(3))]
+    lips = {item.file: lips_filmed(0) for item in [*often, *seldom]}
+    assert speech._of_the_often_filmed(lips, [*often, *seldom]).keys() == {item.file for item in often}
+
+
 @pytest.fixture
-def batches():
+def batches(monkeypatch):
     """Of one filmed recording and one with labels."""
+    monkeypatch.setattr(speech, "LIP_CLIPS_MIN", 1)
     states = np.random.default_rng(0).standard_normal((240, 3)).astype(np.float16)
     silent = np.tile(np.float32([0, 0, 0]), (120, 1))
     silent[:60, SPEAKING] = 1.0

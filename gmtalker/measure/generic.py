@@ -319,24 +319,36 @@ def read_unseen_speakers(
     leave_out: people who are not wanted.
     Errors: UnusableInput when there is no MANIFEST.csv.
     """
-    model, unseen_speakers = pipeline.face_model, []
-    for row in read_rows(data):
-        if not (row.test and row.is_video and row.speech and row.sync == "ok") or row.person in leave_out:
-            continue
-        on_progress(Progress(f"tracking {row.file}"))
-        try:
-            video = track_points(row.path)
-        except UnusableVideo as error:
-            on_progress(Progress(message=f"{row.file} is left out: {error}"))
-            continue
-        points, found = video.points[: CLIP_SECONDS_MAX * FPS], video.found[: CLIP_SECONDS_MAX * FPS]
-        sound = read_sound_or_none(row.heard_in)
-        if sound is None or found.mean() < FOUND_SHARE_MIN:
-            continue
-        points = in_crop(points, choose_crop(points, *video.source_size))
-        shape = measure_shape(model, points[found])
-        track = model.track(points, shape, 1.0, found)
-        coefficients, motion = track.expression.coefficients.numpy(), track.motion.stacked().numpy()
-        lips = model.lip_opening(coefficients, shape.neutral_shape)
-        unseen_speakers.append(UnseenSpeaker(row, lips, coefficients, motion, sound[: CLIP_SECONDS_MAX * SAMPLE_RATE]))
-    return unseen_speakers
+    rows = [row for row in read_rows(data) if row.test and can_be_compared(row) and row.person not in leave_out]
+    tracked = (track_speaker(row, pipeline, on_progress) for row in rows)
+    return [speaker for speaker in tracked if speaker is not None]
+
+
+def can_be_compared(row: Row) -> bool:
+    """Whether a clip shows somebody whose lips its sound belongs to."""
+    return row.is_video and row.speech and row.sync == "ok"
+
+
+def track_speaker(
+    row: Row, pipeline: GMTalkerPipeline, on_progress: OnProgress = ignore_progress, seconds: float = CLIP_SECONDS_MAX
+) -> UnseenSpeaker | None:
+    """Track the beginning of a clip against the shape that the face has in it; None where that can't be done.
+
+    seconds: of it, at most.
+    """
+    on_progress(Progress(f"tracking {row.file}"))
+    try:
+        video = track_points(row.path)
+    except UnusableVideo as error:
+        on_progress(Progress(message=f"{row.file} is left out: {error}"))
+        return None
+    points, found = video.points[: int(seconds * FPS)], video.found[: int(seconds * FPS)]
+    sound = read_sound_or_none(row.heard_in)
+    if sound is None or found.mean() < FOUND_SHARE_MIN:
+        return None
+    points, model = in_crop(points, choose_crop(points, *video.source_size)), pipeline.face_model
+    shape = measure_shape(model, points[found])
+    track = model.track(points, shape, 1.0, found)
+    coefficients, motion = track.expression.coefficients.numpy(), track.motion.stacked().numpy()
+    lips = model.lip_opening(coefficients, shape.neutral_shape)
+    return UnseenSpeaker(row, lips, coefficients, motion, sound[: int(seconds * SAMPLE_RATE)])

@@ -147,6 +147,12 @@ class SpeechEncoder(ModelMixin, NetworkConfig):
         """Features per video frame, with the articulation."""
         return self.project.out_features + ARTICULATION_DIM
 
+    def freeze_content(self) -> None:
+        """Leave only the articulation to be trained: stages and avatars that know the other features stay valid."""
+        self.requires_grad_(False)
+        for part in (self.articulation_in, self.articulation, self.articulate):
+            part.requires_grad_(True)
+
     def forward(self, mel: Tensor) -> Tensor:
         """Speech features of clips.
 

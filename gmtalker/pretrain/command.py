@@ -30,6 +30,9 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     )
     pretrain.add_argument("--noises", type=Path, metavar="DIR", help="sounds without speech, to train among")
     pretrain.add_argument("--start", type=Path, metavar="DIR", help="speech only: go on from these weights")
+    pretrain.add_argument(
+        "--articulation-only", action="store_true", help="speech only, with --start: leave all features but the articulation"
+    )
     pretrain.add_argument("--baseline", action="store_true", help="expression only: without the mixture, for comparison")
     pretrain.add_argument("--leave-out", default="", metavar="P,Q", help="head only: people not to train on")
     pretrain.add_argument("--size", type=int, choices=SIZES, default=256, help="head only: side of the pictures in pixels (256)")
@@ -64,6 +67,8 @@ def _check(options: argparse.Namespace) -> None:
         raise WrongUsage("--speech-encoder says what pretrain speech takes: pretrain speech --speech-encoder NAME.")
     if (options.teacher or options.extra_speech or options.start) and options.stage != "speech":
         raise WrongUsage("--teacher, --extra-speech and --start say what pretrain speech learns from.")
+    if options.articulation_only and not options.start:
+        raise WrongUsage("--articulation-only keeps the features of an encoder: say of which, with --start DIR.")
     if options.baseline and options.stage != "expression":
         raise WrongUsage("--baseline is another expression generator: pretrain expression --baseline.")
 
@@ -88,6 +93,7 @@ def _pretrain(options: argparse.Namespace) -> None:
         teacher=options.teacher,
         noises=options.noises,
         start=options.start,
+        articulation_only=options.articulation_only,
     )
     with progress_bar(options) as on_progress:
         if options.speech_encoder:

@@ -64,7 +64,8 @@ class PretrainOptions:
     size: side of the pictures, in pixels (head generator only).
     teacher: the encoder to learn from, on the Hub or in a folder (speech encoder only).
     noises: folder of sounds without speech, to hear speech among.
-    start: folder of the stage's weights to go on from, instead of from random ones.
+    start: folder of the stage's weights to go on from, instead of from random ones (speech encoder only).
+    articulation_only: train what hears the articulation, and leave the other features as they are (speech encoder only).
     """
 
     minutes: float | None = None
@@ -77,6 +78,7 @@ class PretrainOptions:
     teacher: str | None = None
     noises: Path | None = None
     start: Path | None = None
+    articulation_only: bool = False
 
     def with_minutes(self, minutes: float) -> PretrainOptions:
         """The same, with a stage's own length where none is given."""

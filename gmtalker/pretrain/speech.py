@@ -44,6 +44,7 @@ MINUTES, PROBE_MINUTES = 60.0, 3.0
 LEARNING_RATE = 2e-3
 WINDOW_FRAMES = 75  # of a training sample: what a GRID clip has
 LIP_COMPONENTS = 8
+LIP_CLIPS_MIN = 100  # of a person whose lips the encoder learns
 STILL_LIPS = 0.3  # of the median deviation, to which a clip's lips are scaled at least: a still clip must not become a loud one
 APART = 0.35  # of the 95th percentile of a clip's lip opening: wider than at any m, b or p
 OFFSET_MAX = 4  # frames that a sound may be moved; the outermost are not accepted, for they can't be seen to be a peak
@@ -51,7 +52,7 @@ OFFSET_FRAMES_MIN = 60  # that a clip needs for it
 OFFSET_CORRELATION_MIN, OFFSET_GAIN_MIN = 0.25, 0.02  # of the lips at the offset, and over the clip as recorded
 SAME_CAMERA_CLIPS = 10  # from so many clips on, a person's sound is taken to be off by the same in all of them
 VALIDATION_CLIPS_MAX = 40  # that are measured
-GROUP_WEIGHTS = {"lips": 4, "labelled": 5, "speech": 5, "no speech": 2}  # clips of a batch
+GROUP_WEIGHTS = {"lips": 3, "labelled": 5, "speech": 6, "no speech": 2}  # clips of a batch
 CLEAN_SHARE = 0.25  # of the windows are heard as recorded
 CROWD_RECORDINGS = 200  # whose voices stand behind augmented speech
 PROBE_WINDOWS = 32
@@ -124,6 +125,8 @@ def pretrain_speech(
     model = SpeechEncoder(teacher_dim=len(scale.deviation), num_phones=len(PHONES), lip_dim=LIP_COMPONENTS)
     if options.start is not None:
         start_from(options.start, model)
+    if options.articulation_only:
+        model.freeze_content()
     batches = _Batches(train, lips, scale, read_noises(options.noises), options.seed)
 
     def evaluate(network: SpeechEncoder) -> dict[str, float]:
@@ -134,9 +137,8 @@ def pretrain_speech(
             | _lip_correlation(network, unseen, lips, "lip_correlation_unseen_speakers")
         )
 
-    rate = LEARNING_RATE if options.start is None else LEARNING_RATE / 2  # what is there is not to be shaken
     settings = {"precision": "bf16", "seed": options.seed, "device": options.device, "ahead": True}
-    train_options = TrainOptions("speech", options.minutes, learning_rate=rate, **settings)
+    train_options = TrainOptions("speech", options.minutes, learning_rate=LEARNING_RATE, **settings)
     state = fit(model, batches, output / "checkpoints" / "speech", train_options, on_progress, evaluate)
     figures = evaluate(model) | {"clips whose sound was moved": sum(own.offset != 0 for own in lips.values())}
     return save_stage(model, "speech", output, rows, state, options, figures)
@@ -280,6 +282,19 @@ def _fit_probe(
 # --- Batches -------------------------------------------------------------------------------------------------------------------
 
 
+def _of_the_often_filmed(lips: Mapping[str, FilmedLips], train: Sequence[Recording]) -> dict[str, FilmedLips]:
+    """Lips of the people of whom there are LIP_CLIPS_MIN clips or more.
+
+    Those of the others would be learned by heart, clip by clip: the stages after this one would trust features that know the lips
+    of every training clip, and of nobody else.
+    """
+    clips: dict[str, set[str]] = {}
+    for item in train:
+        if item.file in lips:
+            clips.setdefault(item.person, set()).add(item.file)
+    return {file: lips[file] for files in clips.values() if len(files) >= LIP_CLIPS_MIN for file in files}
+
+
 class _Batches:
     """The batch of every training step."""
 
@@ -291,6 +306,7 @@ class _Batches:
         noises: Sequence[np.ndarray],
         seed: int,
     ) -> None:
+        lips = _of_the_often_filmed(lips, train)
         groups: dict[str, list[Recording]] = {"lips": [], "labelled": [], "speech": []}
         for item in train:
             groups["lips" if item.file in lips else "labelled" if item.labelled else "speech"].append(item)
