@@ -325,7 +325,9 @@ def save_stage(
     length = f"--minutes {options.minutes:g}" if options.steps is None else f"--steps {options.steps}"
     name = stage.replace("_baseline", " --baseline")
     teacher = "" if options.teacher is None else f" --teacher {Path(options.teacher).name}"
-    command = f"python -m gmtalker pretrain {name} {source_of(rows)} --output DIR {length}{teacher}"
+    start = "" if options.start is None else f" --start {Path(options.start).name}"
+    part = " --articulation-only" if options.articulation_only else ""
+    command = f"python -m gmtalker pretrain {name} {source_of(rows)} --output DIR {length}{teacher}{start}{part}"
     parameters = sum(weight.numel() for weight in model.parameters())
     write_section(output, StageSection(FOLDERS[stage], command, state, rows, figures, parameters))
     return folder
