@@ -39,7 +39,7 @@ from personalize.motion_benchmark import CLIP_SECONDS_MIN, LEARNED_SHARE, longes
 from personalize.person_head import train_person_head
 from personalize.progress import TrainingProgress
 from personalize.request import TrainRequest
-from personalize.sound_sync import SpokenFootage
+from personalize.sound_sync import SpokenFootage, shift_sound, sound_lag
 from personalize.speaking_style import adapt_style
 from personalize.train import train_avatar
 
@@ -111,13 +111,14 @@ def _before_and_after(speaker: UnseenSpeaker, minutes: float, pipeline: GMTalker
     coefficients = as_spoken(torch.from_numpy(speaker.coefficients[:count]), silent, pipeline.lip_guard, articulation)
     emotion = EmotionWeights.from_mapping({}).at(count)
     footage = SpokenFootage(coefficients, features[:count].cpu(), np.arange(count) < rest.start, emotion, [0])
+    footage = shift_sound(footage, sound_lag(pipeline.expression_generator, footage, pipeline.face_model))  # as from an upload
     with tempfile.TemporaryDirectory() as folder:
         adapt_style(footage, pipeline, Path(folder), minutes, Path(folder))
         adapted = with_speaking_style(pipeline.expression_generator, Path(folder) / "speaking_style")
     model, figures = pipeline.face_model, {}
     real = torch.from_numpy(speaker.coefficients[rest]) @ model.lip_basis()
     for name, generator in (("before", pipeline.expression_generator), ("after", adapted)):
-        expression = expression_for(pipeline, generator, features[:count], emotion[:1])[0][rest]
+        expression = expression_for(pipeline, generator, footage.features, emotion[:1])[0][rest]
         lips = model.lip_opening(expression.numpy())
         figures[name] = round(shifted_correlation(lips, speaker.lips[rest], 0), 3)
         apart = expression @ model.lip_basis() - real
