@@ -20,7 +20,7 @@ WIDTH_SHARE = 0.5  # of an emotion's pull on the corners that rounding takes bac
 REST_OF_FACE = 0.03  # weight of the other points where the lips alone are to move
 # Probabilities at which lips begin to obey, and obey fully. Where the probability of a closure peaks and the lips are low anyway,
 # little is enough: a closure lasts two or three frames, one of which must be seen. Elsewhere a wrong one would be seen as well.
-FAINT_CLOSED, PEAK_CLOSED, SURE_CLOSED, SURE_SPEAKING = (0.25, 0.35), (0.4, 0.55), (0.7, 0.95), (0.3, 0.6)
+FAINT_CLOSED, PEAK_CLOSED, SURE_CLOSED, SURE_SPEAKING = (0.25, 0.35), (0.4, 0.55), (0.7, 0.95), (0.6, 0.85)
 TAUGHT_CLOSED = (0.25, 0.55)  # probabilities at which lips of training targets begin to be closed, and are
 LOW = (0.05, 0.03)  # lip openings, in face heights, at which lips begin to be low, and are
 HANGOVER_FRAMES, REST_FRAMES = 4, 5  # that lips go on moving after speech, and in which they then come to rest
