@@ -146,14 +146,13 @@ def test_lips_of_the_generator_itself_agree_wholly(tiny_pipeline, monkeypatch):
 
 def test_lips_are_found_again_in_drawn_frames(tiny_pipeline, tmp_path, monkeypatch):
     """The bundled face, moved by the tiny stages: figures of track and drawing, and a picture of the mouth at each labial."""
-    monkeypatch.setattr(measures, "SPEEDS", (1.0,))
     monkeypatch.setattr(measures, "EMOTIONS", ("neutral", "happy"))
     avatar = tiny_pipeline.avatars.get(replace(load_avatar(None), speaking_style=None))
     talker = measures.Talker(tiny_pipeline, avatar)
     lips = talker.lips(tone(180, 0.6))
     assert len(lips.track) == len(lips.drawn) == len(lips.steady) == 15 and np.isfinite(lips.drawn).all()
     phones = [measures.Phone("m", 0.1, 0.2), measures.Phone("n", 0.2, 0.3)]
-    found = measures.closure_measures(talker, tone(180, 0.6), phones, tmp_path / "pictures")
+    found = measures.closure_measures(talker, tone(180, 0.6), phones, tmp_path / "pictures", speeds=[1.0])
     assert (found["labials"], found["other_sounds"]) == (1, 1)
     assert list(found["track"]["by_condition"]) == list(found["drawn"]["by_condition"]) == ["neutral", "happy 1", "happy 2"]
     pictures = {path.name for path in (tmp_path / "pictures").iterdir()}

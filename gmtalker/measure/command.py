@@ -88,6 +88,7 @@ def _add_lips(lips: argparse.ArgumentParser) -> None:
     lips.add_argument("--leave-out", default="", metavar="P,Q", help="people of --data that are not compared with")
     lips.add_argument("--pictures", type=Path, metavar="DIR", help="a folder for pictures of the mouth at each m, b, p")
     lips.add_argument("--tracks-only", action="store_true", help="do not draw: quick, but nothing is seen as it is drawn")
+    lips.add_argument("--speeds", type=float, nargs="+", metavar="X", help="of --speech: 1 0.5 2 unless said")
     add_device(lips)
     lips.set_defaults(run=_lips)
 
@@ -177,9 +178,11 @@ def _lips(options: argparse.Namespace) -> None:
         raise WrongUsage("--speech F needs --phones F.txt, which says where its sounds are.")
     if options.pictures is not None and (options.speech is None or options.tracks_only):
         raise WrongUsage("--pictures shows what is drawn at the sounds of --speech.")
+    if not all(0.5 <= speed <= 2 for speed in options.speeds or ()):
+        raise WrongUsage("--speeds takes numbers from 0.5 to 2.")
 
     # Late: wrong usage should not wait for the networks' libraries.
-    from gmtalker.measure.lips import LipMeasures, measure_lips
+    from gmtalker.measure.lips import SPEEDS, LipMeasures, measure_lips
 
     wanted = LipMeasures(
         spelled=None if options.speech is None else (options.speech, options.phones),
@@ -191,6 +194,7 @@ def _lips(options: argparse.Namespace) -> None:
         leave_out=names_in(options.leave_out),
         pictures=options.pictures,
         drawn=not options.tracks_only,
+        speeds=options.speeds or SPEEDS,
     )
     pipeline = load_pipeline(options)
     with progress_bar(options) as on_progress:

@@ -94,6 +94,7 @@ class LipMeasures:
     leave_out: people of data who are not compared with.
     pictures: a folder for pictures of the mouth at each labial.
     drawn: whether lips are also found again in drawn frames, which takes most of the time.
+    speeds: at which the speech is said for the closures.
     """
 
     spelled: tuple[Path, Path] | None = None
@@ -105,6 +106,7 @@ class LipMeasures:
     leave_out: Sequence[str] = ()
     pictures: Path | None = None
     drawn: bool = True
+    speeds: Sequence[float] = SPEEDS
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,7 +153,8 @@ def measure_lips(
     on_progress(Progress("measuring lips in speech"))
     spoken = talker.lips(read_speech(SPEECH))
     if wanted.spelled is not None:
-        result["closures"] = closure_measures(talker, read_speech(wanted.spelled[0]), phones, wanted.pictures, on_progress)
+        speech = read_speech(wanted.spelled[0])
+        result["closures"] = closure_measures(talker, speech, phones, wanted.pictures, on_progress, wanted.speeds)
     if wanted.hum is not None:
         on_progress(Progress(f"measuring lips in {wanted.hum.name}"))
         result["closed_in_hum"] = closed_in_hum(talker.lips(read_speech(wanted.hum)), spoken)
@@ -193,12 +196,14 @@ def closure_measures(
     phones: Sequence[Phone],
     pictures: Path | None = None,
     on_progress: OnProgress = ignore_progress,
+    speeds: Sequence[float] = SPEEDS,
 ) -> dict:
     """Are lips closed at every m, b and p, and not at n, s, t and k, at every speed and emotion?
 
     waveform: (samples,) at 16 kHz.
     phones: of that speech.
     pictures: a folder for a picture of the mouth at each labial, one for each speed and emotion.
+    speeds: at which it is said.
     Returns: "labials" and "other_sounds", how many there are; "track" and "drawn", where lips were measured, each with
         "labials_closed" and "other_sounds_not_closed", shares over all conditions, "worst", the least share of closed labials in
         any, and "by_condition", such as "happy 2, speed 0.5": [labials closed, other sounds not closed].
@@ -207,9 +212,9 @@ def closure_measures(
     conditions = [("neutral", None, 1.0)]
     conditions += [(f"{name} {level:g}", {name: 1.0}, level) for name, level in product(EMOTIONS[1:], INTENSITIES)]
     shares: dict[str, dict[str, tuple[float, float]]] = {}
-    for number, (speed, (name, emotion, level)) in enumerate(product(SPEEDS, conditions)):
+    for number, (speed, (name, emotion, level)) in enumerate(product(speeds, conditions)):
         condition = name if speed == 1 else f"{name}, speed {speed:g}"
-        percent = 100 * number / (len(SPEEDS) * len(conditions))
+        percent = 100 * number / (len(speeds) * len(conditions))
         on_progress(Progress(f"measuring closures: {condition}", percent=percent))
         timed = [Phone(phone.name, phone.begin / speed, phone.end / speed) for phone in phones]
         lips, frames, points = talker.lips_and_frames(change_tempo(waveform, speed), emotion, level)

@@ -18,6 +18,7 @@ VOICE_PITCH, VOICE_SPEED = (0.82, 1.22), (0.5, 2.0)  # of another voice
 CHANCES = {"room": 0.3, "microphone": 0.5, "telephone": 0.1, "noise": 0.35, "music": 0.2, "voices": 0.3, "hum": 0.1}
 SNR = {"noise": (0.0, 35.0), "music": (-3.0, 25.0), "voices": (4.0, 22.0), "hum": (0.0, 25.0)}  # dB
 GAIN = (-38.0, 6.0)  # dB
+NOTHING_CHANCE = 0.25  # that a sound without speech begins with exact zeros, as files do that an editor cut
 CHORDS = ((0, 4, 7), (0, 3, 7), (0, 5, 9), (0, 4, 7, 11))  # semitones
 
 
@@ -102,7 +103,10 @@ def without_speech(length: int, rng: np.random.Generator, noises: Sequence[np.nd
         if rng.random() < chance:
             sound += _unit(_noise(kind, length, rng, noises, ())) * 10 ** (rng.uniform(-20, 0) / 20)
     sound += 10 ** (rng.uniform(-70, -30) / 20) * rng.standard_normal(length).astype(np.float32)
-    return (sound / max(1e-3, float(np.abs(sound).max())) * 10 ** (rng.uniform(-45, -2) / 20)).astype(np.float32)
+    sound = (sound / max(1e-3, float(np.abs(sound).max())) * 10 ** (rng.uniform(-45, -2) / 20)).astype(np.float32)
+    if rng.random() < NOTHING_CHANCE:
+        sound[: rng.integers(1, 2 * length)] = 0.0
+    return sound
 
 
 def sung_sound(length: int, rng: np.random.Generator, formants: Sequence[float], nasal: bool) -> np.ndarray:
