@@ -34,7 +34,6 @@ PASSWORD_LENGTH_MIN = 8
 FILES = "/gradio_api/file="
 NOT_THEIRS = "This file is somebody else's."
 STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"')  # of JSON
-LONGEST_PATH = 4096
 SIGN_IN_FIRST = "Sign in with Hugging Face first."
 # What is answered before anybody has signed in: gradio's ways in and out, and its own question whether the server is up.
 OPEN = ("/login/", "/logout", "/gradio_api/startup-events")
@@ -205,14 +204,14 @@ class OwnFilesOnly:
 
     def _noting_files(self, send: Callable, theirs: set[str]) -> Callable:
         """send, which also notes the files in what is sent; a path may lie across two pieces."""
-        rest = b""
+        line = b""  # from its start: read from amid a string, what is quoted and what is not would change places
 
         async def noting(message: dict) -> None:
-            nonlocal rest
+            nonlocal line
             if message["type"] == "http.response.body":
-                piece = rest + message.get("body", b"")
-                theirs.update(self._files_in(piece))
-                rest = piece[-LONGEST_PATH:]
+                line += message.get("body", b"")
+                theirs.update(self._files_in(line))
+                line = line.rpartition(b"\n")[2]  # no string of JSON holds a line break
             await send(message)
 
         return noting

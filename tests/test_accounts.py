@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import stat
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 from gmtalker.avatars.workspace import owner
 from studio import page
-from studio.accounts import add_account, has_accounts, in_own_workspace, may_enter
+from studio.accounts import OwnFilesOnly, add_account, has_accounts, in_own_workspace, may_enter
 
 # As the first version wrote it, with hashlib's scrypt, for "secret of ann".
 FIRST_FORM = {
@@ -91,3 +92,28 @@ def test_each_step_of_a_handler_does_and_so_does_its_end():
     next(left)
     left.close()
     assert ends == ["ann", "bob"] and owner() == ""
+
+
+def noted_files(files: OwnFilesOnly, body: bytes, length: int) -> set[str]:
+    """The files noted in a response that comes in pieces of some length."""
+    sent: list[bytes] = []
+    theirs: set[str] = set()
+
+    async def send(message: dict) -> None:
+        sent.append(message["body"])
+
+    noting = files._noting_files(send, theirs)
+    for start in range(0, len(body), length):
+        asyncio.run(noting({"type": "http.response.body", "body": body[start : start + length], "more_body": True}))
+    assert b"".join(sent) == body
+    return theirs
+
+
+@pytest.mark.parametrize("length", [61, 997, 4096, 9999])
+def test_a_file_is_noted_wherever_the_response_is_cut(length: int):
+    files = OwnFilesOnly(lambda: None)
+    path = f"{files.cache}/ab12/image.jpeg"
+    for before in range(4070, 4110):
+        events = [{"text": "x" * before}, {"path": path, "url": None}]
+        body = "".join(f"data: {json.dumps(event)}\n\n" for event in events).encode()
+        assert noted_files(files, body, length) == {path}
