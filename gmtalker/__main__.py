@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 # Options of speak that are fields of a SpeakRequest, and those from which its emotion is read.
 FIELDS = ("avatar", "intensity", "seed", "head", "blink", "gaze", "motion", "full_frame", "label")
 EMOTION_OPTIONS = ("emotion", "timeline", "script")
+EXAMPLE = "happy=0.7,sad=0.1"
+AUTO = "auto"  # for --emotion: as the voice sounds
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -64,7 +66,7 @@ def _add_speak(speak: argparse.ArgumentParser) -> None:
     speech.add_argument("--request", type=Path, metavar="F.json", help="repeat a video: the .request.json saved beside it")
     speak.add_argument("--output", type=Path, required=True, metavar="F.mp4")
     emotion = speak.add_mutually_exclusive_group()
-    emotion.add_argument("--emotion", metavar="E", help=f"such as happy=0.7,sad=0.1; emotions: {', '.join(EMOTIONS)}")
+    emotion.add_argument("--emotion", metavar="E", help=f"auto, as the voice sounds; or {EXAMPLE} of {', '.join(EMOTIONS)}")
     emotion.add_argument("--timeline", metavar="F.json", help='a file, or itself: [{"time": 0.0, "emotion": {"happy": 0.8}}]')
     emotion.add_argument("--script", type=Path, metavar="F.txt", help='what is said, with tags: "[happy 0.8] What a day!"')
     # No defaults: those of SpeakRequest count, and what is given beside --request is to be seen.
@@ -154,6 +156,14 @@ def read_script(path: Path, speech: Path) -> list[EmotionKey]:
         raise UnusableInput(f"{error}.") from error
 
 
+def hear_emotions(speech: Path) -> list[EmotionKey]:
+    """The keys of a timeline, as the voice in a sound or video file sounds. Errors: UnusableInput when it can't be read."""
+    from gmtalker.emotion_of_voice import timeline_of_voice
+    from gmtalker.media.audio import read_speech
+
+    return timeline_of_voice(read_speech(speech))
+
+
 def request_of(options: argparse.Namespace) -> SpeakRequest:
     """What the options of speak ask for: a request of their own, or the saved one of --request.
 
@@ -161,11 +171,13 @@ def request_of(options: argparse.Namespace) -> SpeakRequest:
     """
     if options.request is not None:
         return _saved_request(options)
-    emotion = None if options.emotion is None else parse_emotion(options.emotion)
+    emotion = None if options.emotion in (None, AUTO) else parse_emotion(options.emotion)
     timeline = None if options.timeline is None else read_timeline(options.timeline)
     _check_outputs(options)
     if options.script is not None:
         timeline = read_script(options.script, options.speech)
+    if options.emotion == AUTO:
+        timeline = hear_emotions(options.speech)
 
     from gmtalker.request import SpeakRequest  # late: wrong usage should not wait for the networks' libraries
 

@@ -49,6 +49,11 @@ class Performance:
             return self.draw(self.track, self.avatar, self.weights)
         return self._in_footage(self.idle)
 
+    def every(self, frames: int) -> Performance:
+        """Of so many frames one, without the sound; in a full frame they are head and shoulders alone."""
+        weights = EmotionWeights(self.weights.at(len(self))[::frames])
+        return replace(self, track=self.track[slice(None, None, frames)], weights=weights, speech=None, idle=None)
+
     def _in_footage(self, idle: IdleLoop) -> Frames:
         places = idle.places(len(self))
         track = replace(self.track, shoulders=idle.shoulders[torch.from_numpy(places)])

@@ -21,6 +21,7 @@ from gmtalker.errors import UnusableInput
 ROTATION, TRANSLATION, BLINK, GAZE = slice(0, 3), slice(3, 6), slice(6, 8), slice(8, 10)
 POSE = slice(0, 6)  # rotation and translation
 MOTION_DIM = 10
+WIDEST_LID = -0.5  # of blink: half as far above the usual opening as the closed lid is below it
 
 
 def _check(name: str, value: Tensor, *shape: int | None) -> None:
@@ -168,7 +169,7 @@ class MotionTrack:
 
     rotation: (frames, 3) yaw, pitch and roll in radians.
     translation: (frames, 3) x right and y down in face heights from the middle of the picture, and the logarithm of scale.
-    blink: (frames, 2) 0 open to 1 closed, left eye of the picture first.
+    blink: (frames, 2) 0 open to 1 closed, left eye of the picture first; below 0 wider than usual, WIDEST_LID at most.
     gaze: (frames, 2) yaw and pitch in radians.
     Source: rho in docs/method.md section 0.
     """
@@ -191,10 +192,10 @@ class MotionTrack:
 
     @classmethod
     def unstacked(cls, values: Tensor) -> MotionTrack:
-        """The inverse of stacked, for values (frames, MOTION_DIM); eyelids are clipped to between 0 and 1."""
+        """The inverse of stacked, for values (frames, MOTION_DIM); eyelids are clipped to what they can do."""
         _check("motion", values, None, MOTION_DIM)
         rotation, translation, blink, gaze = (values[:, columns] for columns in (ROTATION, TRANSLATION, BLINK, GAZE))
-        return cls(rotation, translation, blink.clamp(0, 1), gaze)  # the flow is unbounded, eyelids are not
+        return cls(rotation, translation, blink.clamp(WIDEST_LID, 1), gaze)  # the flow is unbounded, eyelids are not
 
 
 @dataclass(frozen=True)

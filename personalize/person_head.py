@@ -19,6 +19,7 @@ from gmtalker.progress import OnProgress
 from gmtalker.training.head import HeadHooks, HeadOptions, HeadTraining, sized, train_head
 from gmtalker.training.head_data import PersonFrames
 from gmtalker.training.head_losses import PixelWeights
+from gmtalker.training.rehearsal import Rehearsal
 from personalize.footage import Footage
 from personalize.progress import FINISH_REQUESTED, SAMPLE_REQUESTED, write_progress
 
@@ -35,12 +36,14 @@ def train_person_head(
     minutes: float,
     on_progress: OnProgress,
     networks: tuple[HeadGenerator, EmotionMapping, Discriminator] | None = None,
+    rehearsal: Rehearsal | None = None,
 ) -> HeadTraining:
     """Train the head generator and the EMN of one person against a discriminator. The same call resumes.
 
     work: folder that keeps the checkpoint, the best weights, and the pictures of the progress.
     minutes: of training, over all runs.
     networks: generator, EMN and discriminator to start from; None for the generic ones.
+    rehearsal: of emotions that the footage does not show; None leaves them as the generic networks draw them.
     Returns: the training, with its best networks in work / BEST.
     """
     torch.manual_seed(0)
@@ -48,34 +51,45 @@ def train_person_head(
     networks = networks or _generic_start(size)
     for network in networks:
         network.train().requires_grad_(True)
-    shown = footage.emotion[~footage.held_out].mean(0)
-    anchor = ANCHOR * (1 - (shown / 0.05).clamp(max=1))  # an emotion in a twentieth of the frames counts as shown
+    anchor = _anchor(footage) if rehearsal is None else None  # a rehearsed emotion has frames of its own
     training = HeadTraining(*networks, PixelWeights(model), learning_rate=7e-4, ema_decay=0.99, anchor=anchor)
-    renderer = Renderer(model, footage.face, size)
-
-    def person(places: np.ndarray) -> PersonFrames:
-        index = torch.from_numpy(footage.frame_numbers[places])
-        return PersonFrames(renderer, footage.frames[places], footage.track[index], footage.emotion[index].double().numpy())
-
-    train, validation = _train_and_validation(footage)
+    train, validation = _train_and_validation(footage, Renderer(model, footage.face, size), rehearsal is not None)
     every = max(15.0, min(60.0, minutes * 6))
-    options = HeadOptions(minutes, HEAD_BATCH, work / CHECKPOINT, work / BEST, checkpoint_seconds=every)
+    options = HeadOptions(minutes, HEAD_BATCH, work / CHECKPOINT, work / BEST, checkpoint_seconds=every, rehearsal=rehearsal)
     hooks = HeadHooks(
         on_progress,
         on_sample=lambda real, drawn, curve: write_progress(work, real, drawn, curve),
         sample_requested=lambda: _take(work / SAMPLE_REQUESTED),
         stop=(work / FINISH_REQUESTED).exists,
     )
-    train_head(training, [person(train)], [person(validation)] if len(validation) else [], options, hooks)
+    train_head(training, [train], [validation] if len(validation.frames) else [], options, hooks)
     return training
 
 
-def _train_and_validation(footage: Footage) -> tuple[np.ndarray, np.ndarray]:
-    """Places in footage.frames of those that are trained on, and of those that the quality curve is measured on."""
+def _anchor(footage: Footage) -> torch.Tensor:
+    """(8,) how strongly each emotion's EMN head is held to the generic one; an emotion in a twentieth of the frames is free."""
+    shown = footage.emotion[~footage.held_out].mean(0)
+    return ANCHOR * (1 - (shown / 0.05).clamp(max=1))
+
+
+def _train_and_validation(footage: Footage, renderer: Renderer, rehearsed: bool) -> tuple[PersonFrames, PersonFrames]:
+    """The frames that are trained on, and those that the quality curve is measured on.
+
+    rehearsed: whether emotions are: then what is only recognised in a frame does not count as one, or its look would be taken
+        for the emotion's.
+    """
+    emotion = footage.emotion.double().numpy()
+    if rehearsed:
+        emotion = np.where(footage.labels[:, None] < 0, np.eye(emotion.shape[1])[0], emotion)
+
+    def person(places: np.ndarray) -> PersonFrames:
+        numbers = footage.frame_numbers[places]
+        return PersonFrames(renderer, footage.frames[places], footage.track[torch.from_numpy(numbers)], emotion[numbers])
+
     held_out = footage.held_out[footage.frame_numbers]
     places = np.flatnonzero(held_out)
     spread = np.linspace(0, len(places) - 1, min(len(places), VALIDATION_FRAMES_MAX)).astype(int)
-    return np.flatnonzero(~held_out), places[spread]
+    return person(np.flatnonzero(~held_out)), person(places[spread])
 
 
 def _take(request: Path) -> bool:

@@ -19,6 +19,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
 from gmtalker.avatars.avatar import read_avatar, save_card
+from gmtalker.avatars.emotion_offsets import generic_offsets
 from gmtalker.avatars.speaking_style import save_speaking_style
 from gmtalker.clock import EMOTIONS, SAMPLES_PER_FRAME
 from gmtalker.device import one_core
@@ -40,7 +41,7 @@ from gmtalker.models.expression_generator import (
 from gmtalker.pipeline import GMTalkerPipeline
 from gmtalker.progress import OnProgress, Progress, ignore_progress
 from gmtalker.training.loop import TrainOptions, fit
-from personalize.emotion_offsets import OFFSET_FRAMES, generic_offsets
+from personalize.emotion_offsets import OFFSET_FRAMES
 from personalize.sound_sync import SpokenFootage, shift_sound, sound_lag
 
 STYLE_RANK, STYLE_FRAMES, STYLE_BATCH = 16, 50, 12

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from gmtalker.assets import SPEECH
+from gmtalker.assets import GENERIC, SPEECH
 from gmtalker.avatars.avatar import save_card
 from gmtalker.avatars.emotion_offsets import EmotionOffsets
 from gmtalker.avatars.habits import MotionHabits
@@ -35,6 +35,7 @@ from personalize.footage import Footage, gather_footage
 from personalize.habits import learn_habits, movement_of
 from personalize.person_head import BEST, CHECKPOINT, train_person_head
 from personalize.progress import TRAINING_CURVE, TRAINING_STRIP, WRAP_UP, TrainingProgress
+from personalize.rehearsal import rehearsal_of
 from personalize.request import REQUEST_FILE, TrainRequest
 from personalize.sound_sync import SpokenFootage, footage_sync, is_another_voice, shift_sound, sound_lag
 from personalize.speaking_style import adapt_style
@@ -68,12 +69,11 @@ def train_avatar(
         style_minutes, style = _learn_style(footage, request, pipeline, work, folder, progress)
         minutes = request.training_minutes
         progress.stage("training the head", 10 + 80 * style_minutes / minutes, 92, WRAP_UP)
-        training = train_person_head(footage, pipeline.face_model, work, minutes - style_minutes, progress)
+        rehearsal = rehearsal_of(footage, pipeline, _save_emotion_offsets(footage, pipeline, folder))
+        head_minutes = minutes - style_minutes
+        training = train_person_head(footage, pipeline.face_model, work, head_minutes, progress, rehearsal=rehearsal)
         progress.stage("measuring", 92, 96)
         _save_parts(footage, training, work, folder, request.clips[0])
-        offsets = _emotion_offsets(footage, pipeline)
-        if offsets is not None:
-            offsets.save(folder)
         _habits(footage, pipeline).save(folder)
         _write_card(folder, request, footage, {}, training)
         measures = _measure(folder, footage, pipeline) | style
@@ -117,13 +117,18 @@ def _save_parts(footage: Footage, training: HeadTraining, work: Path, folder: Pa
     _save_idle_loop(footage, first_clip, folder)
 
 
-def _emotion_offsets(footage: Footage, pipeline: GMTalkerPipeline) -> EmotionOffsets | None:
-    """The person's own offsets of the emotions that the clips were labelled with."""
+def _save_emotion_offsets(footage: Footage, pipeline: GMTalkerPipeline, folder: Path) -> EmotionOffsets | None:
+    """Write and return the person's offsets: their own of the emotions that the clips were labelled with, else the actors'."""
     labels = np.where(footage.held_out | ~footage.track.found.numpy(), -1, footage.labels)
     speech = footage.features[torch.from_numpy(footage.speaks)][:NEUTRAL_SPEECH_FRAMES]
     if len(speech) < FPS:  # clips with a label are often silent
         speech = pipeline.encode(read_speech(SPEECH))[:NEUTRAL_SPEECH_FRAMES]
-    return learn_emotion_offsets(pipeline.expression_generator, footage.track, labels, speech, pipeline.lip_guard)
+    usual = EmotionOffsets.load(GENERIC / "emotion_offsets")
+    generator, guard = pipeline.expression_generator, pipeline.lip_guard
+    offsets = learn_emotion_offsets(generator, footage.track, labels, speech, guard, usual)
+    if offsets is not None:
+        offsets.save(folder)
+    return offsets
 
 
 def _habits(footage: Footage, pipeline: GMTalkerPipeline) -> MotionHabits:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from gmtalker.clock import EMOTIONS, FPS, frames_for
+from gmtalker.emotion_of_voice import timeline_of_voice
 from gmtalker.emotion_script import timeline_of_script
 from gmtalker.errors import UnusableInput
 from gmtalker.measure.plots import COLOURS, blank_figure
@@ -65,6 +66,11 @@ def rows_of_script(script: str, speech: str) -> list[list[float]]:
     """
     waveform = read_speech(speech)
     return rows_of(timeline_of_script(script, silent_frames(waveform, frames_for(len(waveform)))))
+
+
+def rows_of_voice(speech: str) -> list[list[float]]:
+    """The table's rows for the emotions that the voice in a sound file expresses. Errors: UnusableInput."""
+    return rows_of(timeline_of_voice(read_speech(speech)))
 
 
 def dragged(

@@ -1,4 +1,4 @@
-"""Emotion over time: keyframes in a table, from the sliders or from a script with tags, and their curves over the speech."""
+"""Emotion over time: keyframes in a table, from the sliders, a script or the voice, and their curves over the speech."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ class Timeline:
     table: gr.Dataframe
     script: gr.Textbox
     apply: gr.Button
+    listen: gr.Button
     about: gr.Markdown
     curves: gr.Image
     keys: gr.JSON
@@ -45,6 +46,7 @@ def timeline_controls() -> Timeline:
         with gr.Column(min_width=120):
             add = gr.Button(word("key_add"), elem_id="key-add")
             clear = gr.Button(word("key_clear"), elem_id="key-clear")
+        listen = gr.Button(word("listen"), elem_id="listen", min_width=120)
     table = gr.Dataframe(
         [],
         headers=["time (s)", *MIXED],
@@ -65,7 +67,7 @@ def timeline_controls() -> Timeline:
     curves = gr.Image(label=word("curves"), elem_id="curves", **picture)
     keys = gr.JSON([], elem_id="timeline-keys", visible=False)
     drag = gr.Textbox(show_label=False, container=False, elem_id="key-drag", elem_classes="unseen")
-    return Timeline(moment, add, clear, table, script, apply, about, curves, keys, drag)
+    return Timeline(moment, add, clear, table, script, apply, listen, about, curves, keys, drag)
 
 
 def connect_timeline(
@@ -80,6 +82,7 @@ def connect_timeline(
     timeline.add.click(handlers.add, place, table, inputs_kwargs=dict(sliders), **HIDDEN)
     timeline.clear.click(lambda: [], None, table, **HIDDEN)
     timeline.apply.click(handlers.read_script, [timeline.script, speech], table, **HIDDEN)
+    timeline.listen.click(handlers.listen, speech, table, **HIDDEN)
     timeline.drag.change(handlers.drag, [timeline.drag, *place, speech], place, **HIDDEN)
     changes = [table.change, speech.change, intensity.release]
     drawn = [timeline.keys, timeline.about, timeline.curves]
@@ -114,6 +117,12 @@ class TimelineHandlers:
         if not speech:
             raise refusal(say(visitor, "speech_before_script"))
         return or_sentence(self._keyframes().rows_of_script, script, speech)
+
+    def listen(self, visitor: gr.Request, speech: str | None) -> list[list]:
+        """Make the table's rows from how the voice sounds."""
+        if not speech:
+            raise refusal(say(visitor, "speech_before_listening"))
+        return or_sentence(self._keyframes().rows_of_voice, speech)
 
     def show(self, rows: list[list], speech: str | None, intensity: float) -> tuple[list[dict], gr.Markdown, gr.Image]:
         """The table's rows as a request takes them, and their curves."""

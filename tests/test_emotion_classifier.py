@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
 import gmtalker.measure.emotion_classifier as module
 from gmtalker.errors import UnusableInput
-from gmtalker.measure.emotion_classifier import CLASSES, EmotionClassifier, emotion_accuracy
+from gmtalker.measure.emotion_classifier import CLASSES, Asked, EmotionClassifier, emotion_accuracy
 from gmtalker.media.video import read_frames
 from tests.media import bundled_clip, write_wav
 
@@ -38,16 +40,20 @@ def test_a_real_face_is_found_and_classified(classifier):
 
 def test_accuracy_counts_what_was_asked_for(classifier, tmp_path, monkeypatch):
     said = {"happy": "happy", "sad": "happy"}
-    monkeypatch.setattr(classifier, "classify", lambda frames: frames if isinstance(frames, str) else "sad")
+    monkeypatch.setattr(classifier, "classify", lambda frames: "sad")
+    monkeypatch.setattr(classifier, "name", lambda frames: frames)
 
-    def pipeline(waveform, avatar, emotion):
-        return said.get(next(iter(emotion), "neutral"), "neutral")
+    def pipeline(waveform, avatar, emotion, seed, intensity):
+        name = said.get(next(iter(emotion), "neutral"), "neutral") if intensity and not seed else "neutral"
+        return SimpleNamespace(every=lambda frames: name)
 
     monkeypatch.setattr(module, "read_frames", lambda path: [path])
     speech = write_wav(tmp_path / "s.wav", np.random.default_rng(0).normal(size=8000).astype(np.float32) * 0.1)
     real = {tmp_path / "a.mp4": "sad", tmp_path / "b.mp4": "happy", tmp_path / "c.mp4": "contempt"}
-    found = emotion_accuracy(classifier, pipeline, None, speech, real)
-    assert found["emotion_accuracy"] == round(2 / len(CLASSES), 3)  # neutral and happy
+    found = emotion_accuracy(classifier, pipeline, None, Asked([speech], (0, 1), (1.0, 0.0)), real)
+    assert found["emotion_accuracy"] == round(1.5 / len(CLASSES), 3)  # neutral, and one take of happy
+    assert found["emotions_named"]["happy"] == ["happy", "neutral"]
+    assert found["emotions_at"]["0"]["emotion_accuracy"] == round(1 / len(CLASSES), 3)
     assert found["emotion_accuracy_of_real_clips"] == 0.5 and "c.mp4 (contempt)" not in found["real_clips_named"]
 
 

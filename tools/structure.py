@@ -27,7 +27,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("gmtalker.streaming",),
     ("gmtalker.stages",),
     ("gmtalker.request",),
-    ("gmtalker.emotion_script",),
+    ("gmtalker.emotion_script", "gmtalker.emotion_of_voice"),
     ("gmtalker.provenance",),
     ("gmtalker.avatars",),
     ("gmtalker.hub",),

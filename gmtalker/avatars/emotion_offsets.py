@@ -10,6 +10,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from gmtalker.clock import EMOTIONS
+from gmtalker.device import one_core
+from gmtalker.models.expression_generator import ExpressionGenerator
 from gmtalker.tracks import BLINK, MOTION_DIM
 
 OFFSETS_FILE = "emotion_offsets.safetensors"
@@ -56,3 +58,18 @@ class EmotionOffsets:
             tensors["motion"] = torch.zeros(len(tensors["lids"]), MOTION_DIM)
             tensors["motion"][:, BLINK] = tensors["lids"][:, None]
         return cls(tensors["expression"].float(), tensors["motion"].float())
+
+
+@torch.no_grad()
+@one_core()
+def generic_offsets(generator: ExpressionGenerator, features: Tensor) -> Tensor:
+    """How the generator's mean face in each emotion differs from its neutral one.
+
+    features: (frames, d) of the speech that it is averaged over.
+    Returns: (8, n) coefficients.
+    """
+    means = []
+    for weights in torch.eye(len(EMOTIONS), device=generator.device):
+        latent = generator.latent(weights.expand(len(features), -1), seed=0, temperature=0.0)
+        means.append(generator.generate(features.to(generator.device), latent).mean(0).cpu())
+    return torch.stack(means) - means[0]

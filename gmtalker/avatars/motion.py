@@ -10,7 +10,7 @@ from torch import Tensor
 from gmtalker.avatars.avatar import Avatar
 from gmtalker.avatars.habits import MOVING, HabitualMotion, usual_habits
 from gmtalker.clock import MOTIONS
-from gmtalker.tracks import BLINK, GAZE, MOTION_DIM, POSE, EmotionWeights, FaceTrack, MotionTrack
+from gmtalker.tracks import BLINK, GAZE, MOTION_DIM, POSE, WIDEST_LID, EmotionWeights, FaceTrack, MotionTrack
 
 LOWEST_LID = 0.8  # a lid that rests lower is shut: a blink could not be seen any more
 
@@ -56,7 +56,7 @@ class PersonMotion:
         values = self._usual.repeat(len(moved), 1)
         if omega is not None and self.avatar.emotion_offsets is not None:
             values = values + omega @ self.avatar.emotion_offsets.motion
-        resting = values[:, BLINK].clamp(0, LOWEST_LID)
+        resting = values[:, BLINK].clamp(WIDEST_LID, LOWEST_LID)
         values[:, BLINK] = resting + (1 - resting) * closed[:, None]  # lids blink from where they rest
         amounts = torch.empty(MOTION_DIM)
         amounts[POSE], amounts[GAZE] = self.amounts.head, self.amounts.gaze

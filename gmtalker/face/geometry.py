@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from gmtalker.face.landmarks import EYES
+from gmtalker.tracks import WIDEST_LID
 
 EYE_RADIUS = 0.55  # eyeball radius in eye widths (about 12.5 mm to 24 mm of lid opening): turns iris offsets into angles
 
@@ -85,13 +86,13 @@ def lid_distance(canonical: np.ndarray) -> np.ndarray:
 
 
 def eyelids(canonical: np.ndarray, eye_open: np.ndarray, eye_closed: np.ndarray) -> np.ndarray:
-    """(frames, 2) blink, 0 open to 1 closed.
+    """(frames, 2) blink, 0 open to 1 closed; below 0 where eyes are wider than they usually are.
 
     canonical: (frames, 478, 3).
     eye_open, eye_closed: (2,) the person's lid distances in eye widths.
     Source: docs/method.md equation (28).
     """
-    return np.clip((eye_open - lid_distance(canonical)) / (eye_open - eye_closed), 0, 1)
+    return np.clip((eye_open - lid_distance(canonical)) / (eye_open - eye_closed), WIDEST_LID, 1)
 
 
 def gaze_angles(canonical: np.ndarray) -> np.ndarray:

@@ -121,19 +121,37 @@ class Renderer:
         shoulders: (4,) as in FaceTrack; without them, they follow the head.
         Returns: (size, size, CHANNELS) uint8.
         """
-        size = self.size
         motion = np.asarray(motion, np.float64)
         points = self._closed(self.points(np.asarray(coefficients, np.float64), motion)) - 0.5
         source_map = self._source_map(motion, shoulders)
-        rendering = np.zeros((size, size, CHANNELS), np.uint8)
-        depth = np.full((size, size), np.inf, np.float32)
-        _rasterise(self.triangles, self.kinds, points, self.sources, self.colours, source_map, rendering, depth)
+        rendering = self._rasterised(points, self.sources, source_map)[0]
         discs = np.array([[*points[eye.iris, :2], self._iris_radius(points, eye)] for eye in EYES])
         _irises(rendering, discs)
         appearance = cv2.remap(self.reference, source_map, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
         appearance[rendering[..., MOUTH_MAP] > 0] = _MOUTH_COLOUR  # the reference keeps its lips closed: nothing to show inside
         rendering[..., APPEARANCE] = appearance
         return rendering
+
+    def flow(self, before: np.ndarray, after: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Where each pixel of a face comes from in a picture of the same face, before it moved.
+
+        before, after: (478, 3) points in pixels, of `points`.
+        Returns: (size, size, 2) float32 x and y, which outside of the face is the pixel itself; (size, size) bool, the face.
+        """
+        sources = (self._closed(before)[:, :2] - 0.5).copy()
+        places = self.still.copy()
+        depth = self._rasterised(self._closed(after) - 0.5, sources, places)[1]
+        return places, np.isfinite(depth)
+
+    def _rasterised(self, points: np.ndarray, sources: np.ndarray, source_map: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The maps of the face with points (481, 3), and its depth.
+
+        sources: (481, 2) the same points in another picture; where each pixel lies there is written into source_map.
+        """
+        rendering = np.zeros((self.size, self.size, CHANNELS), np.uint8)
+        depth = np.full((self.size, self.size), np.inf, np.float32)
+        _rasterise(self.triangles, self.kinds, points, sources, self.colours, source_map, rendering, depth)
+        return rendering, depth
 
     @staticmethod
     def _iris_radius(points: np.ndarray, eye: Eye) -> float:

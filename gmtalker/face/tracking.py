@@ -264,7 +264,7 @@ def _reference_cost(model: FaceModel, shape: FaceShape, track: FaceTrack) -> np.
     mean, scale = np.median(motion, axis=0), motion.std(axis=0) + 1e-4
     cost = (np.abs(motion - mean)[:, POSE] / (scale[POSE] + 0.01)).sum(1)
     lips, lids, gaze = model.lip_opening(coefficients, shape.neutral_shape), motion[:, BLINK], motion[:, GAZE] - mean[GAZE]
-    cost += 20 * lips + 3 * lids.sum(1) + 4 * np.abs(gaze).sum(1)
+    cost += 20 * lips + 3 * np.abs(lids).sum(1) + 4 * np.abs(gaze).sum(1)
     # Its texture is under every expression: brows that are raised in it are raised in all of them.
     cost += EXPRESSION_COST * np.sqrt(np.square(coefficients).mean(1))
     return cost

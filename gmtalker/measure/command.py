@@ -22,10 +22,13 @@ from gmtalker.command_line import (
     write_json,
 )
 from gmtalker.measure.table import write_table
-from gmtalker.progress import Progress
+from gmtalker.progress import OnProgress, Progress
 
 if TYPE_CHECKING:
+    from gmtalker.avatars.avatar import Avatar
     from gmtalker.measure.avatar import HeldOut
+    from gmtalker.measure.emotion_classifier import EmotionClassifier
+    from gmtalker.pipeline import GMTalkerPipeline
 
 MOVED = "{} is `python -m personalize benchmark {}` now: it trains avatars in order to measure them."
 LIPS_MOVED = "emotions --speech is `python -m gmtalker lips --speeches` now."
@@ -54,7 +57,15 @@ def _add_evaluate(evaluate: argparse.ArgumentParser) -> None:
     evaluate.add_argument(
         "--judge", type=Path, metavar="F.pt", help="a TorchScript classifier: is the requested emotion recognised?"
     )
-    evaluate.add_argument("--labelled", action="append", default=[], metavar="F=happy", help="a real clip for --judge too")
+    evaluate.add_argument(
+        "--labelled", action="append", default=[], metavar="F=happy", help="a real clip for --judge and --emotions"
+    )
+    evaluate.add_argument("--emotions", action="store_true", help="is what the track asks for in each emotion drawn?")
+    evaluate.add_argument(
+        "--speeches", type=Path, nargs="+", metavar="F", help="what is said for --judge (default: the bundled one)"
+    )
+    evaluate.add_argument("--seeds", type=int, default=1, metavar="N", help="takes of each speech for --judge (1)")
+    evaluate.add_argument("--intensities", type=float, nargs="+", default=(1.0,), metavar="X", help="of the emotions (1)")
     evaluate.add_argument("--identity", type=Path, metavar="F.onnx", help="insightface's network: is it still the same person?")
     evaluate.add_argument("--pictures", type=Path, metavar="DIR", help="a folder for the traces of the lips")
     add_device(evaluate)
@@ -116,15 +127,17 @@ def _evaluate(options: argparse.Namespace) -> None:
         raise WrongUsage("--start must be 0 or more seconds.")
     if bool(options.video) == bool(options.dataset) or bool(options.dataset) != bool(options.root):
         raise WrongUsage("Say what to measure on: --video F..., or --dataset mead --root DIR.")
-    if options.labelled and not options.judge:
-        raise WrongUsage("--labelled clips need --judge F.pt, which classifies them.")
-    labelled = dict(labelled_clip(text, "--labelled") for text in options.labelled)
+    if options.labelled and not (options.judge or options.emotions):
+        raise WrongUsage("--labelled clips need --judge F.pt, which classifies them, or --emotions, which redraws them.")
+    for text in options.labelled:
+        labelled_clip(text, "--labelled")
+    if options.seeds < 1 or not all(0 <= intensity <= 2 for intensity in options.intensities):
+        raise WrongUsage("--seeds takes 1 or more, --intensities numbers from 0 to 2.")
 
     # Late: wrong usage should not wait for the networks' libraries.
-    from gmtalker.assets import SPEECH
     from gmtalker.avatars.ready import load_avatar
     from gmtalker.measure.avatar import evaluate_avatar
-    from gmtalker.measure.emotion_classifier import EmotionClassifier, emotion_accuracy
+    from gmtalker.measure.emotion_classifier import EmotionClassifier
     from gmtalker.measure.identity import recogniser_at_hand
 
     avatar = load_avatar(options.avatar)
@@ -135,10 +148,36 @@ def _evaluate(options: argparse.Namespace) -> None:
     pipeline = load_pipeline(options)
     with progress_bar(options) as on_progress:
         measures = evaluate_avatar(avatar, held_out, pipeline, on_progress, options.pictures, recogniser)
-        if classifier is not None:
-            on_progress(Progress("classifying emotions"))
-            measures |= emotion_accuracy(classifier, pipeline, avatar, SPEECH, labelled)
+        measures |= _emotion_measures(options, classifier, pipeline, avatar, on_progress)
     write_measures(measures, options.json)
+
+
+def _emotion_measures(
+    options: argparse.Namespace,
+    classifier: EmotionClassifier | None,
+    pipeline: GMTalkerPipeline,
+    avatar: Avatar,
+    on_progress: OnProgress,
+) -> dict:
+    """What --judge and --emotions ask for."""
+    from gmtalker.assets import SPEECH
+    from gmtalker.measure.emotion_classifier import Asked, emotion_accuracy
+    from gmtalker.measure.emotion_drawn import look_drawn, movement_drawn
+
+    labelled = dict(labelled_clip(text, "--labelled") for text in options.labelled)
+    measures = {}
+    if classifier is not None:
+        on_progress(Progress("classifying emotions"))
+        asked = Asked(options.speeches or (SPEECH,), range(options.seeds), options.intensities)
+        measures |= emotion_accuracy(classifier, pipeline, avatar, asked, labelled)
+    if options.emotions:
+        on_progress(Progress("measuring emotions"))
+        measures["emotion_movement_drawn"] = movement_drawn(avatar, pipeline, SPEECH)
+        neutral = [clip for clip, emotion in labelled.items() if emotion == "neutral"]
+        shown = {clip: emotion for clip, emotion in labelled.items() if emotion != "neutral"}
+        if neutral and shown:
+            measures["emotion_look_drawn"] = look_drawn(avatar, pipeline, shown, neutral)
+    return measures
 
 
 def _held_out(options: argparse.Namespace, name: str) -> HeldOut:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
 
-from gmtalker.avatars.avatar import Avatar
+from gmtalker.avatars.ready import AvatarLike
 from gmtalker.clock import EMOTIONS
 from gmtalker.errors import UnusableInput
 from gmtalker.face.landmarks import FACE_POINTS
@@ -54,38 +55,60 @@ class EmotionClassifier:
 
     def classify(self, frames: Iterable[np.ndarray]) -> str:
         """The emotion of a clip, by every CLASSIFIED_EVERY-th frame; "" when none shows a face."""
-        some = [frame for index, frame in enumerate(frames) if index % CLASSIFIED_EVERY == 0]
-        scores = self.probabilities(some)
+        return self.name(frame for index, frame in enumerate(frames) if index % CLASSIFIED_EVERY == 0)
+
+    def name(self, frames: Iterable[np.ndarray]) -> str:
+        """The emotion of some frames; "" when none shows a face."""
+        scores = self.probabilities(list(frames))
         return "" if np.isnan(scores).any() else CLASSES[int(scores.argmax())]
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What is asked of an avatar, to be named by a classifier.
+
+    speeches: files that it says.
+    seeds: of each.
+    intensities: of each emotion; the first one's accuracy is the result.
+    """
+
+    speeches: Sequence[Path]
+    seeds: Sequence[int] = (0,)
+    intensities: Sequence[float] = (1.0,)
+
+
 def emotion_accuracy(
-    classifier: EmotionClassifier, pipeline: GMTalkerPipeline, avatar: Avatar, speech: Path, real: Mapping[Path, str]
+    classifier: EmotionClassifier, pipeline: GMTalkerPipeline, avatar: AvatarLike, asked: Asked, real: Mapping[Path, str]
 ) -> dict:
     """Acc_emo: share of emotions, asked for at full weight, that the classifier names; contempt, which it lacks, is left out.
 
-    speech: what the avatar says in each emotion.
     real: real clips and their emotions, on which the classifier's own accuracy is measured.
-    Returns: "emotion_accuracy", 0 to 1, and "emotions_named" by emotion; "emotion_accuracy_of_real_clips" and "real_clips_named"
-        where there are any.
+    Returns: "emotion_accuracy", 0 to 1, and "emotions_named" by emotion, the names of all speeches and seeds; the same of each
+        further intensity under "emotions_at"; "emotion_accuracy_of_real_clips" and "real_clips_named" where there are any.
     Source: docs/method.md section 4, "Acc_emo".
     """
-    waveform = read_speech(speech)
-    wanted = [emotion for emotion in EMOTIONS if emotion in CLASSES]
-    named = {}
-    for emotion in wanted:
-        frames = pipeline(waveform, avatar, emotion={} if emotion == "neutral" else {emotion: 1.0})
-        named[emotion] = classifier.classify(frames)
-    result = {
-        "emotion_accuracy": round(float(np.mean([named[emotion] == emotion for emotion in wanted])), 3),
-        "emotions_named": named,
-    }
+    takes = [(read_speech(speech), seed) for speech in asked.speeches for seed in asked.seeds]
+
+    def named(emotion: str, intensity: float) -> list[str]:
+        wanted = {} if emotion == "neutral" else {emotion: 1.0}
+        performances = (pipeline(wave, avatar, wanted, seed=seed, intensity=intensity) for wave, seed in takes)
+        return [classifier.name(performance.every(CLASSIFIED_EVERY)) for performance in performances]
+
+    emotions = [emotion for emotion in EMOTIONS if emotion in CLASSES]
+    tables = [{emotion: named(emotion, intensity) for emotion in emotions} for intensity in asked.intensities]
+    first, *others = ({"emotion_accuracy": _accuracy(table), "emotions_named": table} for table in tables)
+    result = first | ({"emotions_at": {f"{at:g}": found for at, found in zip(asked.intensities[1:], others)}} if others else {})
     real_named = {path: classifier.classify(read_frames(path)) for path, emotion in real.items() if emotion in CLASSES}
     if real_named:
         right = [name == real[path] for path, name in real_named.items()]
         result["emotion_accuracy_of_real_clips"] = round(float(np.mean(right)), 3)
         result["real_clips_named"] = {f"{path.name} ({real[path]})": name for path, name in real_named.items()}
     return result
+
+
+def _accuracy(table: Mapping[str, Sequence[str]]) -> float:
+    """Mean over emotions of the share of takes that are named as what was asked for."""
+    return round(float(np.mean([np.mean([name == emotion for name in names]) for emotion, names in table.items()])), 3)
 
 
 def _grey_face(frame: np.ndarray, points: np.ndarray) -> np.ndarray:

@@ -9,8 +9,19 @@ from pathlib import Path
 from gmtalker.clock import SIZES
 from gmtalker.command_line import DATASETS, WrongUsage, add_device, names_in, progress_bar
 
-STAGES = ("speech", "expression", "motion", "sync", "head", "face")  # each trained by the module of its name
+STAGES = (
+    "speech",
+    "expression",
+    "motion",
+    "sync",
+    "head",
+    "ratio",
+    "offsets",
+    "voice",
+    "face",
+)  # each trained by the module of its name
 COUNTED = ("expression", "sync")  # which may be trained for a number of steps
+STARTED = ("speech", "expression")  # which may go on from weights
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
@@ -29,7 +40,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         "--extra-speech", type=Path, action="append", default=[], metavar="DIR", help="speech only: more recordings"
     )
     pretrain.add_argument("--noises", type=Path, metavar="DIR", help="sounds without speech, to train among")
-    pretrain.add_argument("--start", type=Path, metavar="DIR", help="speech only: go on from these weights")
+    pretrain.add_argument("--start", type=Path, metavar="DIR", help="speech and expression: go on from these weights")
     pretrain.add_argument(
         "--articulation-only", action="store_true", help="speech only, with --start: leave all features but the articulation"
     )
@@ -65,8 +76,10 @@ def _check(options: argparse.Namespace) -> None:
         raise WrongUsage("--steps takes a number of steps of pretrain expression or sync, instead of --minutes.")
     if options.speech_encoder and options.stage != "speech":
         raise WrongUsage("--speech-encoder says what pretrain speech takes: pretrain speech --speech-encoder NAME.")
-    if (options.teacher or options.extra_speech or options.start) and options.stage != "speech":
-        raise WrongUsage("--teacher, --extra-speech and --start say what pretrain speech learns from.")
+    if (options.teacher or options.extra_speech) and options.stage != "speech":
+        raise WrongUsage("--teacher and --extra-speech say what pretrain speech learns from.")
+    if options.start and options.stage not in STARTED:
+        raise WrongUsage(f"--start is for pretrain {' and '.join(STARTED)}.")
     if options.articulation_only and not options.start:
         raise WrongUsage("--articulation-only keeps the features of an encoder: say of which, with --start DIR.")
     if options.baseline and options.stage != "expression":

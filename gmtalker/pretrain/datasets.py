@@ -45,6 +45,7 @@ class Row:
     sound: the file with its sound, where that is not the clip itself.
     test: whether it is kept for testing.
     dataset: name of the set.
+    graded: whether the set says how strongly the emotion is shown; otherwise `level` is a guess.
     """
 
     path: Path
@@ -59,6 +60,7 @@ class Row:
     sound: Path | None = None
     test: bool = False
     dataset: str = MANIFEST
+    graded: bool = False
 
     @property
     def is_video(self) -> bool:
@@ -133,6 +135,7 @@ def read_manifest(root: Path) -> Iterable[Row]:
                 line.get("sync", "ok"),
                 LEVELS.get(line.get("level") or "", 1.0),
                 test=test,
+                graded=bool(line.get("level")),
             )
 
 
@@ -195,7 +198,20 @@ def _row(
     train_seconds: float = WHOLE,
 ) -> Row:
     file, kind = path.relative_to(root).as_posix(), "speech" if emotion is None else "emotion"
-    return Row(path, file, kind, person, 0.0 if test else train_seconds, True, emotion, "ok", level, sound, test)
+    return Row(
+        path,
+        file,
+        kind,
+        person,
+        0.0 if test else train_seconds,
+        True,
+        emotion,
+        "ok",
+        level,
+        sound,
+        test,
+        graded=emotion is not None,
+    )
 
 
 READERS: dict[str, Callable[[Path], Iterable[Row]]] = {

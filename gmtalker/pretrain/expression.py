@@ -15,6 +15,7 @@ from gmtalker.face.model import FaceModel
 from gmtalker.models.articulation import ARTICULATION_DIM
 from gmtalker.models.expression_generator import ExpressionBatch, ExpressionGenerator, StyleReference
 from gmtalker.pretrain.datasets import Row
+from gmtalker.pretrain.emotion_levels import with_levels
 from gmtalker.pretrain.samples import (
     BATCH_CLIPS,
     VIEWS,
@@ -30,6 +31,7 @@ from gmtalker.pretrain.samples import (
     samplers_of,
     save_stage,
     shares_of,
+    start_from,
 )
 from gmtalker.pretrain.sound_augmentation import read_noises
 from gmtalker.progress import OnProgress, ignore_progress
@@ -58,13 +60,15 @@ def pretrain_expression(
     """
     options, output = options if options.steps else options.with_minutes(MINUTES), Path(output)
     face_model, speech_encoder = read_face_model(output), read_speech_encoder(output)
-    clips = read_corpus(rows, output, on_progress)
+    clips = with_levels(read_corpus(rows, output, on_progress), LipGuard(face_model))
     noises = read_noises(options.noises)
     tracked = encode_speech_views(clips, speech_encoder, output / "corpus", options.seed, noises, on_progress)
     train, validation = hold_out(tracked, lambda item: item.features is not None, lambda item: item.person)
     torch.manual_seed(options.seed)
     dimensions = face_model.coefficient_dim, speech_encoder.feature_dim
     model = ExpressionGenerator(*dimensions, by_label=options.by_label)
+    if options.start is not None:
+        start_from(options.start, model)
     batches = _Batches(train, face_model, speech_encoder.feature_dim, options.seed)
 
     def evaluate(network: ExpressionGenerator) -> dict[str, float]:

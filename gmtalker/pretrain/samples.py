@@ -48,6 +48,7 @@ FOLDERS = {
     "expression_baseline": "expression_baseline",
     "motion": "motion_generator",
     "sync": "lip_sync",
+    "voice": "voice_emotion",
 }
 
 
@@ -64,7 +65,7 @@ class PretrainOptions:
     size: side of the pictures, in pixels (head generator only).
     teacher: the encoder to learn from, on the Hub or in a folder (speech encoder only).
     noises: folder of sounds without speech, to hear speech among.
-    start: folder of the stage's weights to go on from, instead of from random ones (speech encoder only).
+    start: folder of the stage's weights to go on from, instead of from random ones (speech encoder and expression generator).
     articulation_only: train what hears the articulation, and leave the other features as they are (speech encoder only).
     """
 
@@ -321,7 +322,7 @@ def save_stage(
     """
     folder = output / FOLDERS[stage]
     save_half(model.to("cpu"), folder)
-    rows = [row for row in rows if row.is_video or stage == "speech"]
+    rows = [row for row in rows if row.is_video or stage in ("speech", "voice")]
     length = f"--minutes {options.minutes:g}" if options.steps is None else f"--steps {options.steps}"
     name = stage.replace("_baseline", " --baseline")
     teacher = "" if options.teacher is None else f" --teacher {Path(options.teacher).name}"

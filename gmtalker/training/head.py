@@ -30,7 +30,7 @@ from gmtalker.training.checkpoints import (
     tensors_below,
     write_tensors,
 )
-from gmtalker.training.head_data import HeadBatch, HeadBatches, PersonFrames
+from gmtalker.training.head_data import HeadBatch, HeadBatches, PersonFrames, RehearsesEmotions
 from gmtalker.training.head_losses import (
     LOSS_WEIGHTS,
     PixelWeights,
@@ -295,6 +295,7 @@ class HeadOptions:
     augment: vary colours and mirror pictures, for the generic networks; one person stays as filmed.
     checkpoint_seconds: between two checkpoints, and between two measurements of the held-out frames.
     seed: of batches and noise.
+    rehearsal: of emotions that the frames do not show; None for none.
     """
 
     minutes: float
@@ -304,6 +305,7 @@ class HeadOptions:
     augment: bool = False
     checkpoint_seconds: float = 60.0
     seed: int = 0
+    rehearsal: RehearsesEmotions | None = None
 
 
 @dataclass(frozen=True)
@@ -341,7 +343,7 @@ def train_head(
     workers = (
         0 if training.accelerator.device.type == "cpu" else max(1, usable_cores() - 2)
     )  # a GPU outruns what one core renders
-    frames = HeadBatches(people, options.batch, options.augment, options.seed)
+    frames = HeadBatches(people, options.batch, options.augment, options.seed, options.rehearsal)
     batches = iter(DataLoader(frames, batch_size=None, sampler=range(state.step, STEPS_MAX), num_workers=workers))
     saved = reported = time.monotonic()
     while state.seconds < seconds and not hooks.stop():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -13,7 +14,8 @@ from gmtalker.face.renderer import APPEARANCE, CANONICAL_X, Renderer
 from gmtalker.tracks import FaceTrack
 
 CANONICAL_SUM = 295  # what both ends of a canonical coordinate, 40 and 255, add up to
-RANDOM_EMOTION_SHARE = 0.2  # of the frames get random emotion weights: whatever the sliders say, it is this person
+REHEARSED_SHARE = 0.35  # of the frames, where emotions are rehearsed
+RANDOM_EMOTION_SHARE = 0.2  # of the frames get random emotion weights where none are rehearsed: it is always this person
 
 
 @dataclass
@@ -39,6 +41,13 @@ class PersonFrames:
         """(size, size, channels) uint8: what the head generator gets to generate frame `index`."""
         shoulders = None if self.shoulders is None else self.shoulders[index]
         return self.renderer.render(self.coefficients[index], self.motion[index], shoulders)
+
+
+class RehearsesEmotions(Protocol):
+    """Draws frames of a person in emotions that they did not show."""
+
+    def draw(self, person: PersonFrames, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Rendering (size, size, CHANNELS) and frame (size, size, 3), both uint8, and emotion weights (8,)."""
 
 
 @dataclass
@@ -75,31 +84,40 @@ class HeadBatches(Dataset):
     batch_size: frames per step.
     augment: vary colours and mirror pictures, for the generic networks; one person stays as filmed.
     seed: each step's draw is its own, so that a resumed training goes on as if it had never stopped.
+    rehearsal: draws frames of emotions that were not shown; None leaves them out.
     """
 
-    def __init__(self, people: list[PersonFrames], batch_size: int, augment: bool, seed: int):
+    def __init__(
+        self, people: list[PersonFrames], batch_size: int, augment: bool, seed: int, rehearsal: RehearsesEmotions | None = None
+    ):
         self.people, self.batch_size, self.augment, self.seed = people, batch_size, augment, seed
+        self.rehearsal = rehearsal
 
     def __getitem__(self, step: int) -> HeadBatch:
         random, size = np.random.default_rng([self.seed, step]), self.batch_size
         renderings, frames, emotions = [], [], []
         for _ in range(size):
-            person = self.people[random.integers(len(self.people))]
-            index = random.integers(len(person.frames))
-            rendering, frame = person.rendering(index), person.frames[index]
+            rendering, frame, emotion = self._draw(self.people[random.integers(len(self.people))], random)
             if self.augment and random.random() < 0.5:
                 rendering, frame = mirrored(rendering), frame[:, ::-1]
             renderings.append(rendering)
             frames.append(frame)
-            emotion = person.emotion[index]
-            if random.random() < RANDOM_EMOTION_SHARE:
-                emotion = random.dirichlet(np.full(len(emotion), 0.4))
             emotions.append(emotion)
         gain, lift = np.ones((size, 3)), np.zeros((size, 3))
         if self.augment:
             gain, lift = random.uniform(0.8, 1.2, (size, 3)), random.uniform(-0.15, 0.15, (size, 3))
         pictures = (torch.from_numpy(np.stack(x)) for x in (renderings, frames))
         return HeadBatch(*pictures, *(torch.from_numpy(np.stack(x)).float() for x in (emotions, gain, lift)))
+
+    def _draw(self, person: PersonFrames, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """A frame as it was filmed, or one of an emotion: its rendering, itself, and its emotion weights (8,)."""
+        if self.rehearsal is not None and random.random() < REHEARSED_SHARE:
+            return self.rehearsal.draw(person, random)
+        index = random.integers(len(person.frames))
+        emotion = person.emotion[index]
+        if self.rehearsal is None and random.random() < RANDOM_EMOTION_SHARE:
+            emotion = random.dirichlet(np.full(len(emotion), 0.4))
+        return person.rendering(index), person.frames[index], emotion
 
 
 def mirrored(rendering: np.ndarray) -> np.ndarray:

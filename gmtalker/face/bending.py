@@ -1,0 +1,67 @@
+"""Frames of a person bent to expressions that they did not have when they were filmed (docs/method.md section 3)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from gmtalker.face.canonical_grid import CanonicalGrid
+from gmtalker.face.renderer import CANONICAL_X, CANONICAL_Y, EYE_MAP, MOUTH_MAP, Renderer
+
+REACH = 0.08  # of the picture's side, over which what lies around the face follows it less and less
+SEAM = 0.012  # of the picture's side, over which a change of brightness fades out at the face's outline
+
+
+@dataclass(frozen=True)
+class FilmedFace:
+    """One frame of a person.
+
+    frame: (size, size, 3) uint8 RGB.
+    coefficients: (n,).
+    motion: (10,) one row of MotionTrack.stacked().
+    shoulders: (4,) as in FaceTrack, or None.
+    """
+
+    frame: np.ndarray
+    coefficients: np.ndarray
+    motion: np.ndarray
+    shoulders: np.ndarray | None = None
+
+
+def bend(
+    renderer: Renderer, face: FilmedFace, coefficients: np.ndarray, motion: np.ndarray, ratio: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Move a frame's pixels with the mesh to another expression, and change the skin's brightness as the expression does.
+
+    renderer: of the person.
+    coefficients, motion: of the other expression, as in FilmedFace; with the pose of the frame.
+    ratio: (GRID, GRID) logarithm of the brightness over that of the frame, on the canonical grid; None leaves it.
+    Returns: rendering (size, size, CHANNELS) and picture (size, size, 3), both uint8.
+    """
+    rendering = renderer.render(coefficients, motion, face.shoulders)
+    before, after = renderer.points(face.coefficients, face.motion), renderer.points(coefficients, motion)
+    places, on_face = renderer.flow(before, after)
+    _extend(places, on_face, renderer.still)
+    picture = cv2.remap(face.frame, places, None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+    if ratio is not None:
+        change = CanonicalGrid.spread(ratio.astype(np.float32), rendering[..., [CANONICAL_X, CANONICAL_Y]])
+        skin = on_face & (rendering[..., EYE_MAP] == 0) & (rendering[..., MOUTH_MAP] == 0)
+        change *= cv2.GaussianBlur(skin.astype(np.float32), (0, 0), SEAM * renderer.size) * skin
+        picture = np.clip(picture * np.exp(change)[..., None], 0, 255).astype(np.uint8)
+    return rendering, picture
+
+
+def _extend(places: np.ndarray, on_face: np.ndarray, still: np.ndarray) -> None:
+    """Let what lies around a face follow it: each pixel as the nearest one of the face, less and less with the distance."""
+    if not on_face.any():
+        return
+    distance, labels = cv2.distanceTransformWithLabels(
+        (~on_face).astype(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL
+    )
+    moved = np.zeros((labels.max() + 1, 2), np.float32)
+    moved[labels[on_face]] = (places - still)[on_face]
+    share = np.exp(-((distance / (REACH * len(places))) ** 2))
+    around = cv2.GaussianBlur(moved[labels] * share[..., None], (0, 0), SEAM * len(places))
+    places[~on_face] += around[~on_face]

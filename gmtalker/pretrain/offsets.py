@@ -1,0 +1,91 @@
+"""Pretraining of what actors do beside the generator's emotions: `pretrain offsets` (docs/method.md section 11)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gmtalker.assets import SPEECH
+from gmtalker.avatars.emotion_offsets import EmotionOffsets, generic_offsets
+from gmtalker.clock import EMOTIONS
+from gmtalker.errors import UnusableInput
+from gmtalker.face.lip_guard import LipGuard
+from gmtalker.media.audio import read_speech
+from gmtalker.models.expression_generator import ExpressionGenerator
+from gmtalker.models.weights import load_strict
+from gmtalker.pretrain.card import StageSection, write_section
+from gmtalker.pretrain.corpus import Clip
+from gmtalker.pretrain.datasets import Row, source_of
+from gmtalker.pretrain.emotion_levels import emotional_displacements, with_levels
+from gmtalker.pretrain.samples import PretrainOptions, read_corpus, read_face_model, read_speech_encoder
+from gmtalker.progress import OnProgress, ignore_progress
+from gmtalker.tracks import BLINK, GAZE, MOTION_DIM, ROTATION
+from gmtalker.training.checkpoints import TrainState
+
+FOLDER = "emotion_offsets"
+SPEECH_FRAMES = 200  # over which the generator's own emotions are averaged
+STRONG = 1.3  # of the actors' mean face: a mean of several people's ways is flatter than each of them
+MOTION_COLUMNS = np.r_[ROTATION, BLINK, GAZE]
+
+
+def pretrain_offsets(
+    rows: Sequence[Row],
+    output: Path,
+    options: PretrainOptions = PretrainOptions(),
+    on_progress: OnProgress = ignore_progress,
+) -> Path:
+    """Measure how labelled actors hold head, lids and gaze, and what their faces have beside the generator's; nothing is trained.
+
+    output: folder of stages, with the expression generator that the offsets are for.
+    Returns: the folder of the offsets.
+    Errors: UnusableInput when an earlier stage is missing, or no clip has a label.
+    """
+    output, began = Path(output), time.monotonic()
+    model = read_face_model(output)
+    guard, encoder = LipGuard(model), read_speech_encoder(output)
+    generator = load_strict(ExpressionGenerator, output / "expression_generator")
+    rows = [row for row in rows if row.is_video and row.emotion in EMOTIONS]
+    clips = [clip for clip in with_levels(read_corpus(rows, output, on_progress), guard) if clip.row.emotion in EMOTIONS]
+    if not any(clip.row.emotion != "neutral" for clip in clips):
+        raise UnusableInput("None of the training clips is labelled with an emotion.")
+    features = encoder.encode(torch.from_numpy(read_speech(SPEECH)))[:SPEECH_FRAMES]
+    offsets = EmotionOffsets(_expression(clips, generic_offsets(generator, features), guard), _motion(clips))
+    folder = output / FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    offsets.save(folder)
+    command = f"python -m gmtalker pretrain offsets {source_of(rows)} --output DIR"
+    state = TrainState(0, time.monotonic() - began)
+    write_section(output, StageSection(FOLDER, command, state, rows, {}, offsets.expression.numel() + offsets.motion.numel()))
+    return folder
+
+
+def _expression(clips: Sequence[Clip], generic: Tensor, guard: LipGuard) -> Tensor:
+    """(8, n) what the actors' mean faces have beside generic ones (8, n), but for the lips' opening, which is the speech's."""
+    real = torch.from_numpy(emotional_displacements(clips, [clip.expression.mean(0) for clip in clips])[0]).float()
+    lacking = guard.closed(STRONG * real - generic, torch.tensor(1.0))
+    lacking[0] = 0
+    return lacking
+
+
+def _motion(clips: Sequence[Clip]) -> Tensor:
+    """(8, 10) how head, lids and gaze rest otherwise than when neutral, of people who were filmed in several emotions."""
+    people: dict[tuple, list[Clip]] = {}
+    for clip in clips:
+        people.setdefault((clip.person, clip.row.set_folder.name), []).append(clip)
+    used, rows = [], []
+    for own in people.values():
+        medians = [np.median(clip.motion, axis=0) for clip in own]
+        neutral = [row for clip, row in zip(own, medians) if clip.row.emotion == "neutral"]
+        if neutral:  # of the others nobody knows how they sit
+            used += own
+            rows += [row - np.mean(neutral, axis=0) for row in medians]
+    offsets = torch.zeros(len(EMOTIONS), MOTION_DIM)
+    if used:
+        measured = torch.from_numpy(emotional_displacements(used, rows)[0]).float()
+        offsets[1:, MOTION_COLUMNS] = measured[1:, MOTION_COLUMNS]
+    return offsets
