@@ -20,7 +20,7 @@ FOLDER = "voice_emotion"  # of the network, among the generic stages
 ANSWERS_A_SECOND = 16000 / MEL_HOP / STRIDE
 FAINT = 0.12  # weight below which an emotion is left out of a key
 TOLERANCE = 0.12  # by which a curve may differ from the straight lines between keys
-KEYS_A_SECOND = 0.5  # at most
+KEYS_A_SECOND = 1.0  # at most
 
 
 @cache

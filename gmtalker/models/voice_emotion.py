@@ -59,7 +59,7 @@ class VoiceEmotion(ModelMixin, NetworkConfig):
         self.enter = nn.Conv1d(sizes[-1] * bands, width, 1)
         self.temporal = nn.ModuleList(nn.Conv1d(width, width, 5, padding=2 * step, dilation=step) for step in (1, 2, 4))
         self.norms = nn.ModuleList(nn.GroupNorm(1, width) for _ in self.temporal)
-        self.dropout = nn.Dropout(dropout)
+        self.drop = nn.Dropout(dropout)
         self.leave = nn.Conv1d(width, num_emotions + 1, 1)
 
     def forward(self, mel: Tensor) -> tuple[Tensor, Tensor]:
@@ -70,7 +70,7 @@ class VoiceEmotion(ModelMixin, NetworkConfig):
         x = self.spectral(mel[:, None])
         x = self.enter(x.permute(0, 1, 3, 2).flatten(1, 2))
         for convolution, norm in zip(self.temporal, self.norms):
-            x = x + self.dropout(functional.gelu(convolution(norm(x))))
+            x = x + self.drop(functional.gelu(convolution(norm(x))))
         scores = self.leave(functional.gelu(x)).transpose(1, 2)
         return scores[..., :-1], scores[..., -1]
 
