@@ -7,7 +7,7 @@ their emotional faces. And a label alone says nothing of the strength: of some s
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -20,33 +20,45 @@ RIDGE = 0.3  # clips' worth of belief that a face is measured right, and that an
 LEVEL_MIN, LEVEL_MAX = 0.05, 1.0
 
 
-def emotional_displacements(clips: Sequence[Clip], rows: Sequence[np.ndarray]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """What an emotion changes, apart from whose face it is: an additive model of people and emotions, by ridge regression.
+@dataclass(frozen=True)
+class Displacements:
+    """What emotions change, apart from whose face it is.
+
+    emotions: (8, d) change from neutral at the full level.
+    causes: (c, d) change with each further cause.
+    people: by person and set, (d,) how far their neutral is from where it was measured.
+    """
+
+    emotions: np.ndarray
+    causes: np.ndarray
+    people: dict[str, np.ndarray]
+
+
+def emotional_displacements(clips: Sequence[Clip], rows: Sequence[np.ndarray], causes: np.ndarray | None = None) -> Displacements:
+    """An additive model of people, emotions and further causes, by ridge regression.
 
     clips: labelled ones; those of a known level teach, and all where none is known.
     rows: (d,) of each clip, the mean of whatever is measured.
-    Returns: (8, d) change from neutral at the full level; by person and set, (d,) how far their neutral is from where it was
-        measured.
+    causes: (clips, c) numbers that change the rows too, such as how far the lips open; None for none.
     """
     taught = [clip.row.emotion in EMOTIONS and clip.row.graded for clip in clips]
     taught = taught if any(taught) else [clip.row.emotion in EMOTIONS for clip in clips]
     people = sorted({_filmed(clip) for clip, used in zip(clips, taught) if used})
     known = {_filmed(clip) for clip in clips if clip.row.emotion == "neutral"}
+    causes = np.zeros((len(clips), 0)) if causes is None else causes
     design, values = [], []
-    for clip, row, used in zip(clips, rows, taught):
+    for clip, row, cause, used in zip(clips, rows, causes, taught):
         if used:
-            line = np.zeros(len(people) + len(EMOTIONS))
-            line[people.index(_filmed(clip))] = _filmed(clip) not in known  # the others are measured against their neutral clips
-            line[len(people) + EMOTIONS.index(clip.row.emotion)] = clip.row.level if clip.row.emotion != "neutral" else 0.0
-            design.append(line)
+            who, what = np.zeros(len(people)), np.zeros(len(EMOTIONS))
+            who[people.index(_filmed(clip))] = _filmed(clip) not in known  # the others are measured against their neutral clips
+            what[EMOTIONS.index(clip.row.emotion)] = clip.row.level if clip.row.emotion != "neutral" else 0.0
+            design.append(np.concatenate([who, what, cause]))
             values.append(row)
-    dims = len(people) + len(EMOTIONS)
-    if not design:
-        return np.zeros((len(EMOTIONS), len(rows[0]) if len(rows) else 0)), {}
-    a, b = np.array(design), np.array(values)
-    solved = np.linalg.solve(a.T @ a + RIDGE * np.eye(dims), a.T @ b)
-    offsets = {person: solved[index] for index, person in enumerate(people) if person not in known}
-    return solved[len(people) :], offsets
+    split = [len(people), len(people) + len(EMOTIONS)]
+    a, b = np.array(design).reshape(len(design), split[1] + causes.shape[1]), np.array(values)
+    solved = np.linalg.solve(a.T @ a + RIDGE * np.eye(a.shape[1]), a.T @ b)
+    own, emotions, further = np.split(solved, split)
+    return Displacements(emotions, further, {name: row for name, row in zip(people, own) if name not in known})
 
 
 def with_levels(clips: Sequence[Clip], guard: LipGuard) -> list[Clip]:
@@ -59,7 +71,8 @@ def with_levels(clips: Sequence[Clip], guard: LipGuard) -> list[Clip]:
     labelled = [clip for clip in clips if clip.row.emotion in EMOTIONS]
     if not labelled:
         return list(clips)
-    displacements, offsets = emotional_displacements(labelled, [clip.expression.mean(0) for clip in labelled])
+    found = emotional_displacements(labelled, [clip.expression.mean(0) for clip in labelled])
+    displacements, offsets = found.emotions, found.people
     shown: dict[str, set[str]] = {}
     for clip in labelled:
         shown.setdefault(_filmed(clip), set()).add(str(clip.row.emotion))

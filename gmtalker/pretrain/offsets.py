@@ -30,6 +30,7 @@ from gmtalker.training.checkpoints import TrainState
 FOLDER = "emotion_offsets"
 SPEECH_FRAMES = 200  # over which the generator's own emotions are averaged
 STRONG = 1.3  # of the actors' mean face: a mean of several people's ways is flatter than each of them
+OPENING = 0.01  # face heights that count as one step of the lips
 MOTION_COLUMNS = np.r_[ROTATION, BLINK, GAZE]
 
 
@@ -65,9 +66,13 @@ def pretrain_offsets(
 
 
 def _expression(clips: Sequence[Clip], generic: Tensor, guard: LipGuard) -> Tensor:
-    """(8, n) what the actors' mean faces have beside generic ones (8, n), but for the lips' opening, which is the speech's."""
-    real = torch.from_numpy(emotional_displacements(clips, [clip.expression.mean(0) for clip in clips])[0]).float()
-    lacking = guard.closed(STRONG * real - generic, torch.tensor(1.0))
+    """(8, n) what the actors' mean faces have beside generic ones (8, n), at equal lips: how far they open is the speech's."""
+    means = [clip.expression.mean(0) for clip in clips]
+    openings = guard.openings(torch.from_numpy(np.stack(means)).float()).mean(1, keepdim=True).double().numpy() / OPENING
+    found = emotional_displacements(clips, means, openings)
+    opened = torch.from_numpy(found.causes).float()  # (1, n) of the face whose lips open by OPENING
+    share = guard.openings(generic).mean(1, keepdim=True) / guard.openings(opened).mean()
+    lacking = STRONG * torch.from_numpy(found.emotions).float() - (generic - share * opened)
     lacking[0] = 0
     return lacking
 
@@ -86,6 +91,6 @@ def _motion(clips: Sequence[Clip]) -> Tensor:
             rows += [row - np.mean(neutral, axis=0) for row in medians]
     offsets = torch.zeros(len(EMOTIONS), MOTION_DIM)
     if used:
-        measured = torch.from_numpy(emotional_displacements(used, rows)[0]).float()
+        measured = torch.from_numpy(emotional_displacements(used, rows).emotions).float()
         offsets[1:, MOTION_COLUMNS] = measured[1:, MOTION_COLUMNS]
     return offsets
