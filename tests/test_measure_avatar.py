@@ -6,8 +6,17 @@ import cv2
 import numpy as np
 import pytest
 
+from gmtalker.assets import SPEECH
+from gmtalker.clock import EMOTIONS
+from gmtalker.face.bending import FilmedFace, bend
 from gmtalker.face.lips import lip_opening, shifted_correlation
+from gmtalker.face.tracking import cut
 from gmtalker.measure.avatar import flicker, landmark_distance, sharpness
+from gmtalker.measure.emotion_drawn import look_drawn, movement_drawn
+from gmtalker.media.audio import read_speech
+from gmtalker.media.video import read_frames
+from gmtalker.pipeline import GMTalkerPipeline
+from tests.media import bundled_clip, write_wav
 
 
 def test_correlation_finds_a_late_copy():
@@ -48,3 +57,45 @@ def test_blur_is_less_sharp_and_noise_flickers():
     grey = [np.full((64, 64, 3), 100, np.uint8) + random.integers(0, 3, (64, 64, 3)).astype(np.uint8) for _ in range(6)]
     worse = [np.full((64, 64, 3), 100, np.uint8) + random.integers(0, 9, (64, 64, 3)).astype(np.uint8) for _ in range(6)]
     assert flicker(grey, grey) == pytest.approx(1.0) and flicker(grey, worse) > 4 and flicker(grey, [grey[0]] * 6) == 0
+
+
+def test_movement_that_is_drawn_is_found_again(tmp_path):
+    """A pipeline whose pictures are the reference bent to the track draws about all that is asked for."""
+    pipeline = GMTalkerPipeline.from_pretrained()
+    ready = pipeline.avatars.get(None)
+    face = ready.avatar.face
+    at_rest = np.zeros(pipeline.face_model.coefficient_dim)
+    filmed = FilmedFace(ready.renderer.reference, at_rest, face.motion_mean.astype(float))
+
+    def draw(track, avatar, weights):
+        for row in track.expression.coefficients.double().numpy():
+            yield bend(ready.renderer, filmed, row, filmed.motion)[1]
+
+    speech = write_wav(tmp_path / "speech.wav", read_speech(SPEECH)[:32000])
+    pipeline.draw = draw
+    drawn = movement_drawn(ready.avatar, pipeline, speech)
+    assert set(drawn) == set(EMOTIONS[1:])
+    assert np.mean([figures["share"] for figures in drawn.values()]) > 0.7
+    assert np.mean([figures["correlation"] for figures in drawn.values()]) > 0.8
+    pipeline.draw = lambda track, avatar, weights: iter([ready.renderer.reference] * len(track))
+    still = movement_drawn(ready.avatar, pipeline, speech)
+    assert all(abs(figures["share"]) < 0.1 for figures in still.values())
+
+
+def test_the_look_of_a_clip_is_its_own(monkeypatch):
+    """Redrawn as it was filmed, a clip has the look that it has; redrawn without a change, none."""
+    pipeline = GMTalkerPipeline.from_pretrained()
+    ready = pipeline.avatars.get(None)
+    clip, calm = bundled_clip("preview.mp4"), bundled_clip("idle.mp4")
+    frames = {path: list(read_frames(path)) for path in (clip, calm)}
+    looked = iter([calm, clip])
+
+    def draw(track, avatar, weights):
+        path = next(looked)
+        crop = avatar.face.crop if path == calm else np.array([0, 0, len(frames[path][0])])
+        return iter([cut(frame, crop, 256) for frame in frames[path][::3]][: len(track)])
+
+    monkeypatch.setattr(pipeline, "draw", draw)
+    found = look_drawn(ready.avatar, pipeline, {clip: "happy"}, [calm])
+    assert found["correlation"] > 0.95 and found["size"] == pytest.approx(1, abs=0.2)
+    assert list(found["by_clip"]) == ["preview.mp4 (happy)"]

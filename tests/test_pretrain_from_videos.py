@@ -12,6 +12,8 @@ from media import bundled_clip, ffmpeg
 from transformers import WhisperConfig, WhisperModel
 
 from gmtalker.__main__ import main
+from gmtalker.avatars.emotion_offsets import EmotionOffsets
+from gmtalker.clock import EMOTIONS
 from gmtalker.errors import UnusableInput
 from gmtalker.face.geometry import eyelids
 from gmtalker.face.landmarks import CHIN, EYE_REGION, FOREHEAD, LIPS
@@ -20,6 +22,8 @@ from gmtalker.face.tracking import measure_shape
 from gmtalker.models.discriminator import Discriminator
 from gmtalker.models.emotion_mapping import EmotionMapping
 from gmtalker.models.head_generator import HeadGenerator
+from gmtalker.models.ratio_image import RatioImages
+from gmtalker.models.voice_emotion import VoiceEmotion
 from gmtalker.models.weights import load_strict
 from gmtalker.pipeline import GMTalkerPipeline
 from gmtalker.pretrain.corpus import load_corpus, load_points
@@ -116,7 +120,7 @@ def test_people_who_are_too_few_or_too_small_train_no_head(data, stages):
 
 
 def test_every_stage_trains_after_the_one_it_needs(data, stages, teacher, capsys):
-    for stage in ("speech", "expression", "motion", "head"):
+    for stage in ("speech", "expression", "offsets", "motion", "head", "ratio", "voice"):
         options = ["--steps", "1"] if stage == "expression" else ["--minutes", "0.001"]
         options += ["--leave-out", "emil"] if stage == "head" else []
         options += ["--teacher", str(teacher)] if stage == "speech" else []
@@ -136,7 +140,13 @@ def test_every_stage_trains_after_the_one_it_needs(data, stages, teacher, capsys
     with torch.no_grad():
         assert torch.isfinite(generator(torch.zeros(1, 8, 256, 256), style)).all()
     load_strict(Discriminator, stages / "discriminator")
+    offsets = EmotionOffsets.load(stages / "emotion_offsets")
+    assert offsets.expression.shape == (8, 40) and offsets.expression[EMOTIONS.index("happy")].any()
+    images = load_strict(RatioImages, stages / "ratio_images").weights
+    assert images.isfinite().all() and images.any()
+    assert load_strict(VoiceEmotion, stages / "voice_emotion").curve(torch.zeros(80, 80)).shape == (10, 8)
     card = (stages / "README.md").read_text()
-    headings = ["face_model", "speech_encoder", "expression_generator", "motion_generator", "head"]
+    headings = ["face_model", "speech_encoder", "expression_generator", "emotion_offsets", "motion_generator", "head"]
+    headings += ["ratio_images", "voice_emotion"]
     assert [line[3:] for line in card.splitlines() if line.startswith("## ")] == headings
     assert "--output DIR --minutes 0.001 --leave-out emil\n" in card and "- PSNR on frames of people never trained on" in card
