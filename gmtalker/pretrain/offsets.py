@@ -30,6 +30,7 @@ from gmtalker.training.checkpoints import TrainState
 FOLDER = "emotion_offsets"
 SPEECH_FRAMES = 200  # over which the generator's own emotions are averaged
 STRONG = 1.3  # of the actors' mean face: a mean of several people's ways is flatter than each of them
+TURN_MAX = 0.05  # radians that an emotion turns the head by: more is one actor's way
 OPENING = 0.01  # face heights that count as one step of the lips
 MOTION_COLUMNS = np.r_[ROTATION, BLINK, GAZE]
 
@@ -93,4 +94,5 @@ def _motion(clips: Sequence[Clip]) -> Tensor:
     if used:
         measured = torch.from_numpy(emotional_displacements(used, rows).emotions).float()
         offsets[1:, MOTION_COLUMNS] = measured[1:, MOTION_COLUMNS]
+        offsets[:, ROTATION] = offsets[:, ROTATION].clamp(-TURN_MAX, TURN_MAX)
     return offsets

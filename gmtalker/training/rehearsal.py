@@ -16,6 +16,9 @@ from gmtalker.training.head_data import PersonFrames
 STRENGTH_MIN, STRENGTH_MAX = 0.2, 1.6  # of an emotion; sliders go to 1, and intensity exaggerates
 BLENDED_SHARE = 0.25  # of the rehearsed frames show two emotions at once
 LOOK_SHARE, SHAPE_SHARE = 0.15, 0.15  # ... have the emotion's look on their own shape, and its shape without its weights
+# A tracker sees less of a movement than there is: of faces bent by what it measured on actors it finds a half to three quarters.
+# So what moves a track by 1 moves a real picture by more, and so it does a bent one.
+PICTURE_GAIN = 1.35
 CANDIDATES = 24  # frames among which the one is chosen whose lips and lids need the least bending
 LIDS_WEIGHT = 0.1  # face heights of lip opening that a whole blink counts as
 SHUT = 0.5  # of a lid, from which on a frame is amid a blink and is not bent
@@ -44,7 +47,7 @@ class Rehearsal:
         weights = self._weights(rng)
         time = rng.integers(len(self.neutral))
         change = np.tensordot(weights, self.emotional[:, time] - self.neutral[time], 1)
-        target = self.neutral[time] + change
+        target, seen = self.neutral[time] + change, PICTURE_GAIN * change
         kind = rng.random()
         own_shape, unweighted = kind < LOOK_SHARE, LOOK_SHARE <= kind < LOOK_SHARE + SHAPE_SHARE
         lowered = weights @ self.lids
@@ -54,14 +57,16 @@ class Rehearsal:
         emotion = np.zeros_like(weights) if unweighted else weights / max(1.0, float(weights.sum()))
         emotion[0] = 1 - emotion.sum()
         if own_shape:
-            shaped, lit = before, before + change
+            shaped, bent, lit = before, before, before + seen
         else:
-            shaped = lit = target
+            shaped, bent = target, self.neutral[time] + seen
+            lit = bent
             motion[BLINK] = lids + (1 - lids) * lowered
         ratio = self._ratio(lit, lids + lowered, emotion) - self._ratio(before, lids, np.eye(len(EMOTIONS))[0])
         shoulders = None if person.shoulders is None else person.shoulders[base]
         face = FilmedFace(person.frames[base], before, person.motion[base], shoulders)
-        return *bend(person.renderer, face, shaped, motion, ratio), emotion
+        rendering = person.renderer.render(shaped, motion, shoulders)
+        return rendering, bend(person.renderer, face, bent, motion, ratio)[1], emotion
 
     def _weights(self, rng: np.random.Generator) -> np.ndarray:
         """(8,) of one emotion or of two, without neutral; more than 1 in all is an exaggeration."""
