@@ -18,8 +18,9 @@ from gmtalker.tracks import EmotionKey
 
 FOLDER = "voice_emotion"  # of the network, among the generic stages
 ANSWERS_A_SECOND = 16000 / MEL_HOP / STRIDE
-FAINT = 0.12  # weight below which an emotion is left out of a key
-TOLERANCE = 0.12  # by which a curve may differ from the straight lines between keys
+DOUBTFUL, SURE = 0.25, 0.75  # probabilities of an emotion up to which it is left out, and from which its weight is 1
+FAINT = 0.05  # weight below which an emotion is left out of a key
+TOLERANCE = 0.15  # by which a curve may differ from the straight lines between keys
 KEYS_A_SECOND = 1.0  # at most
 
 
@@ -44,11 +45,17 @@ def timeline_of_voice(waveform: np.ndarray, network: VoiceEmotion | None = None)
     """
     network = network or load_voice_emotion()
     curve = network.curve(voice_input(log_mel(torch.from_numpy(np.asarray(waveform, np.float32))))).numpy()
-    weights = np.where(curve < FAINT, 0.0, curve)
+    weights = emotion_weights(curve)
     weights[:, 0] = 0.0  # neutral is what the others leave
     seconds = np.arange(len(weights)) / ANSWERS_A_SECOND
     places = _corners(seconds, weights, most=2 + int(KEYS_A_SECOND * seconds[-1]))
     return [EmotionKey(round(float(seconds[place]), 2), _emotion(weights[place])) for place in places]
+
+
+def emotion_weights(probabilities: np.ndarray) -> np.ndarray:
+    """What is shown of what is heard, (n, 8): only what is likely, or every voice would be a little of everything."""
+    weights: np.ndarray = np.clip((probabilities - DOUBTFUL) / (SURE - DOUBTFUL), 0, 1)
+    return weights
 
 
 def _emotion(row: np.ndarray) -> dict[str, float]:

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from conftest import write_speech
 
+from gmtalker.assets import SPEECH
 from gmtalker.tracks import EmotionKey
 from studio.components import MIXED
-from studio.keyframes import AXES, dragged, draw_curves, filled_rows, keys_of, rows_of, rows_of_script
+from studio.keyframes import AXES, dragged, draw_curves, filled_rows, keys_of, rows_of, rows_of_script, rows_of_voice
 from studio.timeline import UNREADABLE, TimelineHandlers
 
 
@@ -23,6 +24,11 @@ def test_rows_become_keys_and_keys_rows():
     keys = keys_of(rows)
     assert keys == (EmotionKey(0.0, {"happy": 0.8}), EmotionKey(1.5, {"fear": 0.2, "sad": 0.3}))
     assert rows_of(keys) == rows and keys_of([]) == () == keys_of(None) and rows_of(None) == []
+
+
+def test_a_voice_makes_rows_that_are_keys():
+    rows = rows_of_voice(str(SPEECH))
+    assert rows and rows[0][0] == 0 and rows_of(keys_of(rows)) == rows
 
 
 def test_empty_cells_are_0_and_empty_rows_are_none():

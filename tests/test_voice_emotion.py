@@ -9,7 +9,7 @@ import torch
 from gmtalker.__main__ import hear_emotions
 from gmtalker.assets import SPEECH
 from gmtalker.clock import EMOTIONS
-from gmtalker.emotion_of_voice import FAINT, TOLERANCE, load_voice_emotion, timeline_of_voice
+from gmtalker.emotion_of_voice import FAINT, TOLERANCE, emotion_weights, load_voice_emotion, timeline_of_voice
 from gmtalker.media.audio import read_speech
 from gmtalker.models.mel import log_mel
 from gmtalker.models.voice_emotion import VoiceBatch, VoiceEmotion, voice_input
@@ -52,7 +52,7 @@ def test_keys_follow_the_curve_and_are_few():
     keys = timeline_of_voice(np.zeros(8 * 16000, np.float32), Spoken(curve))
     assert keys[0].time == 0 and 4 <= len(keys) <= 9
     weights = EmotionWeights.from_timeline(keys, 200).weights[:, EMOTIONS.index("happy")].numpy()
-    wanted = np.interp(np.arange(200) / 25, seconds, happy)
+    wanted = np.interp(np.arange(200) / 25, seconds, emotion_weights(happy))
     assert np.abs(weights - wanted).max() <= TOLERANCE + FAINT
 
 

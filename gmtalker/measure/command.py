@@ -1,4 +1,4 @@
-"""evaluate, emotions, lips, bench: the sub-parsers of python -m gmtalker that measure."""
+"""evaluate, emotions, voice, lips, bench: the sub-parsers of python -m gmtalker that measure."""
 
 from __future__ import annotations
 
@@ -36,9 +36,10 @@ HIDDEN = {"help": argparse.SUPPRESS}  # options of what has moved: they are only
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
-    """Add `evaluate`, `emotions`, `lips` and `bench`."""
+    """Add `evaluate`, `emotions`, `voice`, `lips` and `bench`."""
     _add_evaluate(commands.add_parser("evaluate", help="measure an avatar on held-out videos of its person"))
     _add_emotions(commands.add_parser("emotions", help="measure the generic stages: emotions and head motion"))
+    _add_voice(commands.add_parser("voice", help="measure how well emotions are heard in voices"))
     _add_lips(commands.add_parser("lips", help="measure lips: closures, noise, no speaker, unseen speakers, any speech"))
     _add_bench(commands.add_parser("bench", help="speed and memory on this machine, stage by stage"))
 
@@ -83,6 +84,13 @@ def _add_emotions(emotions: argparse.ArgumentParser) -> None:
     emotions.add_argument("--pictures", type=Path, metavar="DIR", help="a folder for pictures of the mixture and the motion")
     add_device(emotions)
     emotions.set_defaults(run=_emotions)
+
+
+def _add_voice(voice: argparse.ArgumentParser) -> None:
+    voice.add_argument("--json", type=Path, required=True, metavar="F", help="where the measures are written")
+    voice.add_argument("--data", type=Path, metavar="DIR", help="name the emotions of the test rows of a MANIFEST.csv")
+    voice.add_argument("--speeches", type=Path, nargs="+", default=(), metavar="F", help="speech of anybody")
+    voice.set_defaults(run=_voice)
 
 
 def _add_lips(lips: argparse.ArgumentParser) -> None:
@@ -208,6 +216,17 @@ def _emotions(options: argparse.Namespace) -> None:
     wanted = GenericMeasures(baseline, options.data, names_in(options.leave_out), options.pictures)
     with progress_bar(options) as on_progress:
         measures = measure_generic(pipeline, wanted, on_progress)
+    write_measures(measures, options.json)
+
+
+def _voice(options: argparse.Namespace) -> None:
+    check_output(options.json, ".json")
+    if options.data is None and not options.speeches:
+        raise WrongUsage("Say what to listen to: --data DIR, or --speeches F...")
+    from gmtalker.measure.voice import measure_voice
+
+    with progress_bar(options) as on_progress:
+        measures = measure_voice(options.data, options.speeches, on_progress=on_progress)
     write_measures(measures, options.json)
 
 
