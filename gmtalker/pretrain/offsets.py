@@ -29,8 +29,9 @@ from gmtalker.training.checkpoints import TrainState
 
 FOLDER = "emotion_offsets"
 SPEECH_FRAMES = 200  # over which the generator's own emotions are averaged
-STRONG = 1.3  # of the actors' mean face: a mean of several people's ways is flatter than each of them
+STRONG = 1.8  # of the actors' mean face: the mean of several ways is flatter than each of them, and 1 is to be a strong one
 TURN_MAX = 0.05  # radians that an emotion turns the head by: more is one actor's way
+OPENING_SHARE = 0.5
 OPENING = 0.01  # face heights that count as one step of the lips
 MOTION_COLUMNS = np.r_[ROTATION, BLINK, GAZE]
 
@@ -67,13 +68,19 @@ def pretrain_offsets(
 
 
 def _expression(clips: Sequence[Clip], generic: Tensor, guard: LipGuard) -> Tensor:
-    """(8, n) what the actors' mean faces have beside generic ones (8, n), at equal lips: how far they open is the speech's."""
+    """(8, n) what the actors' mean faces have beside generic ones (8, n), at equal lips, and OPENING_SHARE of how they open.
+
+    Actors open their mouths wide in part because they are loud, which the speech that is said here need not be.
+    """
     means = [clip.expression.mean(0) for clip in clips]
     openings = guard.openings(torch.from_numpy(np.stack(means)).float()).mean(1, keepdim=True).double().numpy() / OPENING
     found = emotional_displacements(clips, means, openings)
     opened = torch.from_numpy(found.causes).float()  # (1, n) of the face whose lips open by OPENING
     share = guard.openings(generic).mean(1, keepdim=True) / guard.openings(opened).mean()
     lacking = STRONG * torch.from_numpy(found.emotions).float() - (generic - share * opened)
+    plain = torch.from_numpy(emotional_displacements(clips, means).emotions).float()
+    wider = guard.openings(plain).mean(1, keepdim=True) / guard.openings(opened).mean()
+    lacking += (OPENING_SHARE * wider - share).clamp(min=0) * opened
     lacking[0] = 0
     return lacking
 

@@ -13,7 +13,7 @@ from gmtalker.models.ratio_image import RatioImages
 from gmtalker.tracks import BLINK
 from gmtalker.training.head_data import PersonFrames
 
-STRENGTH_MIN, STRENGTH_MAX = 0.2, 1.6  # of an emotion; sliders go to 1, and intensity exaggerates
+STRENGTH_MIN, STRENGTH_MAX = 0.2, 1.2  # of an emotion; beyond, bent faces fold
 BLENDED_SHARE = 0.25  # of the rehearsed frames show two emotions at once
 LOOK_SHARE, SHAPE_SHARE = 0.15, 0.15  # ... have the emotion's look on their own shape, and its shape without its weights
 # A tracker sees less of a movement than there is: of faces bent by what it measured on actors it finds a half to three quarters.
