@@ -52,12 +52,12 @@ def learn_emotion_offsets(
         latent = generator.latent(torch.eye(len(EMOTIONS), device=generator.device)[:1].expand(len(features), -1), 0, 0.0)
         spoken = generator.generate(features.to(generator.device), latent).mean(0).cpu()
         offsets.expression[:] = OWN_SHARE * guard.closed(neutral - spoken, torch.tensor(1.0))
-    usual = motion.median(0).values  # what PersonFace.motion_mean holds: lids rest there when nothing is said of the emotion
+    resting = motion.median(0).values  # what PersonFace.motion_mean holds: lids rest there when nothing is said of the emotion
     for index in set(range(1, len(EMOTIONS))) - set(known) if usual is not None else ():
         offsets.motion[index] = usual.motion[index]
         offsets.expression[index] += usual.expression[index]
     for index in known:
-        offsets.motion[index, MOTION_COLUMNS] = (motion[frames[index]].median(0).values - usual)[MOTION_COLUMNS]
+        offsets.motion[index, MOTION_COLUMNS] = (motion[frames[index]].median(0).values - resting)[MOTION_COLUMNS]
         if index:
             offsets.expression[index] += OWN_SHARE * (coefficients[frames[index]].mean(0) - neutral - generic[index])
     return offsets

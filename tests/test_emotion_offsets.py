@@ -42,6 +42,14 @@ def test_offsets_are_what_the_generic_face_lacks(tiny_pipeline):
     assert offsets.motion[:, 7].tolist() == pytest.approx([-0.1, 0, 0, 0, 0, 0.2, 0, 0], abs=1e-6)
     assert offsets.motion[HAPPY].tolist() == pytest.approx([0.1, 0, 0, 0, 0, 0, 0.2, 0.2, 0, 0], abs=1e-6)
     assert learn_emotion_offsets(generator, track, np.full(160, -1), features, guard) is None
+    usual = EmotionOffsets(torch.full((8, size), 2.0), torch.full((8, 10), 0.1))
+    filled = learn_emotion_offsets(generator, track, labels, features, guard, usual)
+    assert torch.equal(filled.expression[HAPPY], offsets.expression[HAPPY]) and torch.equal(
+        filled.motion[HAPPY], offsets.motion[HAPPY]
+    )
+    torch.testing.assert_close(filled.expression[1], neutral + 2.0)
+    assert filled.motion[1].tolist() == pytest.approx([0.1] * 10) and torch.equal(filled.motion[0], offsets.motion[0])
+    assert learn_emotion_offsets(generator, track, np.full(160, -1), features, guard, usual) is usual
     assert learn_emotion_offsets(generator, track, np.zeros(160, int), features, guard) is None
 
 

@@ -203,7 +203,7 @@ def test_an_adopted_encoder_learns_from_what_is_labelled(folders, monkeypatch):
 @pytest.mark.parametrize("options", [["--teacher", "H"], ["--extra-speech", "D"], ["--start", "D"]])
 def test_other_stages_have_no_teacher(options, tmp_path, capsys):
     command = ["pretrain", "motion", "--data", str(tmp_path), "--output", str(tmp_path), *options]
-    assert main(command) == 2 and "what pretrain speech learns from" in capsys.readouterr().err
+    assert main(command) == 2 and "pretrain speech" in capsys.readouterr().err
 
 
 def test_the_articulation_alone_is_trained_of_an_encoder_that_is_there(tmp_path, capsys):

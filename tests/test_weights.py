@@ -14,10 +14,13 @@ from gmtalker.models.expression_generator import ExpressionGenerator
 from gmtalker.models.head_generator import HeadGenerator
 from gmtalker.models.lip_sync import LipSync
 from gmtalker.models.motion_generator import MotionGenerator
+from gmtalker.models.ratio_image import RatioImages
 from gmtalker.models.speech_encoder import LOOK_AHEAD_MEL, SpeechEncoder
+from gmtalker.models.voice_emotion import VoiceEmotion
 from gmtalker.models.weights import CONFIG_FILE, WEIGHTS_FILE, load_strict, save_half
 
 NETWORKS = (SpeechEncoder, ExpressionGenerator, MotionGenerator, LipSync, EmotionMapping, HeadGenerator, Discriminator)
+NETWORKS += (RatioImages, VoiceEmotion)
 SMALL = {
     ExpressionGenerator: {"coefficient_dim": 5, "feature_dim": 6, "width": 8, "z_dim": 4, "w_dim": 3},
     MotionGenerator: {"feature_dim": 6, "latent_dim": 4, "width": 8, "flow_width": 8},
