@@ -11,6 +11,9 @@ from gmtalker.face.canonical_grid import CanonicalGrid
 from gmtalker.face.renderer import CANONICAL_X, CANONICAL_Y, EYE_MAP, MOUTH_MAP, Renderer
 
 REACH = 0.08  # of the picture's side, over which what lies around the face follows it less and less
+# How far skin may be darkened and brightened, as logarithms. A brow that its tracker misses by a cell leaves a bright streak in ratio
+# images, which would be drawn as one; folds are dark.
+DARKENED, BRIGHTENED = 0.4, 0.12
 SEAM = 0.012  # of the picture's side, over which a change of brightness fades out at the face's outline
 
 
@@ -47,6 +50,7 @@ def bend(
     picture = cv2.remap(face.frame, places, None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
     if ratio is not None:
         change = CanonicalGrid.spread(ratio.astype(np.float32), rendering[..., [CANONICAL_X, CANONICAL_Y]])
+        change = np.clip(change, -DARKENED, BRIGHTENED)
         skin = on_face & (rendering[..., EYE_MAP] == 0) & (rendering[..., MOUTH_MAP] == 0)
         change *= cv2.GaussianBlur(skin.astype(np.float32), (0, 0), SEAM * renderer.size) * skin
         picture = np.clip(picture * np.exp(change)[..., None], 0, 255).astype(np.uint8)
