@@ -355,6 +355,17 @@ def test_a_script_with_tags_becomes_keyframes(page, speech: Path):
     page.locator("#curves img").wait_for(timeout=MINUTE)
 
 
+def test_a_voice_becomes_keyframes(page):
+    page.locator("#timeline button").first.click()
+    page.locator("#listen").click()
+    page.get_by_text("Choose a voice first: its emotions").first.wait_for(timeout=MINUTE)
+    use_speech(page, SPEECH)
+    page.locator("#listen").click()
+    page.locator("#curves img").wait_for(timeout=MINUTE)
+    screenshot(page, "listened")
+    page.locator("#reset").click()
+
+
 def test_three_takes_are_compared(page, speech: Path):
     use_speech(page, speech)
     page.locator("#takes").click()
