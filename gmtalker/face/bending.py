@@ -11,8 +11,8 @@ from gmtalker.face.canonical_grid import CanonicalGrid
 from gmtalker.face.renderer import CANONICAL_X, CANONICAL_Y, EYE_MAP, MOUTH_MAP, Renderer
 
 REACH = 0.08  # of the picture's side, over which what lies around the face follows it less and less
-# How far skin may be darkened and brightened, as logarithms. A brow that its tracker misses by a cell leaves a bright streak in ratio
-# images, which would be drawn as one; folds are dark.
+# How far skin may be darkened and brightened, as logarithms. A brow that its tracker misses by a cell leaves a bright streak in
+# ratio images, which would be drawn as one; folds are dark.
 DARKENED, BRIGHTENED = 0.4, 0.12
 SEAM = 0.012  # of the picture's side, over which a change of brightness fades out at the face's outline
 
