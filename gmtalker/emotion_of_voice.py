@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from gmtalker.assets import GENERIC
-from gmtalker.clock import EMOTIONS
+from gmtalker.clock import EMOTIONS, SAMPLE_RATE
 from gmtalker.device import one_core
 from gmtalker.errors import UnusableInput
 from gmtalker.models.mel import MEL_HOP, log_mel
@@ -17,7 +17,7 @@ from gmtalker.models.weights import CONFIG_FILE, load_strict
 from gmtalker.tracks import EmotionKey
 
 FOLDER = "voice_emotion"  # of the network, among the generic stages
-ANSWERS_A_SECOND = 16000 / MEL_HOP / STRIDE
+ANSWERS_A_SECOND = SAMPLE_RATE / MEL_HOP / STRIDE
 DOUBTFUL, SURE = 0.25, 0.75  # probabilities of an emotion up to which it is left out, and from which its weight is 1
 FAINT = 0.05  # weight below which an emotion is left out of a key
 TOLERANCE = 0.15  # by which a curve may differ from the straight lines between keys

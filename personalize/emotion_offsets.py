@@ -6,16 +6,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gmtalker.avatars.emotion_offsets import EmotionOffsets, generic_offsets
+from gmtalker.avatars.emotion_offsets import MOTION_COLUMNS, EmotionOffsets, generic_offsets
 from gmtalker.clock import EMOTIONS, FPS
 from gmtalker.device import one_core
 from gmtalker.face.lip_guard import LipGuard
 from gmtalker.models.expression_generator import ExpressionGenerator
-from gmtalker.tracks import BLINK, GAZE, ROTATION, FaceTrack
+from gmtalker.tracks import FaceTrack
 
 LABELLED_SECONDS_MIN = 1.0  # of an emotion, below which nothing is learned of it
 OWN_SHARE = 0.8  # of the difference that is used: a few seconds show one way of many
-MOTION_COLUMNS = np.r_[ROTATION, BLINK, GAZE]  # not the translation: where in the picture somebody sits is no emotion
 OFFSET_FRAMES = 100  # over which the generic face of an emotion is averaged
 
 

@@ -69,7 +69,7 @@ def test_movement_that_is_drawn_is_found_again(tmp_path):
 
     def draw(track, avatar, weights):
         for row in track.expression.coefficients.double().numpy():
-            yield bend(ready.renderer, filmed, row, filmed.motion)[1]
+            yield bend(ready.renderer, filmed, row, filmed.motion)
 
     speech = write_wav(tmp_path / "speech.wav", read_speech(SPEECH)[:32000])
     pipeline.draw = draw

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -12,9 +13,10 @@ from torch import Tensor
 from gmtalker.clock import EMOTIONS
 from gmtalker.device import one_core
 from gmtalker.models.expression_generator import ExpressionGenerator
-from gmtalker.tracks import BLINK, MOTION_DIM
+from gmtalker.tracks import BLINK, GAZE, MOTION_DIM, ROTATION
 
 OFFSETS_FILE = "emotion_offsets.safetensors"
+MOTION_COLUMNS = np.r_[ROTATION, BLINK, GAZE]  # not the translation: where in the picture somebody sits is no emotion
 FORMER_FILE = "moods.safetensors"  # as version 0.1 wrote it
 
 

@@ -35,26 +35,27 @@ class FilmedFace:
 
 def bend(
     renderer: Renderer, face: FilmedFace, coefficients: np.ndarray, motion: np.ndarray, ratio: np.ndarray | None = None
-) -> tuple[np.ndarray, np.ndarray]:
+) -> np.ndarray:
     """Move a frame's pixels with the mesh to another expression, and change the skin's brightness as the expression does.
 
     renderer: of the person.
     coefficients, motion: of the other expression, as in FilmedFace; with the pose of the frame.
     ratio: (GRID, GRID) logarithm of the brightness over that of the frame, on the canonical grid; None leaves it.
-    Returns: rendering (size, size, CHANNELS) and picture (size, size, 3), both uint8.
+    Returns: (size, size, 3) uint8 RGB.
     """
-    rendering = renderer.render(coefficients, motion, face.shoulders)
     before, after = renderer.points(face.coefficients, face.motion), renderer.points(coefficients, motion)
-    places, on_face = renderer.flow(before, after)
+    places, maps = renderer.flow(before, after)
+    on_face = maps[..., CANONICAL_X] > 0
     _extend(places, on_face, renderer.still)
-    picture = cv2.remap(face.frame, places, None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
-    if ratio is not None:
-        change = CanonicalGrid.spread(ratio.astype(np.float32), rendering[..., [CANONICAL_X, CANONICAL_Y]])
-        change = np.clip(change, -DARKENED, BRIGHTENED)
-        skin = on_face & (rendering[..., EYE_MAP] == 0) & (rendering[..., MOUTH_MAP] == 0)
-        change *= cv2.GaussianBlur(skin.astype(np.float32), (0, 0), SEAM * renderer.size) * skin
-        picture = np.clip(picture * np.exp(change)[..., None], 0, 255).astype(np.uint8)
-    return rendering, picture
+    picture: np.ndarray = cv2.remap(face.frame, places, None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+    if ratio is None:
+        return picture
+    change = CanonicalGrid.spread(ratio.astype(np.float32), maps[..., [CANONICAL_X, CANONICAL_Y]])
+    change = np.clip(change, -DARKENED, BRIGHTENED)
+    skin = on_face & (maps[..., EYE_MAP] == 0) & (maps[..., MOUTH_MAP] == 0)
+    change *= cv2.GaussianBlur(skin.astype(np.float32), (0, 0), SEAM * renderer.size) * skin
+    lit: np.ndarray = np.clip(picture * np.exp(change)[..., None], 0, 255).astype(np.uint8)
+    return lit
 
 
 def _extend(places: np.ndarray, on_face: np.ndarray, still: np.ndarray) -> None:

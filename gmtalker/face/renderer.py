@@ -18,6 +18,7 @@ CANONICAL_X, CANONICAL_Y, CANONICAL_Z = 3, 4, 5
 EYE_MAP = 6  # 255 iris, 128 the rest of the eye
 MOUTH_MAP = 7  # 255 inside of the mouth
 CHANNELS = 8
+CANONICAL_LOW, CANONICAL_SPAN = 40, 215  # what the canonical channels hold at one end of the mean face, and across it
 
 _SKIN, _EYE, _MOUTH = 0, 1, 2  # kinds of triangles
 _IRIS, _EYE_WHITE, _INSIDE_MOUTH = 255, 128, 255
@@ -25,7 +26,7 @@ _MOUTH_COLOUR = (40, 18, 18)
 
 
 @njit(cache=True, nogil=True)
-def _rasterise(triangles, kinds, points, sources, colours, source_map, rendering, depth):
+def rasterise(triangles, kinds, points, sources, colours, source_map, rendering, depth):
     """Fill every triangle: z-buffered, barycentric.
 
     points: (n, 3) in pixels; sources: (n, 2) in pixels of the reference; colours: (n, 3); source_map: (h, w, 2) and
@@ -76,7 +77,7 @@ def _irises(rendering, discs):
 def canonical_colours(model: FaceModel, points: np.ndarray) -> np.ndarray:
     """Canonical points (..., 3) as the values that the CANONICAL channels hold: 40 to 255 across the mean face."""
     low, high = model.mean_shape.min(0), model.mean_shape.max(0)
-    return (points - low) / (high - low) * 215 + 40
+    return (points - low) / (high - low) * CANONICAL_SPAN + CANONICAL_LOW
 
 
 class Renderer:
@@ -124,7 +125,7 @@ class Renderer:
         motion = np.asarray(motion, np.float64)
         points = self._closed(self.points(np.asarray(coefficients, np.float64), motion)) - 0.5
         source_map = self._source_map(motion, shoulders)
-        rendering = self._rasterised(points, self.sources, source_map)[0]
+        rendering = self._rasterised(points, self.sources, source_map)
         discs = np.array([[*points[eye.iris, :2], self._iris_radius(points, eye)] for eye in EYES])
         _irises(rendering, discs)
         appearance = cv2.remap(self.reference, source_map, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
@@ -136,22 +137,22 @@ class Renderer:
         """Where each pixel of a face comes from in a picture of the same face, before it moved.
 
         before, after: (478, 3) points in pixels, of `points`.
-        Returns: (size, size, 2) float32 x and y, which outside of the face is the pixel itself; (size, size) bool, the face.
+        Returns: (size, size, 2) float32 x and y, which outside of the face is the pixel itself; and the maps of the face that
+            moved, (size, size, CHANNELS) uint8 without appearance and irises.
         """
         sources = (self._closed(before)[:, :2] - 0.5).copy()
         places = self.still.copy()
-        depth = self._rasterised(self._closed(after) - 0.5, sources, places)[1]
-        return places, np.isfinite(depth)
+        return places, self._rasterised(self._closed(after) - 0.5, sources, places)
 
-    def _rasterised(self, points: np.ndarray, sources: np.ndarray, source_map: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The maps of the face with points (481, 3), and its depth.
+    def _rasterised(self, points: np.ndarray, sources: np.ndarray, source_map: np.ndarray) -> np.ndarray:
+        """The maps of the face with points (481, 3): a rendering without appearance and irises.
 
         sources: (481, 2) the same points in another picture; where each pixel lies there is written into source_map.
         """
         rendering = np.zeros((self.size, self.size, CHANNELS), np.uint8)
         depth = np.full((self.size, self.size), np.inf, np.float32)
-        _rasterise(self.triangles, self.kinds, points, sources, self.colours, source_map, rendering, depth)
-        return rendering, depth
+        rasterise(self.triangles, self.kinds, points, sources, self.colours, source_map, rendering, depth)
+        return rendering
 
     @staticmethod
     def _iris_radius(points: np.ndarray, eye: Eye) -> float:

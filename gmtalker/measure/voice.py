@@ -33,9 +33,10 @@ def measure_voice(
 
     data: a folder with a MANIFEST.csv, whose test rows are named, and whose training rows teach what loudness alone can tell;
         None for none.
-    speeches: files whose keys are written down.
+    speeches: files to listen to.
     network: None is the bundled one.
-    Returns: "unweighted_accuracy", "chance", "loudness_alone", "recall" by emotion and "by_set", where there is data; "speeches".
+    Returns: "unweighted_accuracy", "chance", "loudness_alone", and "recall" by emotion, where there is
+        data; "speeches": by file, the three strongest emotions over all of it, and how many keys a timeline of it has.
     Errors: UnusableInput.
     """
     network = network or load_voice_emotion()

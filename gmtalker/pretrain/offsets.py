@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gmtalker.assets import SPEECH
-from gmtalker.avatars.emotion_offsets import EmotionOffsets, generic_offsets
+from gmtalker.avatars.emotion_offsets import MOTION_COLUMNS, EmotionOffsets, generic_offsets
 from gmtalker.clock import EMOTIONS
 from gmtalker.errors import UnusableInput
 from gmtalker.face.lip_guard import LipGuard
@@ -24,7 +24,7 @@ from gmtalker.pretrain.datasets import Row, source_of
 from gmtalker.pretrain.emotion_levels import emotional_displacements, with_levels
 from gmtalker.pretrain.samples import PretrainOptions, read_corpus, read_face_model, read_speech_encoder
 from gmtalker.progress import OnProgress, ignore_progress
-from gmtalker.tracks import BLINK, GAZE, MOTION_DIM, ROTATION
+from gmtalker.tracks import MOTION_DIM, ROTATION
 from gmtalker.training.checkpoints import TrainState
 
 FOLDER = "emotion_offsets"
@@ -33,7 +33,6 @@ STRONG = 1.8  # of the actors' mean face: the mean of several ways is flatter th
 TURN_MAX = 0.05  # radians that an emotion turns the head by: more is one actor's way
 OPENING_SHARE = 0.5
 OPENING = 0.01  # face heights that count as one step of the lips
-MOTION_COLUMNS = np.r_[ROTATION, BLINK, GAZE]
 
 
 def pretrain_offsets(

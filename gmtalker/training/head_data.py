@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from gmtalker.face.renderer import APPEARANCE, CANONICAL_X, Renderer
+from gmtalker.face.renderer import APPEARANCE, CANONICAL_LOW, CANONICAL_SPAN, CANONICAL_X, Renderer
 from gmtalker.tracks import FaceTrack
 
-CANONICAL_SUM = 295  # what both ends of a canonical coordinate, 40 and 255, add up to
+CANONICAL_SUM = 2 * CANONICAL_LOW + CANONICAL_SPAN  # what both ends of a canonical coordinate add up to
 REHEARSED_SHARE = 0.4  # of the frames, where emotions are rehearsed
 RANDOM_EMOTION_SHARE = 0.2  # of the frames get random emotion weights where none are rehearsed: it is always this person
 

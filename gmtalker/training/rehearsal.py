@@ -16,7 +16,7 @@ from gmtalker.training.head_data import PersonFrames
 STRENGTH_MIN, STRENGTH_MAX = 0.2, 1.2  # of an emotion; beyond, bent faces fold
 BLENDED_SHARE = 0.25  # of the rehearsed frames show two emotions at once
 LOOK_SHARE, SHAPE_SHARE = 0.15, 0.15  # ... have the emotion's look on their own shape, and its shape without its weights
-# A tracker sees less of a movement than there is: of faces bent by what it measured on actors it finds a half to three quarters.
+# A tracker sees less of a movement than there is: of faces bent by what it measured on actors it finds a third to three quarters.
 # So what moves a track by 1 moves a real picture by more, and so it does a bent one.
 PICTURE_GAIN = 1.35
 CANDIDATES = 24  # frames among which the one is chosen whose lips and lids need the least bending
@@ -66,7 +66,7 @@ class Rehearsal:
         shoulders = None if person.shoulders is None else person.shoulders[base]
         face = FilmedFace(person.frames[base], before, person.motion[base], shoulders)
         rendering = person.renderer.render(shaped, motion, shoulders)
-        return rendering, bend(person.renderer, face, bent, motion, ratio)[1], emotion
+        return rendering, bend(person.renderer, face, bent, motion, ratio), emotion
 
     def _weights(self, rng: np.random.Generator) -> np.ndarray:
         """(8,) of one emotion or of two, without neutral; more than 1 in all is an exaggeration."""
