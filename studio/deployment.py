@@ -5,6 +5,9 @@ it sets environment variables that they read at import.
 from __future__ import annotations
 
 import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +25,25 @@ def prepare() -> None:
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, int(float(cores)))))
     if not os.environ.get("GMTALKER_HOME") and STORAGE.is_dir() and os.access(STORAGE, os.W_OK):
         os.environ["GMTALKER_HOME"] = str(STORAGE)
+
+
+@contextmanager
+def own_uploads() -> Iterator[None]:
+    """A folder of this page alone for what its visitors send and get, deleted at its end; the variable GRADIO_TEMP_DIR
+    names another.
+
+    gradio names a file in it by what it holds, and deletes its own at its end: of two pages with one folder, the first
+    to end would take the other's.
+    """
+    if os.environ.get("GRADIO_TEMP_DIR"):
+        yield
+        return
+    with tempfile.TemporaryDirectory(prefix="gmtalker-page-", ignore_cleanup_errors=True) as folder:
+        os.environ["GRADIO_TEMP_DIR"] = str(Path(folder).resolve())
+        try:
+            yield
+        finally:
+            del os.environ["GRADIO_TEMP_DIR"]
 
 
 @dataclass(frozen=True)

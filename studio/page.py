@@ -85,6 +85,12 @@ def main(arguments: list[str] | None = None) -> int:
     if options.auth and not has_accounts():
         print("Nobody can come in yet: python app.py --add-user NAME lets somebody in.", file=sys.stderr)
         return 1
+    with deployment.own_uploads():
+        return _serve(options)
+
+
+def _serve(options: argparse.Namespace) -> int:
+    """As `main` says, of a page that people can come into."""
     try:
         place = deployment.Deployment.here()
         page, pipeline = _launch(options, place)

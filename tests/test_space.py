@@ -25,6 +25,7 @@ import pytest
 import yaml
 from conftest import ROOT, write_speech
 from fastapi.testclient import TestClient
+from gradio.utils import get_upload_folder
 from hub_server import UNPAID, Hub
 from huggingface_hub import HfApi
 from starlette.middleware import Middleware
@@ -372,6 +373,20 @@ def test_a_space_keeps_what_is_made_where_it_outlives_a_restart(tmp_path: Path, 
     monkeypatch.setattr(os, "environ", {})
     studio.deployment.prepare()
     assert set(os.environ) == {"GRADIO_ANALYTICS_ENABLED"}
+
+
+def test_every_page_has_a_folder_of_its_own_for_what_visitors_send(monkeypatch):
+    monkeypatch.delenv("GRADIO_TEMP_DIR", raising=False)
+    folders = []
+    for _ in range(2):
+        with studio.deployment.own_uploads():
+            folders.append(Path(get_upload_folder()))
+            assert folders[-1].stat().st_mode & 0o077 == 0  # faces and voices are nobody else's on this machine
+            (folders[-1] / "speech.wav").touch()
+    assert folders[0] != folders[1] and not any(folder.exists() for folder in folders)
+    monkeypatch.setenv("GRADIO_TEMP_DIR", "/elsewhere")
+    with studio.deployment.own_uploads():
+        assert get_upload_folder() == "/elsewhere"
 
 
 def test_limits_demo_and_login_are_those_of_the_spacefile_on_a_space_alone(monkeypatch):
