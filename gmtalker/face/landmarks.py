@@ -10,6 +10,8 @@ FOREHEAD, CHIN = 10, 152
 INNER_LIPS = (13, 14)  # middle of the upper and lower inner lip
 MOUTH_CORNERS = (78, 308)
 OUTER_EYE_CORNERS = (33, 263)
+BROWS = ((107, 336), (70, 300))  # their inner and outer ends
+NOSE_WINGS = (129, 358)
 
 # Closed rings, each point beside the next.
 LEFT_EYE_RING = (33, 7, 163, 144, 145, 153, 154, 155, 133, 173, 157, 158, 159, 160, 161, 246)

@@ -68,6 +68,11 @@ class Clip:
         return self.row.person
 
     @property
+    def filmed(self) -> str:
+        """Whose face, in which set: those of one are measured together."""
+        return f"{self.person} in {self.row.set_folder.name}"
+
+    @property
     def frames(self) -> int:
         """How many it has."""
         return len(self.expression)

@@ -34,26 +34,34 @@ class Displacements:
     people: dict[str, np.ndarray]
 
 
-def emotional_displacements(clips: Sequence[Clip], rows: Sequence[np.ndarray], causes: np.ndarray | None = None) -> Displacements:
+def emotional_displacements(
+    clips: Sequence[Clip],
+    rows: Sequence[np.ndarray],
+    causes: np.ndarray | None = None,
+    weights: np.ndarray | None = None,
+) -> Displacements:
     """An additive model of people, emotions and further causes, by ridge regression.
 
     clips: labelled ones; those of a known level teach, and all where none is known.
     rows: (d,) of each clip, the mean of whatever is measured.
     causes: (clips, c) numbers that change the rows too, such as how far the lips open; None for none.
+    weights: (clips,) how much each counts: then all of them teach, as if of the full level.
     """
     taught = [clip.row.emotion in EMOTIONS and clip.row.graded for clip in clips]
-    taught = taught if any(taught) else [clip.row.emotion in EMOTIONS for clip in clips]
-    people = sorted({_filmed(clip) for clip, used in zip(clips, taught) if used})
-    known = {_filmed(clip) for clip in clips if clip.row.emotion == "neutral"}
+    taught = taught if any(taught) and weights is None else [clip.row.emotion in EMOTIONS for clip in clips]
+    people = sorted({clip.filmed for clip, used in zip(clips, taught) if used})
+    known = {clip.filmed for clip in clips if clip.row.emotion == "neutral"}
     causes = np.zeros((len(clips), 0)) if causes is None else causes
+    levels = [clip.row.level for clip in clips] if weights is None else [1.0] * len(clips)
+    counts = np.ones(len(clips)) if weights is None else np.sqrt(weights)
     design, values = [], []
-    for clip, row, cause, used in zip(clips, rows, causes, taught):
+    for clip, row, cause, used, level, count in zip(clips, rows, causes, taught, levels, counts):
         if used:
             who, what = np.zeros(len(people)), np.zeros(len(EMOTIONS))
-            who[people.index(_filmed(clip))] = _filmed(clip) not in known  # the others are measured against their neutral clips
-            what[EMOTIONS.index(clip.row.emotion)] = clip.row.level if clip.row.emotion != "neutral" else 0.0
-            design.append(np.concatenate([who, what, cause]))
-            values.append(row)
+            who[people.index(clip.filmed)] = clip.filmed not in known  # the others are measured against their neutral clips
+            what[EMOTIONS.index(clip.row.emotion)] = level if clip.row.emotion != "neutral" else 0.0
+            design.append(np.concatenate([who, what, cause]) * count)
+            values.append(row * count)
     split = [len(people), len(people) + len(EMOTIONS)]
     a, b = np.array(design).reshape(len(design), split[1] + causes.shape[1]), np.array(values)
     solved = np.linalg.solve(a.T @ a + RIDGE * np.eye(a.shape[1]), a.T @ b)
@@ -75,13 +83,13 @@ def with_levels(clips: Sequence[Clip], guard: LipGuard) -> list[Clip]:
     displacements, offsets = found.emotions, found.people
     shown: dict[str, set[str]] = {}
     for clip in labelled:
-        shown.setdefault(_filmed(clip), set()).add(str(clip.row.emotion))
+        shown.setdefault(clip.filmed, set()).add(str(clip.row.emotion))
     result = []
     for clip in clips:
-        if _filmed(clip) in offsets:
-            clip = replace(clip, expression=(clip.expression - offsets[_filmed(clip)]).astype(np.float32))
+        if clip.filmed in offsets:
+            clip = replace(clip, expression=(clip.expression - offsets[clip.filmed]).astype(np.float32))
         emotion = clip.row.emotion
-        if emotion in EMOTIONS and emotion != "neutral" and not clip.row.graded and len(shown[_filmed(clip)]) > 1:
+        if emotion in EMOTIONS and emotion != "neutral" and not clip.row.graded and len(shown[clip.filmed]) > 1:
             wanted, mean = (
                 _with_closed_lips(x, guard) for x in (displacements[EMOTIONS.index(emotion)], clip.expression.mean(0))
             )
@@ -93,8 +101,3 @@ def with_levels(clips: Sequence[Clip], guard: LipGuard) -> list[Clip]:
 
 def _with_closed_lips(coefficients: np.ndarray, guard: LipGuard) -> np.ndarray:
     return guard.closed(torch.from_numpy(coefficients).float(), torch.tensor(1.0)).numpy()
-
-
-def _filmed(clip: Clip) -> str:
-    """Whose face, in which set: those of one are measured together."""
-    return f"{clip.person} in {clip.row.set_folder.name}"

@@ -15,6 +15,7 @@ from gmtalker.avatars.emotion_offsets import MOTION_COLUMNS, EmotionOffsets, gen
 from gmtalker.clock import EMOTIONS
 from gmtalker.errors import UnusableInput
 from gmtalker.face.lip_guard import LipGuard
+from gmtalker.face.model import FaceModel
 from gmtalker.media.audio import read_speech
 from gmtalker.models.expression_generator import ExpressionGenerator
 from gmtalker.models.weights import load_strict
@@ -22,14 +23,16 @@ from gmtalker.pretrain.card import StageSection, write_section
 from gmtalker.pretrain.corpus import Clip
 from gmtalker.pretrain.datasets import Row, source_of
 from gmtalker.pretrain.emotion_levels import emotional_displacements, with_levels
+from gmtalker.pretrain.prototypes import PROTOTYPES, movements, shown
 from gmtalker.pretrain.samples import PretrainOptions, read_corpus, read_face_model, read_speech_encoder
 from gmtalker.progress import OnProgress, ignore_progress
-from gmtalker.tracks import MOTION_DIM, ROTATION
+from gmtalker.tracks import BLINK, MOTION_DIM, ROTATION
 from gmtalker.training.checkpoints import TrainState
 
 FOLDER = "emotion_offsets"
 SPEECH_FRAMES = 200  # over which the generator's own emotions are averaged
-STRONG = 1.8  # of the actors' mean face: the mean of several ways is flatter than each of them, and 1 is to be a strong one
+STRONG = 1.8  # of the actors' mean face where there is no prototype: the mean of several ways is flatter than each of them
+GROWS_MAX = 3.0  # times the actors' mean
 TURN_MAX = 0.05  # radians that an emotion turns the head by: more is one actor's way
 OPENING_SHARE = 0.5
 OPENING = 0.01  # face heights that count as one step of the lips
@@ -56,7 +59,13 @@ def pretrain_offsets(
     if not any(clip.row.emotion != "neutral" for clip in clips):
         raise UnusableInput("None of the training clips is labelled with an emotion.")
     features = encoder.encode(torch.from_numpy(read_speech(SPEECH)))[:SPEECH_FRAMES]
-    offsets = EmotionOffsets(_expression(clips, generic_offsets(generator, features), guard), _motion(clips))
+    weights = shown(clips, model)
+    motion = _motion(clips, weights)
+    growth = _growth(clips, weights, motion, model, guard)
+    expression = _expression(clips, weights, generic_offsets(generator, features), guard, growth)
+    motion *= growth[:, None]
+    motion[:, ROTATION] = motion[:, ROTATION].clamp(-TURN_MAX, TURN_MAX)
+    offsets = EmotionOffsets(expression, motion)
     folder = output / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     offsets.save(folder)
@@ -66,39 +75,55 @@ def pretrain_offsets(
     return folder
 
 
-def _expression(clips: Sequence[Clip], generic: Tensor, guard: LipGuard) -> Tensor:
-    """(8, n) what the actors' mean faces have beside generic ones (8, n), at equal lips, and OPENING_SHARE of how they open.
+def _displaced(clips: Sequence[Clip], weights: np.ndarray, guard: LipGuard) -> tuple[Tensor, Tensor]:
+    """The actors' mean faces (8, n) at equal lips, and the face (1, n) whose lips open by OPENING."""
+    means = [clip.expression.mean(0) for clip in clips]
+    openings = guard.openings(torch.from_numpy(np.stack(means)).float()).mean(1, keepdim=True).double().numpy() / OPENING
+    found = emotional_displacements(clips, means, openings, weights)
+    return torch.from_numpy(found.emotions).float(), torch.from_numpy(found.causes).float()
+
+
+def _growth(clips: Sequence[Clip], weights: np.ndarray, motion: Tensor, model: FaceModel, guard: LipGuard) -> Tensor:
+    """(8,) by what the actors' mean faces grow, that each emotion shows its prototype as strongly as it is to at intensity 1."""
+    means, _ = _displaced(clips, weights, guard)
+    growth = torch.full((len(EMOTIONS),), STRONG)
+    for emotion, prototype in PROTOTYPES.items():
+        k = EMOTIONS.index(emotion)
+        agreement = prototype.agreement(movements(means[k].numpy(), float(motion[k, BLINK].mean()), model))
+        growth[k] = min(prototype.strength / agreement, GROWS_MAX) if agreement > 0 else 1.0
+    return growth
+
+
+def _expression(clips: Sequence[Clip], weights: np.ndarray, generic: Tensor, guard: LipGuard, growth: Tensor) -> Tensor:
+    """(8, n) what the actors' grown faces have beside generic ones (8, n), at equal lips, and OPENING_SHARE of how they open.
 
     Actors open their mouths wide in part because they are loud, which the speech that is said here need not be.
     """
-    means = [clip.expression.mean(0) for clip in clips]
-    openings = guard.openings(torch.from_numpy(np.stack(means)).float()).mean(1, keepdim=True).double().numpy() / OPENING
-    found = emotional_displacements(clips, means, openings)
-    opened = torch.from_numpy(found.causes).float()  # (1, n) of the face whose lips open by OPENING
+    means, opened = _displaced(clips, weights, guard)
     share = guard.openings(generic).mean(1, keepdim=True) / guard.openings(opened).mean()
-    lacking = STRONG * torch.from_numpy(found.emotions).float() - (generic - share * opened)
-    plain = torch.from_numpy(emotional_displacements(clips, means).emotions).float()
-    wider = guard.openings(plain).mean(1, keepdim=True) / guard.openings(opened).mean()
+    lacking = growth[:, None] * means - (generic - share * opened)
+    plain = emotional_displacements(clips, [clip.expression.mean(0) for clip in clips], weights=weights).emotions
+    wider = guard.openings(torch.from_numpy(plain).float()).mean(1, keepdim=True) / guard.openings(opened).mean()
     lacking += (OPENING_SHARE * wider - share).clamp(min=0) * opened
     lacking[0] = 0
     return lacking
 
 
-def _motion(clips: Sequence[Clip]) -> Tensor:
+def _motion(clips: Sequence[Clip], weights: np.ndarray) -> Tensor:
     """(8, 10) how head, lids and gaze rest otherwise than when neutral, of people who were filmed in several emotions."""
-    people: dict[tuple, list[Clip]] = {}
-    for clip in clips:
-        people.setdefault((clip.person, clip.row.set_folder.name), []).append(clip)
-    used, rows = [], []
+    people: dict[str, list[int]] = {}
+    for index, clip in enumerate(clips):
+        people.setdefault(clip.filmed, []).append(index)
+    used: list[int] = []
+    rows = []
     for own in people.values():
-        medians = [np.median(clip.motion, axis=0) for clip in own]
-        neutral = [row for clip, row in zip(own, medians) if clip.row.emotion == "neutral"]
+        medians = [np.median(clips[index].motion, axis=0) for index in own]
+        neutral = [row for index, row in zip(own, medians) if clips[index].row.emotion == EMOTIONS[0]]
         if neutral:  # of the others nobody knows how they sit
             used += own
             rows += [row - np.mean(neutral, axis=0) for row in medians]
     offsets = torch.zeros(len(EMOTIONS), MOTION_DIM)
     if used:
-        measured = torch.from_numpy(emotional_displacements(used, rows).emotions).float()
-        offsets[1:, MOTION_COLUMNS] = measured[1:, MOTION_COLUMNS]
-        offsets[:, ROTATION] = offsets[:, ROTATION].clamp(-TURN_MAX, TURN_MAX)
+        measured = emotional_displacements([clips[index] for index in used], rows, weights=weights[used]).emotions
+        offsets[1:, MOTION_COLUMNS] = torch.from_numpy(measured).float()[1:, MOTION_COLUMNS]
     return offsets
