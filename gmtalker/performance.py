@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -34,7 +34,7 @@ class Performance:
     idle: the person's own footage to put the head into; None for head and shoulders alone.
     """
 
-    draw: Callable[[FaceTrack, Avatar, EmotionWeights], Frames]
+    draw: Callable[..., Frames]
     avatar: Avatar
     track: FaceTrack
     weights: EmotionWeights
@@ -49,18 +49,26 @@ class Performance:
             return self.draw(self.track, self.avatar, self.weights)
         return self._in_footage(self.idle)
 
+    def _in_footage(self, idle: IdleLoop) -> Frames:
+        for place, drawn in self.heads(idle):
+            yield idle.around(drawn, place)
+
     def every(self, frames: int) -> Performance:
         """Of so many frames one, without the sound; in a full frame they are head and shoulders alone."""
         weights = EmotionWeights(self.weights.at(len(self))[::frames])
         return replace(self, track=self.track[slice(None, None, frames)], weights=weights, speech=None, idle=None)
 
-    def _in_footage(self, idle: IdleLoop) -> Frames:
-        places = idle.places(len(self))
-        track = replace(self.track, shoulders=idle.shoulders[torch.from_numpy(places)])
-        frames = self.draw(track, self.avatar, self.weights)
+    def heads(self, idle: IdleLoop, every: int = 1) -> Iterator[tuple[int, np.ndarray]]:
+        """What is put into footage, of so many frames one.
+
+        Yields: the number of the picture, and the head as IdleLoop.around takes it.
+        """
+        places = idle.places(len(self))[::every]
+        track = replace(self.track[slice(None, None, every)], shoulders=idle.shoulders[torch.from_numpy(places)])
+        weights = EmotionWeights(self.weights.at(len(self))[::every])
+        frames = self.draw(track, self.avatar, weights, matte=idle.is_clean)
         try:
-            for place, frame in zip(places, frames):
-                yield idle.around(frame, place)
+            yield from zip(places.tolist(), frames)
         finally:
             frames.close()
 

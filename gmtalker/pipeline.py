@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gmtalker.avatars.motion import MotionAmounts, person_motion, retarget
+from gmtalker.avatars.motion import FollowingShoulders, MotionAmounts, person_motion, retarget
 from gmtalker.avatars.ready import AvatarLike, ReadyAvatars
 from gmtalker.clock import SAMPLES_PER_FRAME
 from gmtalker.device import choose_device, is_half_fast, one_core, usable_cores
@@ -194,15 +194,16 @@ class GMTalkerPipeline:
         shoulders = [None] * len(motion) if track.shoulders is None else track.shoulders[rows].numpy()
         return np.stack([renderer.render(*row) for row in zip(coefficients, motion, shoulders)])
 
-    def draw(self, track: FaceTrack, avatar: AvatarLike, weights: EmotionWeights) -> Frames:
+    def draw(self, track: FaceTrack, avatar: AvatarLike, weights: EmotionWeights, matte: bool = False) -> Frames:
         """Render and paint the frames of a track, a few batches ahead of whoever takes them.
 
-        Yields: (height, width, 3) uint8 RGB.
+        matte: also the person's outline, which not every avatar has learned (Avatar.has_matte).
+        Yields: (height, width, 3) uint8 RGB; with a matte (height, width, 4), 255 for the person.
         """
         ready, omega = self.avatars.get(avatar), weights.at(len(track))
 
         def drawn(first: int) -> np.ndarray:
-            return self.paint(ready, self.render(track, ready, first, DRAW_BATCH), omega[first : first + DRAW_BATCH])
+            return self.paint(ready, self.render(track, ready, first, DRAW_BATCH), omega[first : first + DRAW_BATCH], matte)
 
         # Whole batches side by side, a core each (one_core says why), beside the video encoder's own process.
         workers = usable_cores() if self.device.type == "cpu" else GPU_WORKERS
@@ -219,12 +220,13 @@ class GMTalkerPipeline:
             pool.shutdown(wait=True, cancel_futures=True)
 
     @torch.inference_mode()
-    def paint(self, avatar: AvatarLike, rendering: np.ndarray, omega: Tensor) -> np.ndarray:
+    def paint(self, avatar: AvatarLike, rendering: np.ndarray, omega: Tensor, matte: bool = False) -> np.ndarray:
         """Turn renderings into pictures with the avatar's head generator.
 
         rendering: (batch, height, width, 8) uint8.
         omega: (batch, 8) emotion weights.
-        Returns: (batch, height, width, 3) uint8 RGB.
+        matte: also the person's outline.
+        Returns: (batch, height, width, 3) uint8 RGB; with a matte (batch, height, width, 4), 255 for the person.
         Source: docs/method.md section 3, equation (19).
         """
         ready = self.avatars.get(avatar)
@@ -232,7 +234,7 @@ class GMTalkerPipeline:
         pixels = pixels.float().div_(127.5).sub_(1)
         style = ready.avatar.emotion_mapping(omega.to(self.device))
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.draws_in_half):
-            frames = ready.avatar.head_generator(pixels, style)
+            frames = ready.avatar.head_generator(pixels, style, matte)
         frames = frames.float().add_(1).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
         return frames.permute(0, 2, 3, 1).contiguous().cpu().numpy()
 
@@ -287,7 +289,8 @@ class GMTalkerPipeline:
         )
         amounts = request.head, request.blink, request.gaze
         motion = self.motion(features, ready, request.seed, *amounts, weights, request.motion)
-        track = FaceTrack(expression, motion, torch.ones(frames, dtype=torch.bool))
+        shoulders = FollowingShoulders(ready.avatar.face).push(motion)
+        track = FaceTrack(expression, motion, torch.ones(frames, dtype=torch.bool), shoulders)
         return Performance(self.draw, ready.avatar, track, weights, waveform, idle)
 
     def speak(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gmtalker.avatars.motion import MotionAmounts, PersonMotion
+from gmtalker.avatars.motion import FollowingShoulders, MotionAmounts, PersonMotion
 from gmtalker.avatars.ready import ReadyAvatar
 from gmtalker.clock import SAMPLES_PER_FRAME
 from gmtalker.device import one_core
@@ -109,6 +109,7 @@ class TrackStream:
         self._expression = ExpressionStream(self.avatar, self.guard, self.manner.seed, self.manner.exaggeration)
         self._motion = self.motion_generator.open(self.manner.seed, TEMPERATURE)
         self._person = PersonMotion(self.avatar.avatar, self.manner.motion, self.manner.seed)
+        self._shoulders = FollowingShoulders(self.avatar.avatar.face)
         self._heard = self._given = 0  # frames whose features came, and that were given
         # What came of one before the other.
         self._coefficients = torch.zeros(0, self.avatar.expression_generator.config.coefficient_dim)
@@ -147,4 +148,5 @@ class TrackStream:
         self._coefficients, self._normalised = coefficients[count:], normalised[count:]
         moved = self._person.push(normalised[:count], self.weights.at(count, self._given))
         self._given += count
-        return FaceTrack(ExpressionTrack(coefficients[:count]), moved, torch.ones(count, dtype=torch.bool))
+        found = torch.ones(count, dtype=torch.bool)
+        return FaceTrack(ExpressionTrack(coefficients[:count]), moved, found, self._shoulders.push(moved))

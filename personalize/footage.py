@@ -18,6 +18,7 @@ from gmtalker.face.context_motion import learn_context_motion, steady_shoulders
 from gmtalker.face.lip_guard import LipGuard, as_spoken
 from gmtalker.face.model import FaceModel
 from gmtalker.face.person import PersonFace
+from gmtalker.face.segmentation import person_segmentation
 from gmtalker.face.tracking import TrackedVideo, choose_crop, cut, in_crop, measure_person, track_points
 from gmtalker.files import whole_file
 from gmtalker.media.audio import read_sound_or_none, silent_frames
@@ -31,6 +32,8 @@ from personalize.progress import WRAP_UP, TrainingProgress
 from personalize.request import HELD_OUT_SECONDS_MAX, HELD_OUT_SHARE, TRAINING_FRAMES_MAX, TrainRequest
 from personalize.sound_sync import SpokenFootage
 
+MATTES_MAX, MATTE_EVERY = 600, 3  # of the frames, and frames from one to the next at least
+
 
 @dataclass(frozen=True)
 class Footage:
@@ -40,6 +43,7 @@ class Footage:
     track: (frames,) of the face.
     frames: (n, size, size, 3) uint8 RGB, the cropped frames that the head learns from.
     frame_numbers: (n,) which frames of the track those are.
+    mattes: (size, size) uint8 of some of the n, by place: 255 for the person.
     features: (frames, d) of the speech, zeros where there is no sound.
     speaks: (frames,) bool, where there is sound.
     silent: (frames,) bool, where there is sound but nobody speaks.
@@ -53,6 +57,7 @@ class Footage:
     track: FaceTrack
     frames: np.ndarray
     frame_numbers: np.ndarray
+    mattes: Mapping[int, np.ndarray]
     features: Tensor
     speaks: np.ndarray
     silent: np.ndarray
@@ -138,14 +143,16 @@ def gather_footage(request: TrainRequest, pipeline: GMTalkerPipeline, work: Path
     tracked = _track(request, work, progress)
     progress.stage("cropping the head", 6, 8, later)
     chosen = _choose(tracked, pipeline.face_model, progress)
+    mattes = _outline(chosen.frames, progress)
     progress.stage("learning how hair and shoulders move", 8, 10, later)
-    measured = _measure(tracked, chosen, request.emotions, pipeline.face_model, progress)
+    measured = _measure(tracked, chosen, mattes, request.emotions, pipeline.face_model, progress)
     heard = _listen(tracked, measured.track, request.emotions, pipeline)
     return Footage(
         face=measured.face,
         track=measured.track,
         frames=np.stack(chosen.frames),
         frame_numbers=chosen.frame_numbers,
+        mattes=mattes,
         held_out=measured.held_out,
         clip_starts=tracked.clip_starts,
         **vars(heard),
@@ -190,8 +197,23 @@ def _choose(tracked: _Tracked, model: FaceModel, progress: TrainingProgress) -> 
     return _Chosen(frames, np.array(numbers))
 
 
+def _outline(frames: Sequence[np.ndarray], progress: TrainingProgress) -> dict[int, np.ndarray]:
+    """Mattes of some frames, by place; a person's outline is a smooth thing, and neighbours look alike."""
+    mattes = {}
+    with person_segmentation() as segment:
+        for place in np.linspace(0, len(frames) - 1, min(MATTES_MAX, -(-len(frames) // MATTE_EVERY))).astype(int).tolist():
+            mattes[place] = segment(frames[place])
+            progress(Progress(done=place, total=len(frames)))
+    return mattes
+
+
 def _measure(
-    tracked: _Tracked, chosen: _Chosen, emotions: Mapping[Path, str], model: FaceModel, progress: TrainingProgress
+    tracked: _Tracked,
+    chosen: _Chosen,
+    mattes: Mapping[int, np.ndarray],
+    emotions: Mapping[Path, str],
+    model: FaceModel,
+    progress: TrainingProgress,
 ) -> _Measured:
     """The person's face and track, and how hair, shoulders and background move with the head."""
     total, size, numbers = len(tracked), tracked.size, chosen.frame_numbers
@@ -220,6 +242,7 @@ def _measure(
         track.motion.stacked().numpy()[numbers],
         ~held_out[numbers],
         lambda frame: frame % 100 or progress(Progress(done=frame, total=frames)),
+        np.max(list(mattes.values()), axis=0) > 127,
     )
     interpolated = [np.interp(np.arange(total), numbers, column) for column in shoulders.T]
     steady = steady_shoulders(np.stack(interpolated, axis=1))

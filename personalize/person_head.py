@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import safe_open
 
 from gmtalker.assets import GENERIC
 from gmtalker.clock import SIZES
@@ -49,6 +50,8 @@ def train_person_head(
     torch.manual_seed(0)
     size = footage.frames.shape[1]
     networks = networks or _generic_start(size)
+    if footage.mattes and not _began_without_matte(work / CHECKPOINT):
+        networks = networks[0].with_matte(), *networks[1:]
     for network in networks:
         network.train().requires_grad_(True)
     anchor = _anchor(footage) if rehearsal is None else None  # a rehearsed emotion has frames of its own
@@ -64,6 +67,14 @@ def train_person_head(
     )
     train_head(training, [train], [validation] if len(validation.frames) else [], options, hooks)
     return training
+
+
+def _began_without_matte(checkpoint: Path) -> bool:
+    """Whether a training was begun by a version whose head generators draw no matte."""
+    if not checkpoint.exists():
+        return False
+    with safe_open(str(checkpoint), "pt") as tensors:
+        return not any("to_matte" in name for name in tensors.keys())
 
 
 def _anchor(footage: Footage) -> torch.Tensor:
@@ -84,7 +95,9 @@ def _train_and_validation(footage: Footage, renderer: Renderer, rehearsed: bool)
 
     def person(places: np.ndarray) -> PersonFrames:
         numbers = footage.frame_numbers[places]
-        return PersonFrames(renderer, footage.frames[places], footage.track[torch.from_numpy(numbers)], emotion[numbers])
+        mattes = {new: footage.mattes[old] for new, old in enumerate(places.tolist()) if old in footage.mattes}
+        track = footage.track[torch.from_numpy(numbers)]
+        return PersonFrames(renderer, footage.frames[places], track, emotion[numbers], mattes)
 
     held_out = footage.held_out[footage.frame_numbers]
     places = np.flatnonzero(held_out)

@@ -19,17 +19,20 @@ from gmtalker.avatars.ready import load_avatar
 from gmtalker.avatars.storage import write_avatar
 from gmtalker.avatars.workspace import slug, workspace
 from gmtalker.clock import EMOTIONS, FPS
+from gmtalker.face.landmarks import CHIN
+from gmtalker.face.model import FaceModel
 from gmtalker.face.tracking import detect_landmarks
 from gmtalker.measure.avatar import image_measures
 from gmtalker.media.audio import read_speech
-from gmtalker.media.full_frame import IDLE_FRAMES_MAX, write_idle_loop
+from gmtalker.media.full_frame import IDLE_FRAMES_MAX, Stretch, write_idle_loop
 from gmtalker.models.weights import save_half
 from gmtalker.performance import Performance
 from gmtalker.pipeline import GMTalkerPipeline
 from gmtalker.progress import OnProgress, Progress, ignore_progress
-from gmtalker.tracks import EmotionWeights
+from gmtalker.tracks import BLINK, GAZE, EmotionWeights
 from gmtalker.training.head import HeadTraining
 from personalize.card import write_card
+from personalize.clean_footage import CleanFootage
 from personalize.emotion_offsets import learn_emotion_offsets
 from personalize.footage import Footage, gather_footage
 from personalize.habits import learn_habits, movement_of
@@ -73,7 +76,7 @@ def train_avatar(
         head_minutes = minutes - style_minutes
         training = train_person_head(footage, pipeline.face_model, work, head_minutes, progress, rehearsal=rehearsal)
         progress.stage("measuring", 92, 96)
-        _save_parts(footage, training, work, folder, request.clips[0])
+        _save_parts(footage, training, pipeline, work, folder, request.clips[0])
         _habits(footage, pipeline).save(folder)
         _write_card(folder, request, footage, {}, training)
         measures = _measure(folder, footage, pipeline) | style
@@ -108,13 +111,15 @@ def _learn_style(
     return style_minutes, report.figures()
 
 
-def _save_parts(footage: Footage, training: HeadTraining, work: Path, folder: Path, first_clip: Path) -> None:
+def _save_parts(
+    footage: Footage, training: HeadTraining, pipeline: GMTalkerPipeline, work: Path, folder: Path, first_clip: Path
+) -> None:
     """Write the networks at their best, the face, and the idle loop."""
     generator, mapping = training.best_networks(work / BEST)
     save_half(generator, folder / "head_generator")
     save_half(mapping, folder / "emotion_mapping")
     footage.face.save(folder / "face.safetensors")
-    _save_idle_loop(footage, first_clip, folder)
+    _save_idle_loop(footage, first_clip, pipeline.face_model, folder)
 
 
 def _save_emotion_offsets(footage: Footage, pipeline: GMTalkerPipeline, folder: Path) -> EmotionOffsets | None:
@@ -158,7 +163,7 @@ def _synchronised(spoken: SpokenFootage, pipeline: GMTalkerPipeline, progress: T
     return shift_sound(spoken, lag)
 
 
-def _save_idle_loop(footage: Footage, clip: Path, folder: Path) -> None:
+def _save_idle_loop(footage: Footage, clip: Path, model: FaceModel, folder: Path) -> None:
     """Write the stretch of the first clip in which head, lips and shoulders move least, for videos in the full frame."""
     end = footage.clip_starts[1] if len(footage.clip_starts) > 1 else len(footage.track)
     count = min(IDLE_FRAMES_MAX, end)
@@ -166,7 +171,18 @@ def _save_idle_loop(footage: Footage, clip: Path, folder: Path) -> None:
     moving = torch.cat([10 * track.motion.rotation, track.expression.coefficients / 10, 50 * track.shoulders], dim=1).numpy()
     movement = np.abs(np.diff(moving, axis=0, prepend=moving[:1])).sum(1) + 10.0 * ~track.found.numpy()
     first = int(np.convolve(movement, np.ones(count), "valid").argmin())
-    write_idle_loop(folder, clip, first, footage.face.crop, footage.track.shoulders[first : first + count].numpy())
+    crop, shoulders = footage.face.crop, footage.track.shoulders[first : first + count].numpy()
+    chin = crop[1] + _lowest_chin(footage, model, slice(first, first + count), float(crop[2]))
+    stretch = Stretch(clip, first, count, end)
+    write_idle_loop(folder, stretch, crop, shoulders, CleanFootage(stretch, crop, chin).frames())
+
+
+def _lowest_chin(footage: Footage, model: FaceModel, frames: slice, side: float) -> float:
+    """How far down the chin comes in some frames, in pixels of a crop with this side."""
+    motion = footage.track.motion.stacked()[frames].numpy()
+    coefficients = footage.track.expression.coefficients[frames].numpy()
+    shapes = (model.shape(footage.face, row, moved[BLINK], moved[GAZE]) for row, moved in zip(coefficients, motion))
+    return float(max(model.project(shape, moved, side)[CHIN, 1] for shape, moved in zip(shapes, motion)))
 
 
 def _measure(folder: Path, footage: Footage, pipeline: GMTalkerPipeline) -> dict:

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from gmtalker.assets import GENERIC
+from gmtalker.avatars.motion import FollowingShoulders
 from gmtalker.face.context_motion import learn_context_motion, measure_shoulders
 from gmtalker.face.model import FaceModel
 from gmtalker.face.person import PersonFace
@@ -80,6 +81,57 @@ def test_frames_that_are_not_usable_teach_nothing(face):
     frames = [face.reference] * 10 + [moved(face.reference, 9, 9)] * 10
     learned, _ = learn_context_motion(face, frames, motion, np.arange(20) < 10)
     assert np.abs(learned.context_motion).max() * SIZE < 0.2
+
+
+def test_shoulders_do_not_tremble_with_the_head(face):
+    """Whatever shares a moment with the head's turn by chance: shoulders are where shoulders were measured."""
+    random = np.random.default_rng(2)
+    motion = np.tile(face.motion_mean.astype(float), (60, 1))
+    motion[:, 0] = random.uniform(-0.12, 0.12, 60)
+    frames = [moved(face.reference, 60 * yaw, 0) for yaw in motion[:, 0]]
+    learned, _ = learn_context_motion(face, frames, motion, np.ones(60, bool))
+    held = np.zeros((2, 4))
+    turned = np.stack([face.motion_mean, face.motion_mean]).astype(float)
+    turned[1, 0] += 0.1
+    at_rest, after = (np.tensordot(row, learned.context_motion, 1) * SIZE for row in learned.context_features(turned, held))
+    assert np.abs(after - at_rest)[-3:, [2, -3]].max() < 0.2 < 1 < np.abs(after - at_rest)[10].max()
+
+
+def test_what_is_behind_the_person_stays_where_it_is(face):
+    motion = np.tile(face.motion_mean.astype(float), (40, 1))
+    motion[:, 1] = np.linspace(-0.1, 0.1, 40)
+    person = np.zeros((SIZE, SIZE), bool)
+    person[60:, 60:200] = True
+    frames = []
+    for pitch in motion[:, 1]:
+        frame = face.reference.copy()
+        frame[person] = moved(face.reference, 0, 80 * pitch)[person]
+        frames.append(frame)
+    usable = np.ones(40, bool)
+    without, _ = learn_context_motion(face, frames, motion, usable)
+    learned, _ = learn_context_motion(face, frames, motion, usable, person=person)
+    assert np.abs(without.context_motion[:, :, :6]).max() > 0 and not learned.context_motion[:, :, :6].any()
+    assert np.array_equal(learned.context_motion[:, 16:, 20:30], without.context_motion[:, 16:, 20:30])
+    shaken = [moved(face.reference, 0, 80 * pitch) for pitch in motion[:, 1]]
+    learned, _ = learn_context_motion(face, shaken, motion, usable, person=person)
+    assert learned.context_motion[:, :, :6].any(), "a camera that moves takes what is behind along"
+
+
+def test_shoulders_follow_slowly_and_in_pieces_as_at_once(face):
+    follow = np.zeros((15, 4), np.float32)
+    follow[1] = 0.03
+    heavy = replace(face, shoulder_follow=follow)
+    values = torch.from_numpy(np.tile(face.motion_mean, (50, 1)))
+    values[:, 0] += 0.05 * torch.randn(50, generator=torch.Generator().manual_seed(0))
+    values[25:, 0] += 0.3
+    motion = MotionTrack.unstacked(values)
+    whole = FollowingShoulders(heavy).push(motion)
+    pieces = FollowingShoulders(heavy)
+    joined = torch.cat([pieces.push(MotionTrack.unstacked(values[rows])) for rows in (slice(0, 7), slice(7, 30), slice(30, 50))])
+    assert torch.equal(whole, joined)
+    straight = heavy.pose_features(values.double().numpy()) @ follow
+    assert np.abs(np.diff(whole, n=2, axis=0)).mean() < 0.1 * np.abs(np.diff(straight, n=2, axis=0)).mean()
+    assert whole[24, 0] == pytest.approx(0, abs=0.01) and whole[49, 0] == pytest.approx(straight[49, 0], abs=0.03)
 
 
 def test_shoulders_that_were_not_measured_follow_the_head(face):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -14,6 +16,7 @@ from gmtalker.face.renderer import APPEARANCE, CANONICAL, CANONICAL_X, Renderer
 from gmtalker.models.discriminator import Discriminator
 from gmtalker.models.emotion_mapping import EmotionMapping
 from gmtalker.models.head_generator import WIDTHS, HeadGenerator, ModulatedConvolution, haar, inverse_haar
+from gmtalker.models.weights import load_strict, save_half
 from gmtalker.tracks import ROTATION, ExpressionTrack, FaceTrack, MotionTrack
 from gmtalker.training.head import HeadHooks, HeadOptions, HeadTraining, generate_frames, mean_psnr, train_head
 from gmtalker.training.head_data import HeadBatches, PersonFrames, mirrored
@@ -287,3 +290,56 @@ def test_the_loss_of_texture_minds_blur_and_not_where_the_grain_lies():
     assert texture_loss(sharp, sharp, weight) == 0
     assert texture_loss(grain, sharp, weight) < 0.5 * texture_loss(blurred, sharp, weight)
     assert texture_loss(blurred, sharp, 3 * weight) == pytest.approx(3 * float(texture_loss(blurred, sharp, weight)), rel=1e-4)
+
+
+# --- The person's outline ------------------------------------------------------------------------------------------------------
+
+
+def outlined(person: PersonFrames) -> PersonFrames:
+    """The same with a matte of every second frame: the left half is the person."""
+    matte = np.zeros((SIZE, SIZE), np.uint8)
+    matte[:, : SIZE // 2] = 255
+    return PersonFrames(person.renderer, person.frames, person.track, person.emotion, {0: matte, 2: matte, 4: matte})
+
+
+def test_a_network_that_learns_a_matte_draws_the_same_pictures():
+    generator = tiny()[0]
+    larger = generator.with_matte()
+    rendering, style = torch.randn(2, 8, SIZE, SIZE), torch.randn(2, 64)
+    assert torch.equal(larger(rendering, style), generator(rendering, style)) and larger.with_matte() is larger
+    drawn = larger(rendering, style, matte=True)
+    assert drawn.shape == (2, 4, SIZE, SIZE) and torch.equal(drawn[:, :3], generator(rendering, style))
+    assert drawn[:, 3].abs().max() <= 1
+    with pytest.raises(ValueError, match="no matte"):
+        generator(rendering, style, matte=True)
+
+
+def test_batches_hold_the_mattes_of_frames_that_have_one():
+    person = outlined(tiny_person()[1])
+    batch = HeadBatches([person], 40, False, 0)[0]
+    own = {person.frames[index].tobytes() for index in person.mattes}
+    assert batch.has_matte.tolist() == [frame.numpy().tobytes() in own for frame in batch.frame]
+    assert batch.matte.shape == (int(batch.has_matte.sum()), SIZE, SIZE) and batch.matte[0, 0, [0, -1]].tolist() == [255, 0]
+    assert not HeadBatches([tiny_person()[1]], 4, False, 0)[0].has_matte.any()
+
+
+def test_the_matte_is_learned_beside_the_picture():
+    model, person = tiny_person()
+    generator, *others = tiny()
+    training = HeadTraining(generator.with_matte(), *others, PixelWeights(model), learning_rate=3e-3, ema_decay=0.9, device="cpu")
+    batches = HeadBatches([outlined(person)], 4, False, 0)
+    losses = [training.step(batches[step], 0.1) for step in range(60)]
+    told = [step["matte"] for step in losses if "matte" in step]
+    assert np.mean(told[-5:]) < 0.3 * told[0] and losses[-1]["pixel"] < losses[0]["pixel"]
+    trained, mapping = training.networks()
+    drawn = trained(batches[0].pictures()[0], mapping(batches[0].emotion), matte=True)
+    assert drawn[:, 3, :, : SIZE // 2 - 4].mean() > 0.5 and drawn[:, 3, :, SIZE // 2 + 4 :].mean() < -0.5
+
+
+def test_files_from_before_the_matte_are_read(tmp_path):
+    generator = tiny()[0]
+    save_half(generator, tmp_path / "head_generator")
+    config = json.loads((tmp_path / "head_generator" / "config.json").read_text())
+    del config["has_matte"]
+    (tmp_path / "head_generator" / "config.json").write_text(json.dumps(config))
+    assert load_strict(HeadGenerator, tmp_path / "head_generator").config.has_matte is False

@@ -5,14 +5,19 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from gmtalker.assets import SPEECH
 from gmtalker.clock import EMOTIONS
+from gmtalker.errors import UnusableInput
 from gmtalker.face.bending import FilmedFace, bend
 from gmtalker.face.lips import lip_opening, shifted_correlation
+from gmtalker.face.segmentation import person_segmentation
 from gmtalker.face.tracking import cut
 from gmtalker.measure.avatar import flicker, landmark_distance, sharpness
 from gmtalker.measure.emotion_drawn import look_drawn, movement_drawn
+from gmtalker.measure.outline import matte_measures
+from gmtalker.measure.perceptual import PerceptualDistance
 from gmtalker.media.audio import read_speech
 from gmtalker.media.video import read_frames
 from gmtalker.pipeline import GMTalkerPipeline
@@ -99,3 +104,30 @@ def test_the_look_of_a_clip_is_its_own(monkeypatch):
     found = look_drawn(ready.avatar, pipeline, {clip: "happy"}, [calm])
     assert found["correlation"] > 0.95 and found["size"] == pytest.approx(1, abs=0.2)
     assert list(found["by_clip"]) == ["preview.mp4 (happy)"]
+
+
+def test_a_matte_is_compared_with_the_segmentation():
+    frames = [frame for frame, _ in zip(read_frames(bundled_clip("idle.mp4")), range(8))]
+    with person_segmentation() as segment:
+        taught = [segment(frame) for frame in frames]
+    same = matte_measures(frames, taught)
+    assert same == {"matte_iou": 1.0, "matte_flicker": pytest.approx(1.0)}
+    cut = [matte.copy() for matte in taught]
+    for index, matte in enumerate(cut):
+        matte[: len(matte) // 2 + 8 * (index % 2)] = 0  # half of the person, and it jumps
+    worse = matte_measures(frames, cut)
+    assert worse["matte_iou"] < 0.9 and worse["matte_flicker"] > 2
+
+
+def test_a_perceptual_distance_is_read_from_a_file(tmp_path):
+    class Distance(torch.nn.Module):
+        def forward(self, a, b):
+            return (a - b).abs().mean((1, 2, 3))
+
+    torch.jit.script(Distance()).save(str(tmp_path / "d.pt"))
+    distance = PerceptualDistance(tmp_path / "d.pt")
+    dark, light = np.zeros((20, 40, 40, 3), np.uint8), np.full((20, 40, 40, 3), 255, np.uint8)
+    assert distance(dark, dark) == 0 and distance(dark, light) == pytest.approx(2)
+    (tmp_path / "x.pt").write_bytes(b"none")
+    with pytest.raises(UnusableInput, match="x.pt is not a perceptual distance"):
+        PerceptualDistance(tmp_path / "x.pt")

@@ -111,11 +111,11 @@ def rehearsal_of_smiles(person, ratio_images) -> Rehearsal:
 def test_rehearsed_frames_have_weights_and_the_pose_of_a_filmed_one(person, ratio_images):
     rehearsal, rng = rehearsal_of_smiles(person, ratio_images), np.random.default_rng(0)
     drawn = [rehearsal.draw(person, rng) for _ in range(40)]
-    weights = np.stack([emotion for _, _, emotion in drawn])
+    weights = np.stack([emotion for _, _, emotion, _ in drawn])
     assert np.allclose(weights.sum(1), 1) and (weights >= -1e-9).all()
     assert (weights[:, 1:].sum(1) > 0.2).mean() > 0.6, "an emotion is told"
     assert (weights[:, 0] == 1).any(), "and now and then its shape comes without it"
-    assert all(r.shape == (64, 64, 8) and f.shape == (64, 64, 3) and r.dtype == f.dtype == np.uint8 for r, f, _ in drawn)
+    assert all(r.shape == (64, 64, 8) and f.shape == (64, 64, 3) and r.dtype == f.dtype == np.uint8 for r, f, _, _ in drawn)
 
 
 def test_batches_rehearse_a_part_of_their_frames(person, ratio_images):
@@ -133,7 +133,7 @@ def test_lids_of_an_emotion_are_drawn(person, ratio_images):
     rehearsal._weights = lambda rng: np.eye(len(EMOTIONS))[HAPPY]
     rng = np.random.default_rng(1)
     rows = [rehearsal.draw(person, rng) for _ in range(12)]
-    told = [rendering for rendering, _, emotion in rows if emotion[HAPPY] == 1]
+    told = [rendering for rendering, _, emotion, _ in rows if emotion[HAPPY] == 1]
     motion = person.motion[0].copy()
     motion[BLINK] = 0.3
     wanted = (person.renderer.render(opening(person, 2.0), motion)[..., 6] > 0).sum()

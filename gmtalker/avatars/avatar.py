@@ -56,6 +56,11 @@ class Avatar:
     emotion_offsets: EmotionOffsets | None = None
     motion_habits: MotionHabits | None = None
 
+    @property
+    def has_matte(self) -> bool:
+        """Whether its head generator also draws the person's outline."""
+        return bool(self.head_generator.config.has_matte)
+
 
 def read_avatar(folder: Path) -> Avatar:
     """Check an avatar's folder and load it.

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from gmtalker.avatars.avatar import Avatar
 from gmtalker.avatars.habits import MOVING, HabitualMotion, usual_habits
-from gmtalker.clock import MOTIONS
+from gmtalker.clock import FPS, MOTIONS
+from gmtalker.face.person import PersonFace
 from gmtalker.tracks import BLINK, GAZE, MOTION_DIM, POSE, WIDEST_LID, EmotionWeights, FaceTrack, MotionTrack
 
+SHOULDER_SECONDS = 0.15  # of each of the two low-pass filters between head and shoulders
 LOWEST_LID = 0.8  # a lid that rests lower is shut: a blink could not be seen any more
 
 
@@ -64,6 +68,28 @@ class PersonMotion:
         return MotionTrack.unstacked(values)
 
 
+class FollowingShoulders:
+    """Shoulders that follow a head as they do in the person's footage, but like something heavy: the state of a stream."""
+
+    def __init__(self, face: PersonFace) -> None:
+        self.face = face
+        self._slow: list[np.ndarray] = []  # pose after each of two low-pass filters
+
+    def push(self, motion: MotionTrack) -> Tensor:
+        """(n, 4) as in FaceTrack, of the next n frames of motion. Source: docs/method.md section 8."""
+        share = 1 - math.exp(-1 / (FPS * SHOULDER_SECONDS))
+        values = motion.stacked().double().numpy()
+        settled = np.empty_like(values)
+        for index, row in enumerate(values):
+            if not self._slow:
+                self._slow = [row.copy(), row.copy()]
+            first, second = self._slow
+            first += share * (row - first)
+            second += share * (first - second)
+            settled[index] = second
+        return torch.from_numpy(self.face.pose_features(settled) @ self.face.shoulder_follow).float()
+
+
 def person_motion(
     avatar: Avatar,
     normalised: Tensor,
@@ -87,10 +113,11 @@ def retarget(driver: FaceTrack, avatar: Avatar) -> FaceTrack:
     """A driver's track in an avatar's framing: pose and gaze move from the avatar's mean as the driver's do from theirs.
 
     driver: frames without a face do not count into the driver's mean.
-    Returns: the driver's expression and eyelids as they are; without shoulders, which then follow the head.
+    Returns: the driver's expression and eyelids as they are; shoulders follow the head.
     """
     found = driver.found if driver.found.any() else torch.ones_like(driver.found)
     values = driver.motion.stacked()
     moved = values - values[found].mean(0) + torch.as_tensor(avatar.face.motion_mean).float()
     moved[:, BLINK] = values[:, BLINK]  # eyelids: 0 open and 1 closed mean the same for everyone
-    return FaceTrack(driver.expression, MotionTrack.unstacked(moved), driver.found)
+    motion = MotionTrack.unstacked(moved)
+    return FaceTrack(driver.expression, motion, driver.found, FollowingShoulders(avatar.face).push(motion))

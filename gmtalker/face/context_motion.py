@@ -11,7 +11,7 @@ from scipy.ndimage import median_filter
 
 from gmtalker.face.geometry import steadied
 from gmtalker.face.landmarks import CHIN, FOREHEAD
-from gmtalker.face.person import CONTEXT_CELLS, SHOULDER_FEATURES, PersonFace
+from gmtalker.face.person import CONTEXT_CELLS, POSE_FEATURES, SHOULDER_FEATURES, PersonFace
 
 FLOW_SIZE = 256  # pixels on a side at which pictures are compared
 FITTED_FRAMES_MAX = 1500  # that context motion is learned from, evenly over the footage
@@ -19,6 +19,8 @@ RIDGE_ALPHA = 8.0  # in frames: as if so many had shown that nothing moves
 BELOW_CHIN, NECK_WIDTH, NECK_LENGTH = 0.18, 0.66, 0.5  # where shoulders are, in face heights from the chin
 FLOW_MEDIAN = 5  # frames of a median filter: flow may be wrong in one or two of them
 SHOULDER_JITTER, SHOULDER_WINDOW = 0.0016, 9  # deviation in crop widths; frames
+PERSON_SHARE_MIN = 0.02  # of a cell, under which nobody was ever in it
+CAMERA_MOVES = 0.003  # crop widths that what is behind the person moves by when the camera does
 TEXTURED = 0.4  # share of the shoulders' pixels, those with the strongest edges, whose flow is trusted
 
 
@@ -62,13 +64,18 @@ def learn_context_motion(
     motion: np.ndarray,
     usable: np.ndarray,
     on_frame: Callable[[int], None] | None = None,
+    person: np.ndarray | None = None,
 ) -> tuple[PersonFace, np.ndarray]:
     """Learn context motion: ridge regression of the flow in the cells of a grid on PersonFace.context_features.
+
+    Shoulders move by their own features alone: what they share with the head's pose is no reason to tremble with it. What never
+    holds any of the person stays where it is, where the camera does.
 
     frames: each (size, size, 3) uint8, in the same crop as the face's reference picture.
     motion: (frames, 10) MotionTrack.stacked().
     usable: (frames,) bool, the frames to learn from.
     on_frame: is called with the number of each frame before it is read.
+    person: (size, size) bool, where the person ever is; None where that is not known.
     Returns: the face with its context motion, and the shoulders (frames, 4) of all frames, not steadied.
     Source: docs/method.md section 8, equation (30).
     """
@@ -86,8 +93,17 @@ def learn_context_motion(
             cells.append(_in_cells(moved * weight[..., None]) / _in_cells(weight)[..., None])
     face = replace(face, shoulder_follow=_ridge(face.pose_features(motion[rows]), shoulders[rows]).astype(np.float32))
     wanted = np.stack(cells).reshape(len(rows), -1) / FLOW_SIZE
-    learned = _ridge(face.context_features(motion[rows], shoulders[rows]), wanted)
-    return replace(face, context_motion=learned.reshape(-1, CONTEXT_CELLS, CONTEXT_CELLS, 2).astype(np.float32)), shoulders
+    features = face.context_features(motion[rows], shoulders[rows])
+    learned = _ridge(features, wanted).reshape(-1, CONTEXT_CELLS, CONTEXT_CELLS, 2)
+    features[:, 1:POSE_FEATURES] = 0
+    torso = _share_of_cells(np.any(_shoulder_masks(face), axis=0))[..., None]
+    learned = torso * _ridge(features, wanted).reshape(learned.shape) + (1 - torso) * learned
+    if person is not None:
+        still = _share_of_cells(person) < PERSON_SHARE_MIN
+        moves = np.linalg.norm(wanted.reshape(len(rows), CONTEXT_CELLS, CONTEXT_CELLS, 2)[:, still], axis=-1)
+        if still.any() and np.median(moves) < CAMERA_MOVES:
+            learned[:, still] = 0
+    return replace(face, context_motion=learned.astype(np.float32)), shoulders
 
 
 def steady_shoulders(shoulders: np.ndarray) -> np.ndarray:
@@ -106,6 +122,12 @@ def _ridge(features: np.ndarray, wanted: np.ndarray) -> np.ndarray:
 def _in_cells(picture: np.ndarray) -> np.ndarray:
     cells = cv2.resize(picture, (CONTEXT_CELLS, CONTEXT_CELLS), interpolation=cv2.INTER_AREA)
     return cv2.GaussianBlur(cells, (0, 0), 0.7)
+
+
+def _share_of_cells(mask: np.ndarray) -> np.ndarray:
+    """(CONTEXT_CELLS, CONTEXT_CELLS) how much of each cell belongs to a mask."""
+    share: np.ndarray = cv2.resize(mask.astype(np.float32), (CONTEXT_CELLS, CONTEXT_CELLS), interpolation=cv2.INTER_AREA)
+    return share
 
 
 def _grey(picture: np.ndarray) -> np.ndarray:

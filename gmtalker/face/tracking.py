@@ -57,7 +57,7 @@ def face_mesh(**options) -> Iterator[Callable[[np.ndarray], list]]:
     options: of mediapipe's FaceMesh.
     Yields: a function from a frame (height, width, 3) uint8 RGB to its faces, each with .landmark.
     """
-    with _silence(), warnings.catch_warnings():
+    with silent_stderr(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # mediapipe's protobuf messages warn of their own age
         import mediapipe  # late: it takes a second to import
 
@@ -67,7 +67,7 @@ def face_mesh(**options) -> Iterator[Callable[[np.ndarray], list]]:
 
     def find(frame: np.ndarray) -> list:
         nonlocal found_one
-        with warnings.catch_warnings(), nullcontext() if found_one else _silence():  # it logs once more with the first face
+        with warnings.catch_warnings(), nullcontext() if found_one else silent_stderr():  # it logs once more with the first face
             warnings.simplefilter("ignore")
             faces = mesh.process(frame).multi_face_landmarks or []
         found_one = found_one or bool(faces)
@@ -78,7 +78,7 @@ def face_mesh(**options) -> Iterator[Callable[[np.ndarray], list]]:
 
 
 @contextmanager
-def _silence() -> Iterator[None]:
+def silent_stderr() -> Iterator[None]:
     """Discards what is written to the process's stderr inside the block, by native code too."""
     sys.stderr.flush()
     stderr = os.dup(2)

@@ -22,6 +22,8 @@ from gmtalker.face.lips import OFFSET_MAX, lip_opening, shifted_correlation
 from gmtalker.face.renderer import CANONICAL_X
 from gmtalker.face.tracking import TrackedVideo, cut, detect_landmarks, fill_and_smooth, track_of_person, track_points
 from gmtalker.measure.identity import FaceRecogniser
+from gmtalker.measure.outline import matte_measures
+from gmtalker.measure.perceptual import PerceptualDistance
 from gmtalker.measure.plots import draw_lips
 from gmtalker.measure.sync import SpokenLips, sync_figures
 from gmtalker.media.audio import read_sound_or_none
@@ -34,14 +36,15 @@ from gmtalker.training.head import mean_psnr
 
 FACE = tuple(range(FACE_POINTS))
 NOT_MEASURED = {
-    "lpips": "the weights of its network are not part of this project",
+    "lpips": "the weights of its network are not part of this project; --lpips says where they are",
     "fid": "the weights of Inception are not part of this project",
     "syncnet": "its weights are not part of this project; the project's own lip-sync network stands instead",
+    "identity_similarity": "insightface's recognition network is not on this machine; --identity says where it is",
 }
-NO_IDENTITY = "insightface's recognition network is not on this machine; --identity says where it is"
 IMAGE_MEASURES = (
     "psnr", "ssim", "mouth_landmark_distance", "face_landmark_distance", "mouth_sharpness", "eye_sharpness", "flicker"
 )  # fmt: skip
+SOME_MEASURES = ("identity_similarity", "lpips", "matte_iou", "matte_flicker")  # where their networks are at hand
 SSIM_EVERY = 3  # frames: it is slow, and neighbouring frames hardly differ
 IDENTITY_EVERY = 5  # frames
 STATIC = 4.0  # levels of 255: where neighbouring frames differ by less around a pixel, nothing moves there
@@ -69,11 +72,13 @@ def evaluate_avatar(
     on_progress: OnProgress = ignore_progress,
     pictures: Path | None = None,
     recogniser: FaceRecogniser | None = None,
+    perceptual: PerceptualDistance | None = None,
 ) -> dict:
     """Take every measure, over all videos together.
 
     pictures: a folder for lips.png, the traces of the first video's lips.
     recogniser: measures identity similarity; None leaves it out.
+    perceptual: measures LPIPS; None leaves it out.
     Returns: figures by name, as avatar.json and `evaluate --json` hold them.
     Errors: UnusableVideo when a video can't be read or shows no face.
     Source: docs/method.md section 4, "LMD", "Sync" and "Image".
@@ -82,16 +87,18 @@ def evaluate_avatar(
     for number, video in enumerate(held_out.videos):
         on_progress(Progress(f"measuring {Path(video).name}", percent=100 * number / len(held_out.videos)))
         scene = _Scene(avatar, Path(video), pipeline, held_out)
-        images.append(image_measures(scene.real, list(scene.reenacted()), scene.points, recogniser))
+        drawn = scene.reenacted()
+        measures = image_measures(scene.real, [frame[..., :3] for frame in drawn], scene.points, recogniser, perceptual)
+        images.append(measures | (matte_measures(scene.real, [frame[..., 3] for frame in drawn]) if avatar.has_matte else {}))
         spoken = scene.spoken()
         if spoken is not None:
             lips.append(_speech_measures(scene, spoken))
     frames = int(sum(row["frames"] for row in images))
-    names = IMAGE_MEASURES if recogniser is None else (*IMAGE_MEASURES, "identity_similarity")
+    names = [name for name in (*IMAGE_MEASURES, *SOME_MEASURES) if name in images[0]]
     result = {"avatar": avatar.name, "videos": len(images), "frames": frames, "start_seconds": held_out.start}
     result |= {name: _weighted_mean(images, name) for name in names}
     result["emotion_mapping"] = emotion_mapping_measures(avatar, pipeline, recogniser)
-    result["not_measured"] = NOT_MEASURED | ({} if recogniser else {"identity_similarity": NO_IDENTITY})
+    result["not_measured"] = {name: why for name, why in NOT_MEASURED.items() if name not in result}
     if lips:
         result |= _speech_summary(lips)
         if pictures is not None:
@@ -132,10 +139,10 @@ class _Scene:
         sound = None if sound is None else sound[first * SAMPLES_PER_FRAME :]
         self.sound = sound if sound is not None and len(sound) else None  # a sound may be shorter than its picture
 
-    def reenacted(self) -> Performance:
-        """The avatar with the pose and expression of the video."""
+    def reenacted(self) -> list[np.ndarray]:
+        """Frames of the avatar with the pose and expression of the video, with its matte where it draws one."""
         weights = self.pipeline.recognise(self.track, None if self.sound is None else self.pipeline.encode(self.sound))
-        return Performance(self.pipeline.draw, self.avatar, self.track, weights, None)
+        return list(self.pipeline.draw(self.track, self.avatar, weights, matte=self.avatar.has_matte))
 
     def spoken(self) -> Performance | None:
         """What `speak` makes of the video's sound: the avatar never sees the picture."""
@@ -181,14 +188,17 @@ def image_measures(
     generated: Sequence[np.ndarray],
     real_points: np.ndarray,
     recogniser: FaceRecogniser | None = None,
+    perceptual: PerceptualDistance | None = None,
 ) -> dict:
     """Compare generated frames with the real ones.
 
     real, generated: (size, size, 3) uint8 each; where one has more frames, the others are ignored.
     real_points: (frames, 478, 3) of the face in the real frames, in pixels; NaN without a face.
     recogniser: measures identity similarity; None leaves it out.
+    perceptual: measures LPIPS; None leaves it out.
     Returns: "frames", how many were compared; "psnr" in dB; "ssim"; "mouth_landmark_distance" and "face_landmark_distance" (M-LMD
-        and F-LMD) in pixels; "mouth_sharpness" and "eye_sharpness", generated over real; "flicker"; "identity_similarity" (CSIM).
+        and F-LMD) in pixels; "mouth_sharpness" and "eye_sharpness", generated over real; "flicker"; "identity_similarity" (CSIM);
+        "lpips".
     Source: docs/method.md section 4, "LMD" and "Image".
     """
     count = min(len(real), len(generated))
@@ -201,6 +211,8 @@ def image_measures(
         some = both[::IDENTITY_EVERY]
         pictures = [real[i] for i in some], [generated[i] for i in some]
         result["identity_similarity"] = recogniser.similarity(*pictures, real_points[some], points[some])
+    if perceptual is not None:
+        result["lpips"] = perceptual(generated[::SSIM_EVERY], real[::SSIM_EVERY])
     for name, region in (("mouth", LIPS), ("eye", EYE_REGION)):
         of_generated = sharpness([generated[i] for i in both], points[both], region)
         of_real = sharpness([real[i] for i in both], real_points[both], region)

@@ -68,6 +68,8 @@ def _add_evaluate(evaluate: argparse.ArgumentParser) -> None:
     evaluate.add_argument("--seeds", type=int, default=1, metavar="N", help="takes of each speech for --judge (1)")
     evaluate.add_argument("--intensities", type=float, nargs="+", default=(1.0,), metavar="X", help="of the emotions (1)")
     evaluate.add_argument("--identity", type=Path, metavar="F.onnx", help="insightface's network: is it still the same person?")
+    evaluate.add_argument("--lpips", type=Path, metavar="F.pt", help="a TorchScript perceptual distance: does it look the same?")
+    evaluate.add_argument("--full-frame", action="store_true", help="is the head that was filmed gone from the full frame?")
     evaluate.add_argument("--pictures", type=Path, metavar="DIR", help="a folder for the traces of the lips")
     add_device(evaluate)
     evaluate.set_defaults(run=_evaluate)
@@ -147,33 +149,39 @@ def _evaluate(options: argparse.Namespace) -> None:
     from gmtalker.measure.avatar import evaluate_avatar
     from gmtalker.measure.emotion_classifier import EmotionClassifier
     from gmtalker.measure.identity import recogniser_at_hand
+    from gmtalker.measure.perceptual import PerceptualDistance
 
     avatar = load_avatar(options.avatar)
     held_out = _held_out(options, avatar.name)
     # Before the long part: a wrong file should not cost it.
     classifier = None if options.judge is None else EmotionClassifier(options.judge)
     recogniser = recogniser_at_hand(options.identity)
+    perceptual = None if options.lpips is None else PerceptualDistance(options.lpips)
     pipeline = load_pipeline(options)
     with progress_bar(options) as on_progress:
-        measures = evaluate_avatar(avatar, held_out, pipeline, on_progress, options.pictures, recogniser)
-        measures |= _emotion_measures(options, classifier, pipeline, avatar, on_progress)
+        measures = evaluate_avatar(avatar, held_out, pipeline, on_progress, options.pictures, recogniser, perceptual)
+        measures |= _further_measures(options, classifier, pipeline, avatar, on_progress)
     write_measures(measures, options.json)
 
 
-def _emotion_measures(
+def _further_measures(
     options: argparse.Namespace,
     classifier: EmotionClassifier | None,
     pipeline: GMTalkerPipeline,
     avatar: Avatar,
     on_progress: OnProgress,
 ) -> dict:
-    """What --judge and --emotions ask for."""
+    """What --full-frame, --judge and --emotions ask for."""
     from gmtalker.assets import SPEECH
     from gmtalker.measure.emotion_classifier import Asked, emotion_accuracy
     from gmtalker.measure.emotion_drawn import look_drawn, movement_drawn
+    from gmtalker.measure.outline import full_frame_measures
 
     labelled = dict(labelled_clip(text, "--labelled") for text in options.labelled)
-    measures = {}
+    measures: dict = {}
+    if options.full_frame:
+        on_progress(Progress("measuring full frames"))
+        measures["full_frame"] = full_frame_measures(avatar, pipeline, SPEECH)
     if classifier is not None:
         on_progress(Progress("classifying emotions"))
         asked = Asked(options.speeches or (SPEECH,), range(options.seeds), options.intensities)

@@ -1,4 +1,4 @@
-"""The networks' config.json: options that once had another name are still read."""
+"""The networks' config.json: options that once had another name, or did not exist, are still read."""
 
 from __future__ import annotations
 
@@ -12,22 +12,24 @@ class NetworkConfig(ConfigMixin):
     """A config that can be read under former option names, by load_strict and by diffusers' from_pretrained alike.
 
     FORMER_NAMES: former name to present name; files are written with the present names only.
+    LATER_OPTIONS: what an option is in files that were written before it existed.
     """
 
     FORMER_NAMES: ClassVar[Mapping[str, str]] = {}
+    LATER_OPTIONS: ClassVar[Mapping[str, object]] = {}
     if TYPE_CHECKING:
         config: Any  # options by name, as attributes: diffusers fills it
 
     @classmethod
     def with_present_names(cls, config: Mapping[str, object]) -> dict[str, object]:
-        """Rename the options of a config file to those of __init__; unknown ones are left for the caller to refuse.
+        """The options of a config file as __init__ takes them; unknown ones are left for the caller to refuse.
 
         Errors: ValueError when an option is given under both names.
         """
         for former, present in cls.FORMER_NAMES.items():
             if former in config and present in config:
                 raise ValueError(f"{former} and {present} are the same option")
-        return {cls.FORMER_NAMES.get(name, name): value for name, value in config.items()}
+        return {**cls.LATER_OPTIONS, **{cls.FORMER_NAMES.get(name, name): value for name, value in config.items()}}
 
     @classmethod
     def extract_init_dict(cls, config_dict: Mapping[str, object], **kwargs: object) -> tuple[dict, dict, dict]:

@@ -35,6 +35,10 @@ def inverse_haar(coefficients: Tensor) -> Tensor:
     return F.pixel_shuffle(torch.stack([a, b, c, d], dim=2).flatten(1, 2) / 2, 2)
 
 
+def _doubled(picture: Tensor) -> Tensor:
+    return F.interpolate(picture, scale_factor=2, mode="bilinear", align_corners=False)
+
+
 class ModulatedConvolution(nn.Module):
     """StyleGAN2 convolution: the style scales the input channels, demodulation restores unit variance.
 
@@ -66,7 +70,7 @@ class ModulatedConvolution(nn.Module):
             factor = torch.rsqrt(scale.float().square() @ energy.T + 1e-8)
             features = features * factor[:, :, None, None].to(features.dtype)
         if self.up:  # after the convolution, which costs a quarter there (our choice; StyleGAN2's transposed one works at twice)
-            features = F.interpolate(features, scale_factor=2, mode="bilinear", align_corners=False)
+            features = _doubled(features)
         return features + self.bias[None, :, None, None].to(features.dtype)
 
 
@@ -95,20 +99,32 @@ class DecoderLevel(nn.Module):
         self.first = ModulatedConvolution(in_channels, out_channels, style_dim, up=up)
         self.second = ModulatedConvolution(out_channels + skip_channels, out_channels, style_dim)
         self.first_noise, self.second_noise = Noise(size), Noise(size)
-        self.to_rgb = ModulatedConvolution(out_channels, 12, style_dim, kernel=1, demodulate=False)
-        nn.init.normal_(self.to_rgb.weight, std=0.02)
+        self.to_rgb = _to_picture(out_channels, 3, style_dim)
+        self.to_matte: ModulatedConvolution | None = None  # with HeadGenerator's has_matte
 
-    def forward(self, features: Tensor, skip: Tensor, style: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, features: Tensor, skip: Tensor, style: Tensor, matte: bool) -> tuple[Tensor, Tensor]:
         """One level up.
 
         features: of the level below, (B, in_channels, size/2, size/2), or (..., size, size) at the deepest.
         skip: the encoder's map of this level, (B, skip_channels, size, size).
         style: (B, style_dim).
-        Returns: features (B, out_channels, size, size), and RGB as Haar coefficients (B, 12, size, size).
+        matte: whether the picture has one.
+        Returns: features (B, out_channels, size, size), and what this level adds to the picture, RGB and matte:
+            (B, 3 or 4, 2 size, 2 size) float32.
         """
         features = F.leaky_relu(self.first_noise(self.first(features, style)), 0.2)
         features = F.leaky_relu(self.second_noise(self.second(torch.cat([features, skip], dim=1), style)), 0.2)
-        return features, self.to_rgb(features, style)
+        picture = inverse_haar(self.to_rgb(features, style).float())
+        if matte and self.to_matte is not None:
+            picture = torch.cat([picture, inverse_haar(self.to_matte(features, style).float())], dim=1)
+        return features, picture
+
+
+def _to_picture(in_channels: int, colours: int, style_dim: int) -> ModulatedConvolution:
+    """To so many colours as Haar coefficients."""
+    convolution = ModulatedConvolution(in_channels, 4 * colours, style_dim, kernel=1, demodulate=False)
+    nn.init.normal_(convolution.weight, std=0.02)
+    return convolution
 
 
 # Of size/2, size/4, ... down to 8. 1024 is 512 with one more level at its end, and starts from it.
@@ -130,13 +146,22 @@ class HeadGenerator(ModelMixin, NetworkConfig):
     rendering_channels: of which the first three are the appearance, in RGB.
     style_dim: size of the style vector.
     widths: channels of size/2, size/4, ... down to 8: WIDTHS, for two CPU cores (our choice), or REFERENCE_WIDTHS.
+    has_matte: it also draws the person's outline, our addition.
     Source: StyleAvatar, arXiv 2305.00942; docs/method.md section 3.
     """
 
     FORMER_NAMES = {"channels": "rendering_channels", "style": "style_dim"}
+    LATER_OPTIONS = {"has_matte": False}
 
     @register_to_config
-    def __init__(self, size: int = 256, rendering_channels: int = 8, style_dim: int = 64, widths: Sequence[int] = WIDTHS[256]):
+    def __init__(
+        self,
+        size: int = 256,
+        rendering_channels: int = 8,
+        style_dim: int = 64,
+        widths: Sequence[int] = WIDTHS[256],
+        has_matte: bool = False,
+    ):
         super().__init__()
         if size // 2 >> (len(widths) - 1) < 4:
             raise ValueError(f"{len(widths)} widths are too many for a picture of {size} pixels")
@@ -154,6 +179,19 @@ class HeadGenerator(ModelMixin, NetworkConfig):
             in_channels = widths[level] if deepest else widths[level + 1]
             levels.append(DecoderLevel(in_channels, widths[level], widths[level], style_dim, sizes[level], up=not deepest))
         self.levels = nn.ModuleList(levels)
+        if has_matte:
+            for level in levels:
+                level.to_matte = _to_picture(level.second.weight.shape[0], 1, style_dim)
+
+    def with_matte(self) -> HeadGenerator:
+        """This network, or a copy that learns a matte beside what it can draw."""
+        config = {name: value for name, value in self.config.items() if not name.startswith("_")}
+        if config["has_matte"]:
+            return self
+        larger = type(self)(**config | {"has_matte": True})
+        missing = larger.load_state_dict(self.state_dict(), strict=False).missing_keys
+        assert all("to_matte" in name for name in missing)
+        return larger
 
     @torch.no_grad()
     def adopt(self, smaller: HeadGenerator) -> None:
@@ -168,21 +206,26 @@ class HeadGenerator(ModelMixin, NetworkConfig):
             own = self.get_parameter(name) if name in dict(self.named_parameters()) else self.get_buffer(name)
             own.copy_(weight)
 
-    def forward(self, rendering: Tensor, style: Tensor) -> Tensor:
+    def forward(self, rendering: Tensor, style: Tensor, matte: bool = False) -> Tensor:
         """Generate frames.
 
         rendering: (B, rendering_channels, size, size) in [-1, 1].
         style: (B, style_dim).
-        Returns: (B, 3, size, size) float32, about [-1, 1] and not clamped.
+        matte: also of the person's outline.
+        Returns: (B, 3, size, size) float32, about [-1, 1] and not clamped; with a matte (B, 4, size, size), from -1 for what is
+            behind to 1 for the person.
+        Errors: ValueError for a matte that was never learned.
         """
+        if matte and not self.config.has_matte:
+            raise ValueError("this head generator has learned no matte")
         features = F.leaky_relu(self.enter(haar(rendering)), 0.2)
         maps = [features]
         for down in self.down:
             maps.append(down(maps[-1]))
-        features, rgb = maps[-1], None
+        features, picture = maps[-1], None
         for level, skip in zip(self.levels, reversed(maps)):
-            features, more = level(features, skip, style)
-            more = inverse_haar(more.float())
+            features, more = level(features, skip, style, matte)
             # Skips are summed in image space, as StyleGAN2 does, so that each level adds its own detail.
-            rgb = more if rgb is None else more + F.interpolate(rgb, scale_factor=2, mode="bilinear", align_corners=False)
-        return rgb + rendering[:, :3].float()  # the network adds what the carried reference picture lacks
+            picture = more if picture is None else more + _doubled(picture)
+        rgb = picture[:, :3] + rendering[:, :3].float()  # the network adds what the carried reference picture lacks
+        return torch.cat([rgb, torch.tanh(picture[:, 3:])], dim=1) if matte else rgb

@@ -37,6 +37,7 @@ from gmtalker.training.head_losses import (
     adversarial_loss,
     discriminator_loss,
     feature_matching_loss,
+    matte_loss,
     r1_penalty,
     reconstruction_losses,
 )
@@ -132,10 +133,14 @@ class HeadTraining:
         batch = batch.to(self.accelerator.device)
         rendering, frame = batch.pictures()
         self._set_learning_rate(share)
+        outlined = len(batch.matte) > 0
         with self._half():
-            generated = self.generator(rendering, self.mapping(batch.emotion))
+            drawn = self.generator(rendering, self.mapping(batch.emotion), outlined)
+        generated = drawn[:, :3]
         weight = self.weights(batch.rendering)[:, None]
         losses = reconstruction_losses(generated, frame, weight)
+        if outlined:
+            losses["matte"] = matte_loss(drawn[batch.has_matte, 3], batch.matte)
         adversarial = share > SHARE_WITHOUT_DISCRIMINATOR
         if adversarial:
             losses |= self._adversarial_losses(rendering, frame, generated, weight.square())

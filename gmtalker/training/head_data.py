@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import Protocol
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -26,12 +27,14 @@ class PersonFrames:
     frames: (n, size, size, 3) uint8 RGB.
     track: what the face does in those n frames.
     emotion: (n, 8) weights.
+    mattes: by number of the frame, (size, size) uint8, 255 for the person; of some frames, or of none.
     """
 
     renderer: Renderer
     frames: np.ndarray
     track: FaceTrack
     emotion: np.ndarray
+    mattes: Mapping[int, np.ndarray] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.coefficients, self.motion = self.track.expression.coefficients.numpy(), self.track.motion.stacked().numpy()
@@ -43,11 +46,31 @@ class PersonFrames:
         return self.renderer.render(self.coefficients[index], self.motion[index], shoulders)
 
 
+class DrawnFrame(NamedTuple):
+    """A frame to learn from.
+
+    rendering: (size, size, channels) uint8, what the head generator gets.
+    frame: (size, size, 3) uint8 RGB.
+    emotion: (8,) weights.
+    matte: (size, size) uint8, 255 for the person; None where it is not known.
+    """
+
+    rendering: np.ndarray
+    frame: np.ndarray
+    emotion: np.ndarray
+    matte: np.ndarray | None = None
+
+    def mirrored(self) -> DrawnFrame:
+        """As in a mirror."""
+        matte = None if self.matte is None else self.matte[:, ::-1]
+        return DrawnFrame(mirrored(self.rendering), self.frame[:, ::-1], self.emotion, matte)
+
+
 class RehearsesEmotions(Protocol):
     """Draws frames of a person in emotions that they did not show."""
 
-    def draw(self, person: PersonFrames, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Rendering (size, size, CHANNELS) and frame (size, size, 3), both uint8, and emotion weights (8,)."""
+    def draw(self, person: PersonFrames, rng: np.random.Generator) -> DrawnFrame:
+        """One of them."""
 
 
 @dataclass
@@ -58,6 +81,8 @@ class HeadBatch:
     frame: (B, H, W, 3) uint8.
     emotion: (B, 8) weights.
     gain, lift: (B, 3) change of colour of the frame and of the rendering's appearance, per RGB channel in [-1, 1].
+    matte: (m, H, W) uint8, 255 for the person, of those frames that have one.
+    has_matte: (B,) bool, which do.
     """
 
     rendering: Tensor
@@ -65,10 +90,12 @@ class HeadBatch:
     emotion: Tensor
     gain: Tensor
     lift: Tensor
+    matte: Tensor
+    has_matte: Tensor
 
     def to(self, device: torch.device) -> HeadBatch:
         """A copy on the device."""
-        return HeadBatch(*(getattr(self, field.name).to(device, non_blocking=True) for field in fields(self)))
+        return HeadBatch(*(getattr(self, part.name).to(device, non_blocking=True) for part in fields(self)))
 
     def pictures(self) -> tuple[Tensor, Tensor]:
         """rendering (B, channels, H, W) and frame (B, 3, H, W) in [-1, 1], their colours changed."""
@@ -95,29 +122,30 @@ class HeadBatches(Dataset):
 
     def __getitem__(self, step: int) -> HeadBatch:
         random, size = np.random.default_rng([self.seed, step]), self.batch_size
-        renderings, frames, emotions = [], [], []
+        drawn = []
         for _ in range(size):
-            rendering, frame, emotion = self._draw(self.people[random.integers(len(self.people))], random)
-            if self.augment and random.random() < 0.5:
-                rendering, frame = mirrored(rendering), frame[:, ::-1]
-            renderings.append(rendering)
-            frames.append(frame)
-            emotions.append(emotion)
+            each = self._draw(self.people[random.integers(len(self.people))], random)
+            drawn.append(each.mirrored() if self.augment and random.random() < 0.5 else each)
         gain, lift = np.ones((size, 3)), np.zeros((size, 3))
         if self.augment:
             gain, lift = random.uniform(0.8, 1.2, (size, 3)), random.uniform(-0.15, 0.15, (size, 3))
+        renderings, frames, emotions, mattes = zip(*drawn)
         pictures = (torch.from_numpy(np.stack(x)) for x in (renderings, frames))
-        return HeadBatch(*pictures, *(torch.from_numpy(np.stack(x)).float() for x in (emotions, gain, lift)))
+        numbers = (torch.from_numpy(np.stack(x)).float() for x in (emotions, gain, lift))
+        known = [matte for matte in mattes if matte is not None]
+        matte = np.stack(known) if known else np.zeros((0, *frames[0].shape[:2]), np.uint8)
+        has_matte = torch.tensor([matte is not None for matte in mattes])
+        return HeadBatch(*pictures, *numbers, torch.from_numpy(matte), has_matte)
 
-    def _draw(self, person: PersonFrames, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """A frame as it was filmed, or one of an emotion: its rendering, itself, and its emotion weights (8,)."""
+    def _draw(self, person: PersonFrames, random: np.random.Generator) -> DrawnFrame:
+        """A frame as it was filmed, or one of an emotion."""
         if self.rehearsal is not None and random.random() < REHEARSED_SHARE:
             return self.rehearsal.draw(person, random)
         index = random.integers(len(person.frames))
         emotion = person.emotion[index]
         if self.rehearsal is None and random.random() < RANDOM_EMOTION_SHARE:
             emotion = random.dirichlet(np.full(len(emotion), 0.4))
-        return person.rendering(index), person.frames[index], emotion
+        return DrawnFrame(person.rendering(index), person.frames[index], emotion, person.mattes.get(int(index)))
 
 
 def mirrored(rendering: np.ndarray) -> np.ndarray:

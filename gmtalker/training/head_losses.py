@@ -22,6 +22,7 @@ LOSS_WEIGHTS = {
     "adversarial": 0.05,
     "features": 1.0,
     "anchor": 1.0,
+    "matte": 2.0,
 }
 DETAIL = 2e-3  # energy of the Laplacian, in [-1, 1], below which it is the noise of a camera
 MOUTH_WEIGHT, EYE_WEIGHT = 3.0, 2.0
@@ -50,6 +51,15 @@ class PixelWeights:
             inside = (across >= low[0]) & (across <= high[0]) & (down >= low[1]) & (down <= high[1])
             weight += extra * inside
         return weight
+
+
+def matte_loss(drawn: Tensor, matte: Tensor) -> Tensor:
+    """L_matte: L1 to the person's outline as the segmentation sees it.
+
+    drawn: (m, H, W) in [-1, 1], -1 for what is behind.
+    matte: (m, H, W) uint8, 255 for the person.
+    """
+    return F.l1_loss(drawn, matte.float() / 127.5 - 1)
 
 
 def reconstruction_losses(generated: Tensor, frame: Tensor, weight: Tensor) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ from gmtalker.clock import EMOTIONS
 from gmtalker.face.bending import FilmedFace, bend
 from gmtalker.models.ratio_image import RatioImages
 from gmtalker.tracks import BLINK
-from gmtalker.training.head_data import PersonFrames
+from gmtalker.training.head_data import DrawnFrame, PersonFrames
 
 STRENGTH_MIN, STRENGTH_MAX = 0.2, 1.2  # of an emotion; beyond, bent faces fold
 BLENDED_SHARE = 0.25  # of the rehearsed frames show two emotions at once
@@ -39,11 +39,8 @@ class Rehearsal:
     lids: np.ndarray
     ratio_images: RatioImages
 
-    def draw(self, person: PersonFrames, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """One frame.
-
-        Returns: rendering (size, size, CHANNELS) and frame (size, size, 3), both uint8, and emotion weights (8,).
-        """
+    def draw(self, person: PersonFrames, rng: np.random.Generator) -> DrawnFrame:
+        """One frame, without a matte."""
         weights = self._weights(rng)
         time = rng.integers(len(self.neutral))
         change = np.tensordot(weights, self.emotional[:, time] - self.neutral[time], 1)
@@ -66,7 +63,7 @@ class Rehearsal:
         shoulders = None if person.shoulders is None else person.shoulders[base]
         face = FilmedFace(person.frames[base], before, person.motion[base], shoulders)
         rendering = person.renderer.render(shaped, motion, shoulders)
-        return rendering, bend(person.renderer, face, bent, motion, ratio), emotion
+        return DrawnFrame(rendering, bend(person.renderer, face, bent, motion, ratio), emotion)
 
     def _weights(self, rng: np.random.Generator) -> np.ndarray:
         """(8,) of one emotion or of two, without neutral; more than 1 in all is an exaggeration."""
