@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gmtalker.avatars.drawing_engine import DRAW_BATCH
 from gmtalker.avatars.motion import FollowingShoulders, MotionAmounts, person_motion, retarget
 from gmtalker.avatars.ready import AvatarLike, ReadyAvatars
 from gmtalker.clock import SAMPLES_PER_FRAME
@@ -26,7 +27,6 @@ from gmtalker.stages import GenericStages, HubOptions, load_stages, push_stages,
 from gmtalker.streaming import TEMPERATURE, ExpressionStream, Manner, TrackStream
 from gmtalker.tracks import MOTION_DIM, EmotionWeights, ExpressionTrack, FaceTrack, MotionTrack
 
-DRAW_BATCH = 8  # frames the head generator draws at a time; fixed, because other batches round differently
 GPU_WORKERS = 2  # one renders while the other keeps the GPU busy
 RECOGNITION_FRAMES = 100  # in which an emotion is recognised: about the length of the clips GMEG learns from
 EXPRESSION_FRAMES = 25  # generated between two reports of progress
@@ -230,13 +230,7 @@ class GMTalkerPipeline:
         Source: docs/method.md section 3, equation (19).
         """
         ready = self.avatars.get(avatar)
-        pixels = torch.from_numpy(rendering).to(self.device).permute(0, 3, 1, 2)  # channels_last already: only the view changes
-        pixels = pixels.float().div_(127.5).sub_(1)
-        style = ready.avatar.emotion_mapping(omega.to(self.device))
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.draws_in_half):
-            frames = ready.avatar.head_generator(pixels, style, matte)
-        frames = frames.float().add_(1).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
-        return frames.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+        return ready.engine(rendering, ready.avatar.emotion_mapping(omega.to(self.device)), matte)
 
     # --- Whole performances ----------------------------------------------------------------------------------------------------
 

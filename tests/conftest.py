@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import wave
 from pathlib import Path
@@ -13,6 +14,8 @@ import torch
 
 from gmtalker.clock import SAMPLE_RATE
 
+# Tiny networks are converted more slowly than they are drawn; tests/test_drawing_engine.py compares the engines.
+os.environ.setdefault("GMTALKER_ENGINE", "torch")
 ROOT = Path(__file__).resolve().parent.parent
 FEATURES = 16  # speech features a frame of the tiny stages
 SIZE = 64  # pixels of the tiny avatar's picture

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from gmtalker.avatars.avatar import Avatar, read_avatar
+from gmtalker.avatars.drawing_engine import DrawingEngine, drawing_engine
 from gmtalker.avatars.on_hub import resolve
 from gmtalker.avatars.speaking_style import with_speaking_style
 from gmtalker.errors import UnusableAvatar
@@ -27,11 +28,13 @@ class ReadyAvatar:
     avatar: its networks are on the device.
     renderer: draws the person's face model.
     expression_generator: the generic one, or a copy with the person's speaking style in its weights.
+    engine: runs the head generator.
     """
 
     avatar: Avatar
     renderer: Renderer
     expression_generator: ExpressionGenerator
+    engine: DrawingEngine
 
 
 # An avatar as every stage takes it: loaded, by name, folder or repo (resolve), or None for the bundled one.
@@ -94,4 +97,5 @@ class ReadyAvatars:
         offsets = avatar.emotion_offsets
         if offsets is not None and offsets.expression.shape[1] != generator.config.coefficient_dim:
             raise UnusableAvatar(f"The emotions of {avatar.name!r} are of another face model; train it again.")
-        return ReadyAvatar(avatar, Renderer(self.face_model, avatar.face, size_of(avatar)), generator)
+        renderer = Renderer(self.face_model, avatar.face, size_of(avatar))
+        return ReadyAvatar(avatar, renderer, generator, drawing_engine(avatar.head_generator, self.device))

@@ -93,17 +93,23 @@ def learn_context_motion(
             cells.append(_in_cells(moved * weight[..., None]) / _in_cells(weight)[..., None])
     face = replace(face, shoulder_follow=_ridge(face.pose_features(motion[rows]), shoulders[rows]).astype(np.float32))
     wanted = np.stack(cells).reshape(len(rows), -1) / FLOW_SIZE
-    features = face.context_features(motion[rows], shoulders[rows])
+    learned = _regressed(face, face.context_features(motion[rows], shoulders[rows]), wanted, person)
+    return replace(face, context_motion=learned.astype(np.float32)), shoulders
+
+
+def _regressed(face: PersonFace, features: np.ndarray, wanted: np.ndarray, person: np.ndarray | None) -> np.ndarray:
+    """PersonFace.context_motion of features (n, d) and the flow in cells (n, cells * 2); person as in learn_context_motion."""
     learned = _ridge(features, wanted).reshape(-1, CONTEXT_CELLS, CONTEXT_CELLS, 2)
-    features[:, 1:POSE_FEATURES] = 0
+    of_shoulders = features.copy()
+    of_shoulders[:, 1:POSE_FEATURES] = 0
     torso = _share_of_cells(np.any(_shoulder_masks(face), axis=0))[..., None]
-    learned = torso * _ridge(features, wanted).reshape(learned.shape) + (1 - torso) * learned
+    learned = torso * _ridge(of_shoulders, wanted).reshape(learned.shape) + (1 - torso) * learned
     if person is not None:
         still = _share_of_cells(person) < PERSON_SHARE_MIN
-        moves = np.linalg.norm(wanted.reshape(len(rows), CONTEXT_CELLS, CONTEXT_CELLS, 2)[:, still], axis=-1)
+        moves = np.linalg.norm(wanted.reshape(len(wanted), CONTEXT_CELLS, CONTEXT_CELLS, 2)[:, still], axis=-1)
         if still.any() and np.median(moves) < CAMERA_MOVES:
             learned[:, still] = 0
-    return replace(face, context_motion=learned.astype(np.float32)), shoulders
+    return learned
 
 
 def steady_shoulders(shoulders: np.ndarray) -> np.ndarray:

@@ -194,34 +194,32 @@ def image_measures(
 
     real, generated: (size, size, 3) uint8 each; where one has more frames, the others are ignored.
     real_points: (frames, 478, 3) of the face in the real frames, in pixels; NaN without a face.
-    recogniser: measures identity similarity; None leaves it out.
-    perceptual: measures LPIPS; None leaves it out.
+    recogniser, perceptual: measure identity similarity and LPIPS; None leaves it out.
     Returns: "frames", how many were compared; "psnr" in dB; "ssim"; "mouth_landmark_distance" and "face_landmark_distance" (M-LMD
         and F-LMD) in pixels; "mouth_sharpness" and "eye_sharpness", generated over real; "flicker"; "identity_similarity" (CSIM);
         "lpips".
     Source: docs/method.md section 4, "LMD" and "Image".
     """
     count = min(len(real), len(generated))
-    real, generated, real_points = real[:count], generated[:count], real_points[:count]
+    real, generated = real[:count], generated[:count]
     points, found = detect_landmarks(generated)
-    both = np.flatnonzero(found & np.isfinite(real_points).all((1, 2)))
-    ssim = [structural_similarity(real[i], generated[i], channel_axis=2) for i in range(0, count, SSIM_EVERY)]
-    result = {}
+    both = np.flatnonzero(found & np.isfinite(real_points[:count]).all((1, 2)))
+    result, some_pictures = {}, (generated[::SSIM_EVERY], real[::SSIM_EVERY])
     if recogniser is not None:
         some = both[::IDENTITY_EVERY]
-        pictures = [real[i] for i in some], [generated[i] for i in some]
-        result["identity_similarity"] = recogniser.similarity(*pictures, real_points[some], points[some])
+        rows = [real[i] for i in some], [generated[i] for i in some]
+        result["identity_similarity"] = recogniser.similarity(*rows, real_points[some], points[some])
     if perceptual is not None:
-        result["lpips"] = perceptual(generated[::SSIM_EVERY], real[::SSIM_EVERY])
+        result["lpips"] = perceptual(*some_pictures)
+    shown = [generated[i] for i in both], [real[i] for i in both]
     for name, region in (("mouth", LIPS), ("eye", EYE_REGION)):
-        of_generated = sharpness([generated[i] for i in both], points[both], region)
-        of_real = sharpness([real[i] for i in both], real_points[both], region)
+        of_generated, of_real = sharpness(shown[0], points[both], region), sharpness(shown[1], real_points[both], region)
         result[f"{name}_sharpness"] = of_generated / max(of_real, LEAST_ENERGY)
     return result | {
         "flicker": flicker(real, generated),
         "frames": count,
         "psnr": mean_psnr(generated, real),
-        "ssim": float(np.mean(ssim)),
+        "ssim": float(np.mean([structural_similarity(a, b, channel_axis=2) for a, b in zip(*some_pictures)])),
         "mouth_landmark_distance": landmark_distance(points[both], real_points[both], LIPS),
         "face_landmark_distance": landmark_distance(points[both], real_points[both], FACE),
     }

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from gmtalker.assets import SPEECH
+from gmtalker.avatars.drawing_engine import DRAW_BATCH, engine_name
 from gmtalker.avatars.ready import load_avatar
 from gmtalker.clock import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME, frames_for
 from gmtalker.device import one_core, usable_cores
@@ -25,7 +26,7 @@ from gmtalker.face.renderer import CHANNELS
 from gmtalker.media.audio import read_speech
 from gmtalker.media.video_writer import VideoWriter
 from gmtalker.models.head_generator import REFERENCE_WIDTHS, WIDTHS, HeadGenerator
-from gmtalker.pipeline import DRAW_BATCH, GMTalkerPipeline
+from gmtalker.pipeline import GMTalkerPipeline
 from gmtalker.provenance.credentials import Seal
 from gmtalker.request import SpeakRequest
 from gmtalker.tracks import EmotionWeights, FaceTrack
@@ -237,6 +238,7 @@ def describe_machine(pipeline: GMTalkerPipeline) -> dict:
         "torch_threads": torch.get_num_threads(),
         "device": str(pipeline.device),
         "draws_in": "bfloat16" if pipeline.draws_in_half else "float32",
+        "engine": engine_name(pipeline.device),
     }
     if pipeline.device.type == "cuda":
         described["gpu"] = torch.cuda.get_device_name(pipeline.device)
