@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -11,11 +12,11 @@ from gmtalker.clock import EMOTIONS
 from gmtalker.face.bending import FilmedFace, bend
 from gmtalker.face.canonical_grid import GRID, CanonicalGrid
 from gmtalker.face.landmarks import CHIN, INNER_LIPS
-from gmtalker.face.renderer import CANONICAL_X, CANONICAL_Y
+from gmtalker.face.renderer import CANONICAL_X, CANONICAL_Y, MOUTH_MAP
 from gmtalker.models.ratio_image import RatioImages
 from gmtalker.models.weights import load_strict
 from gmtalker.tracks import BLINK
-from gmtalker.training.head_data import HeadBatches
+from gmtalker.training.head_data import HeadBatches, PersonFrames
 from gmtalker.training.rehearsal import Rehearsal
 from tests.test_head import tiny_person
 
@@ -67,6 +68,34 @@ def test_what_lies_far_from_the_face_stays(person):
     chin = person.renderer.points(face.coefficients, face.motion)[CHIN]
     corner = np.s_[: size // 10, : size // 10]
     assert chin[1] > size // 2 and np.array_equal(picture[corner], face.frame[corner])
+
+
+def test_between_lips_that_open_another_frame_shows_what_is_there(person):
+    """A closed mouth has no teeth to stretch; red ones come from a frame that was open, its skin does not."""
+    renderer, motion, wide = person.renderer, person.motion[0], opening(person, 12.0)
+    closed = FilmedFace(np.full_like(person.frames[0], 90), np.zeros(40), motion)
+    inside = renderer.render(wide, motion)[..., MOUTH_MAP] > 0
+    frame = np.full_like(person.frames[0], 200)
+    frame[inside] = 255, 0, 0
+    plain = bend(renderer, closed, wide, motion)
+    shown = bend(renderer, closed, wide, motion, mouth=FilmedFace(frame, wide, motion))
+    assert inside.sum() > 10 and np.abs(plain.astype(int) - 90).max() <= 1
+    core = cv2.erode(inside.astype(np.uint8), np.ones((3, 3))) > 0
+    assert shown[core][:, 0].mean() > 200 and shown[core][:, 1].mean() < 60
+    around = cv2.dilate(inside.astype(np.uint8), np.ones((7, 7))) > 0
+    assert np.abs(shown[~around].astype(int) - 90).max() <= 1
+
+
+def test_the_frame_for_a_mouth_is_one_whose_lips_are_open(person, ratio_images):
+    rehearsal, wide = rehearsal_of_smiles(person, ratio_images), opening(person, 12.0)
+    model, shape = person.renderer.model, person.renderer.face.neutral_shape
+    openings = model.lip_opening(person.coefficients, shape)
+    chosen = rehearsal._mouth(person, int(openings.argmin()), wide, np.random.default_rng(0))
+    assert model.lip_opening(chosen.coefficients[None], shape)[0] >= np.median(openings)
+    assert rehearsal._mouth(person, 0, opening(person, -2.0), np.random.default_rng(0)) is None, "closed lips show nothing"
+    opened = PersonFrames(person.renderer, person.frames, person.track, person.emotion)
+    opened.coefficients = np.tile(wide, (len(person.frames), 1))
+    assert rehearsal._mouth(opened, 0, wide, np.random.default_rng(0)) is None, "its own mouth is open"
 
 
 def test_a_ratio_image_changes_the_skin_and_nothing_else(person):

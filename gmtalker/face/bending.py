@@ -14,6 +14,7 @@ REACH = 0.08  # of the picture's side, over which what lies around the face foll
 # How far skin may be darkened and brightened, as logarithms. A brow that its tracker misses by a cell leaves a bright streak in
 # ratio images, which would be drawn as one; folds are dark.
 DARKENED, BRIGHTENED = 0.4, 0.12
+MOUTH_EDGE = 0.004  # of the picture's side, over which the inside of a mouth goes over into its lips
 SEAM = 0.012  # of the picture's side, over which a change of brightness fades out at the face's outline
 
 
@@ -34,13 +35,21 @@ class FilmedFace:
 
 
 def bend(
-    renderer: Renderer, face: FilmedFace, coefficients: np.ndarray, motion: np.ndarray, ratio: np.ndarray | None = None
+    renderer: Renderer,
+    face: FilmedFace,
+    coefficients: np.ndarray,
+    motion: np.ndarray,
+    ratio: np.ndarray | None = None,
+    mouth: FilmedFace | None = None,
 ) -> np.ndarray:
     """Move a frame's pixels with the mesh to another expression, and change the skin's brightness as the expression does.
+
+    Between lips that open there is nothing to move there: a frame in which they were open shows it.
 
     renderer: of the person.
     coefficients, motion: of the other expression, as in FilmedFace; with the pose of the frame.
     ratio: (GRID, GRID) logarithm of the brightness over that of the frame, on the canonical grid; None leaves it.
+    mouth: the frame that shows what is between the lips; None for this one.
     Returns: (size, size, 3) uint8 RGB.
     """
     before, after = renderer.points(face.coefficients, face.motion), renderer.points(coefficients, motion)
@@ -48,6 +57,8 @@ def bend(
     on_face = maps[..., CANONICAL_X] > 0
     _extend(places, on_face, renderer.still)
     picture: np.ndarray = cv2.remap(face.frame, places, None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+    if mouth is not None:
+        picture = _with_mouth(picture, maps[..., MOUTH_MAP] > 0, renderer, mouth, after)
     if ratio is None:
         return picture
     change = CanonicalGrid.spread(ratio.astype(np.float32), maps[..., [CANONICAL_X, CANONICAL_Y]])
@@ -56,6 +67,15 @@ def bend(
     change *= cv2.GaussianBlur(skin.astype(np.float32), (0, 0), SEAM * renderer.size) * skin
     lit: np.ndarray = np.clip(picture * np.exp(change)[..., None], 0, 255).astype(np.uint8)
     return lit
+
+
+def _with_mouth(picture: np.ndarray, inside: np.ndarray, renderer: Renderer, mouth: FilmedFace, after: np.ndarray) -> np.ndarray:
+    """A picture with what is between the lips, inside (size, size), from another frame moved to the points after (478, 3)."""
+    places, _ = renderer.flow(renderer.points(mouth.coefficients, mouth.motion), after)
+    shown = cv2.remap(mouth.frame, places, None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+    share = cv2.GaussianBlur(inside.astype(np.float32), (0, 0), MOUTH_EDGE * renderer.size)[..., None]
+    mixed: np.ndarray = np.clip(share * shown + (1 - share) * picture + 0.5, 0, 255).astype(np.uint8)
+    return mixed
 
 
 def _extend(places: np.ndarray, on_face: np.ndarray, still: np.ndarray) -> None:

@@ -10,7 +10,7 @@ import torch
 from gmtalker.clock import EMOTIONS
 from gmtalker.face.bending import FilmedFace, bend
 from gmtalker.models.ratio_image import RatioImages
-from gmtalker.tracks import BLINK
+from gmtalker.tracks import BLINK, ROTATION
 from gmtalker.training.head_data import DrawnFrame, PersonFrames
 
 STRENGTH_MIN, STRENGTH_MAX = 0.2, 1.2  # of an emotion; beyond, bent faces fold
@@ -21,6 +21,10 @@ LOOK_SHARE, SHAPE_SHARE = 0.15, 0.15  # ... have the emotion's look on their own
 PICTURE_GAIN = 1.35
 CANDIDATES = 24  # frames among which the one is chosen whose lips and lids need the least bending
 LIDS_WEIGHT = 0.1  # face heights of lip opening that a whole blink counts as
+# Lip openings, in distances between the eyes' outer corners: under the first there is nothing to be seen; lips that were open by
+# this share of what is wanted show enough; those of the frame that is looked for are a little wider, and show all of it.
+MOUTH_SHOWN, MOUTH_ENOUGH, MOUTH_WIDER = 0.04, 0.8, 1.2
+TURN_WEIGHT = 2.0  # an eighth of a radian that the head is turned otherwise counts as lips a quarter wider
 SHUT = 0.5  # of a lid, from which on a frame is amid a blink and is not bent
 
 
@@ -63,7 +67,8 @@ class Rehearsal:
         shoulders = None if person.shoulders is None else person.shoulders[base]
         face = FilmedFace(person.frames[base], before, person.motion[base], shoulders)
         rendering = person.renderer.render(shaped, motion, shoulders)
-        return DrawnFrame(rendering, bend(person.renderer, face, bent, motion, ratio), emotion)
+        mouth = self._mouth(person, base, bent, rng)
+        return DrawnFrame(rendering, bend(person.renderer, face, bent, motion, ratio, mouth), emotion)
 
     def _weights(self, rng: np.random.Generator) -> np.ndarray:
         """(8,) of one emotion or of two, without neutral; more than 1 in all is an exaggeration."""
@@ -82,6 +87,22 @@ class Rehearsal:
         cost = np.abs(model.lip_opening(person.coefficients[some], shape) - wanted)
         cost += LIDS_WEIGHT * np.abs(lids - np.clip(lowered.mean(), -0.3, 0.4)) + (lids > SHUT)
         return int(some[cost.argmin()])
+
+    def _mouth(self, person: PersonFrames, base: int, bent: np.ndarray, rng: np.random.Generator) -> FilmedFace | None:
+        """A frame that shows what is between lips that open further than the bent frame's did; None where they do not.
+
+        Of some, the one whose lips are open about as far, or a little more, and whose head is turned alike.
+        """
+        model, shape = person.renderer.model, person.renderer.face.neutral_shape
+        wanted, had = model.lip_opening(np.stack([bent, person.coefficients[base]]), shape)
+        if wanted < MOUTH_SHOWN or had > MOUTH_ENOUGH * wanted:
+            return None
+        some = rng.integers(len(person.frames), size=4 * CANDIDATES)
+        openings = model.lip_opening(person.coefficients[some], shape)
+        turned = np.abs(person.motion[some][:, ROTATION] - person.motion[base, ROTATION]).sum(1)
+        cost = np.abs(np.log(np.maximum(openings, 1e-3) / (MOUTH_WIDER * wanted))) + TURN_WEIGHT * turned
+        index = int(some[cost.argmin()])
+        return FilmedFace(person.frames[index], person.coefficients[index], person.motion[index])
 
     @torch.no_grad()
     def _ratio(self, coefficients: np.ndarray, lids: np.ndarray, emotion: np.ndarray) -> np.ndarray:
