@@ -230,7 +230,10 @@ class GMTalkerPipeline:
         Source: docs/method.md section 3, equation (19).
         """
         ready = self.avatars.get(avatar)
-        return ready.engine(rendering, ready.avatar.emotion_mapping(omega.to(self.device)), matte)
+        style, background = ready.avatar.emotion_mapping(omega.to(self.device)), ready.avatar.background
+        if background is None:
+            return ready.engine(rendering, style, matte)
+        return background.behind(ready.engine(rendering, style, True))[..., : 4 if matte else 3]
 
     # --- Whole performances ----------------------------------------------------------------------------------------------------
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
 import cv2
 import numpy as np
 
+from gmtalker.avatars.background import Background
 from gmtalker.face.segmentation import person_segmentation
 from gmtalker.media.full_frame import Stretch, inner_square, within
 from gmtalker.media.video import read_frames
@@ -19,6 +20,7 @@ REGION_SIDES = 1.7  # side of the square in which the person is looked for, in s
 PERSON = 13  # of 255, from which on a matte may hold some of the person
 REACH, RING, SOFT = 0.02, 0.04, 0.01  # sides of the crop: around the person, of what is compared beside that, of the transition
 MOVES = 8.0  # of 255: what lies behind somebody who is filmed by a camera on a stand changes by less
+SEEN_MIN = 5  # frames that show a pixel of the background, or it is not believed
 STRIP = 64  # rows of pixels that are looked at together
 
 
@@ -92,6 +94,22 @@ class CleanFootage:
         return cleaned
 
 
+def still_background(frames: Sequence[np.ndarray], mattes: Mapping[int, np.ndarray]) -> Background | None:
+    """What is behind a person in cropped frames (size, size, 3), by the mattes (size, size) of some; None where it moves."""
+    side = len(frames[0])
+    reach = round(REACH * side)
+    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach + 1, 2 * reach + 1))
+    places = sorted(mattes)
+    places = [places[index] for index in np.unique(np.linspace(0, len(places) - 1, PLATE_FRAMES).astype(int))]
+    people = [cv2.dilate((mattes[place] > PERSON).astype(np.uint8), kernel) > 0 for place in places]
+    plate = _plate([(frames[place], person) for place, person in zip(places, people)])
+    if plate is None:
+        return None
+    known = _well_inside((~np.stack(people)).sum(0) >= SEEN_MIN)
+    picture = np.dstack([np.clip(plate + 0.5, 0, 255), 255 * known]).astype(np.uint8)
+    return Background(picture)
+
+
 def _plate(filmed: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray | None:
     """(height, width, 3) float32, what is behind: of every pixel the median of the frames that show it, else its surroundings.
 
@@ -113,9 +131,14 @@ def _plate(filmed: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray | None
     if np.percentile(np.concatenate(changes), 90) > MOVES:
         return None
     if not seen.all():
-        known = cv2.erode(seen.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
-        plate = _filled(plate, known)
+        plate = _filled(plate, _well_inside(seen))
     return plate
+
+
+def _well_inside(mask: np.ndarray) -> np.ndarray:
+    """A mask without the pixels along its border, where masks of people are a little wrong."""
+    inside: np.ndarray = cv2.erode(mask.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
+    return inside
 
 
 def _filled(plate: np.ndarray, known: np.ndarray) -> np.ndarray:

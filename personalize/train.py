@@ -32,7 +32,7 @@ from gmtalker.progress import OnProgress, Progress, ignore_progress
 from gmtalker.tracks import BLINK, GAZE, EmotionWeights
 from gmtalker.training.head import HeadTraining
 from personalize.card import write_card
-from personalize.clean_footage import CleanFootage
+from personalize.clean_footage import CleanFootage, still_background
 from personalize.emotion_offsets import learn_emotion_offsets
 from personalize.footage import Footage, gather_footage
 from personalize.habits import learn_habits, movement_of
@@ -119,6 +119,8 @@ def _save_parts(
     save_half(generator, folder / "head_generator")
     save_half(mapping, folder / "emotion_mapping")
     footage.face.save(folder / "face.safetensors")
+    if (background := still_background(footage.frames, footage.mattes)) is not None:
+        background.save(folder)
     _save_idle_loop(footage, first_clip, pipeline.face_model, folder)
 
 

@@ -17,6 +17,7 @@ from gmtalker.errors import UnusableAvatar, first_line
 from gmtalker.files import MEGABYTE, whole_file
 
 if TYPE_CHECKING:
+    from gmtalker.avatars.background import Background
     from gmtalker.avatars.emotion_offsets import EmotionOffsets
     from gmtalker.avatars.habits import MotionHabits
     from gmtalker.face.person import PersonFace
@@ -24,7 +25,14 @@ if TYPE_CHECKING:
     from gmtalker.models.head_generator import HeadGenerator
 
 CARD = "avatar.json"
-LARGEST_FILE = {".json": MEGABYTE, ".md": MEGABYTE, ".safetensors": 400 * MEGABYTE, ".mp4": 100 * MEGABYTE, ".jpg": 20 * MEGABYTE}
+LARGEST_FILE = {
+    ".json": MEGABYTE,
+    ".md": MEGABYTE,
+    ".safetensors": 400 * MEGABYTE,
+    ".mp4": 100 * MEGABYTE,
+    ".jpg": 20 * MEGABYTE,
+    ".png": 20 * MEGABYTE,
+}
 LARGEST_AVATAR = 1000 * MEGABYTE
 MOST_FILES = 64
 # Formats whose readers run code from the file: an avatar that holds one was not made by this project.
@@ -44,6 +52,7 @@ class Avatar:
     speaking_style: folder of the LoRA and the accent of the expression generator; None when the person's clips held no sound.
     emotion_offsets: how the person shows each emotion; None when no clip had a label.
     motion_habits: how the person moves; None for an avatar that was made before they were measured.
+    background: what is behind the person; None where it moves, or for an avatar without a matte.
     """
 
     name: str
@@ -55,6 +64,7 @@ class Avatar:
     speaking_style: Path | None
     emotion_offsets: EmotionOffsets | None = None
     motion_habits: MotionHabits | None = None
+    background: Background | None = None
 
     @property
     def has_matte(self) -> bool:
@@ -68,6 +78,7 @@ def read_avatar(folder: Path) -> Avatar:
     Errors: UnusableAvatar when it is missing, holds code, is too large, or lacks a weight.
     """
     # Late: the page lists avatars before the networks' libraries are imported, which takes seconds.
+    from gmtalker.avatars.background import Background
     from gmtalker.avatars.emotion_offsets import EmotionOffsets
     from gmtalker.avatars.habits import MotionHabits
     from gmtalker.face.person import PersonFace
@@ -83,10 +94,12 @@ def read_avatar(folder: Path) -> Avatar:
         head_generator = load_strict(HeadGenerator, folder / "head_generator")
         emotion_mapping = load_strict(EmotionMapping, folder / "emotion_mapping")
         offsets, habits = EmotionOffsets.load(folder), MotionHabits.load(folder)
+        has_matte, size = head_generator.config.has_matte, int(head_generator.config.size)
+        background = Background.load(folder, size) if has_matte else None
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise UnusableAvatar(f"The avatar {name!r} is broken ({first_line(error)}); make or import it again.") from error
-    style = folder / "speaking_style"
-    return Avatar(name, folder, card, face, head_generator, emotion_mapping, style if style.is_dir() else None, offsets, habits)
+    style = folder / "speaking_style" if (folder / "speaking_style").is_dir() else None
+    return Avatar(name, folder, card, face, head_generator, emotion_mapping, style, offsets, habits, background)
 
 
 def read_card(folder: Path) -> dict[str, Any]:

@@ -25,7 +25,7 @@ LOSS_WEIGHTS = {
     "matte": 2.0,
 }
 DETAIL = 2e-3  # energy of the Laplacian, in [-1, 1], below which it is the noise of a camera
-MOUTH_WEIGHT, EYE_WEIGHT = 3.0, 2.0
+MOUTH_WEIGHT, EYE_WEIGHT = 3.0, 3.0
 
 
 class PixelWeights:
