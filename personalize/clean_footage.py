@@ -20,7 +20,7 @@ REGION_SIDES = 1.7  # side of the square in which the person is looked for, in s
 PERSON = 13  # of 255, from which on a matte may hold some of the person
 REACH, RING, SOFT = 0.02, 0.04, 0.01  # sides of the crop: around the person, of what is compared beside that, of the transition
 MOVES = 8.0  # of 255: what lies behind somebody who is filmed by a camera on a stand changes by less
-SEEN_MIN = 5  # frames that show a pixel of the background, or it is not believed
+SEEN_SHARE = 0.25  # of the frames show a pixel of the background, or it is not believed
 STRIP = 64  # rows of pixels that are looked at together
 
 
@@ -105,7 +105,7 @@ def still_background(frames: Sequence[np.ndarray], mattes: Mapping[int, np.ndarr
     plate = _plate([(frames[place], person) for place, person in zip(places, people)])
     if plate is None:
         return None
-    known = _well_inside((~np.stack(people)).sum(0) >= SEEN_MIN)
+    known = _well_inside((~np.stack(people)).mean(0) >= SEEN_SHARE)
     picture = np.dstack([np.clip(plate + 0.5, 0, 255), 255 * known]).astype(np.uint8)
     return Background(picture)
 

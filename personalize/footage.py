@@ -203,7 +203,8 @@ def _outline(frames: Sequence[np.ndarray], progress: TrainingProgress) -> dict[i
     with person_segmentation() as segment:
         for place in np.linspace(0, len(frames) - 1, min(MATTES_MAX, -(-len(frames) // MATTE_EVERY))).astype(int).tolist():
             mattes[place] = segment(frames[place])
-            progress(Progress(done=place, total=len(frames)))
+            if len(mattes) % 50 == 0:
+                progress.alive(step=place)
     return mattes
 
 

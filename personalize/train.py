@@ -26,11 +26,10 @@ from gmtalker.measure.avatar import image_measures
 from gmtalker.media.audio import read_speech
 from gmtalker.media.full_frame import IDLE_FRAMES_MAX, Stretch, write_idle_loop
 from gmtalker.models.weights import save_half
-from gmtalker.performance import Performance
 from gmtalker.pipeline import GMTalkerPipeline
 from gmtalker.progress import OnProgress, Progress, ignore_progress
-from gmtalker.tracks import BLINK, GAZE, EmotionWeights
-from gmtalker.training.head import HeadTraining
+from gmtalker.tracks import BLINK, GAZE, EmotionWeights, FaceTrack
+from gmtalker.training.head import HeadTraining, mean_psnr
 from personalize.card import write_card
 from personalize.clean_footage import CleanFootage, still_background
 from personalize.emotion_offsets import learn_emotion_offsets
@@ -79,6 +78,7 @@ def train_avatar(
         _save_parts(footage, training, pipeline, work, folder, request.clips[0])
         _habits(footage, pipeline).save(folder)
         _write_card(folder, request, footage, {}, training)
+        _save_background(footage, pipeline, folder)
         measures = _measure(folder, footage, pipeline) | style
         _write_card(folder, request, footage, measures, training)
         progress.stage("pictures of the avatar", 96, 100)
@@ -119,8 +119,6 @@ def _save_parts(
     save_half(generator, folder / "head_generator")
     save_half(mapping, folder / "emotion_mapping")
     footage.face.save(folder / "face.safetensors")
-    if (background := still_background(footage.frames, footage.mattes)) is not None:
-        background.save(folder)
     _save_idle_loop(footage, first_clip, pipeline.face_model, folder)
 
 
@@ -187,16 +185,33 @@ def _lowest_chin(footage: Footage, model: FaceModel, frames: slice, side: float)
     return float(max(model.project(shape, moved, side)[CHIN, 1] for shape, moved in zip(shapes, motion)))
 
 
+def _save_background(footage: Footage, pipeline: GMTalkerPipeline, folder: Path) -> None:
+    """Write what is behind the person, where held-out frames are nearer to it than to what is drawn there.
+
+    They are not where the light changes from take to take.
+    """
+    background, (real, track, weights) = still_background(footage.frames, footage.mattes), _held_out(footage)
+    if background is None or not len(real):
+        return
+    drawn = np.stack(list(pipeline.draw(track, load_avatar(folder), weights, matte=True)))
+    if mean_psnr(background.behind(drawn)[..., :3], real) > mean_psnr(drawn[..., :3], real):
+        background.save(folder)
+
+
+def _held_out(footage: Footage) -> tuple[np.ndarray, FaceTrack, EmotionWeights]:
+    """Frames (n, size, size, 3) that were never trained on, with what the face does in them."""
+    places = np.flatnonzero(footage.held_out[footage.frame_numbers])[:MEASURED_FRAMES_MAX]
+    index = torch.from_numpy(footage.frame_numbers[places])
+    return footage.frames[places], footage.track[index], EmotionWeights(footage.emotion[index])
+
+
 def _measure(folder: Path, footage: Footage, pipeline: GMTalkerPipeline) -> dict:
     """Image measures of the finished avatar on the held-out frames."""
-    places = np.flatnonzero(footage.held_out[footage.frame_numbers])[:MEASURED_FRAMES_MAX]
-    if not len(places):
+    frames, track, weights = _held_out(footage)
+    if not len(frames):
         return {}
-    index = torch.from_numpy(footage.frame_numbers[places])
-    weights = EmotionWeights(footage.emotion[index])
-    drawn = list(Performance(pipeline.draw, load_avatar(folder), footage.track[index], weights))
-    real = list(footage.frames[places])
-    measures = image_measures(real, drawn, detect_landmarks(real)[0])
+    real = list(frames)
+    measures = image_measures(real, list(pipeline.draw(track, load_avatar(folder), weights)), detect_landmarks(real)[0])
     return {name: round(value, 3) if isinstance(value, float) else value for name, value in measures.items()}
 
 
