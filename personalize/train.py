@@ -75,7 +75,8 @@ def train_avatar(
         head_minutes = minutes - style_minutes
         training = train_person_head(footage, pipeline.face_model, work, head_minutes, progress, rehearsal=rehearsal)
         progress.stage("measuring", 92, 96)
-        _save_parts(footage, training, pipeline, work, folder, request.clips[0])
+        if not _save_parts(footage, training, pipeline, work, folder, request.clips[0]):
+            progress.alive("Camera or background move in the first clip: videos can show head and shoulders, not the full frame.")
         _habits(footage, pipeline).save(folder)
         _write_card(folder, request, footage, {}, training)
         _save_background(footage, pipeline, folder)
@@ -113,13 +114,13 @@ def _learn_style(
 
 def _save_parts(
     footage: Footage, training: HeadTraining, pipeline: GMTalkerPipeline, work: Path, folder: Path, first_clip: Path
-) -> None:
-    """Write the networks at their best, the face, and the idle loop."""
+) -> bool:
+    """Write the networks at their best, the face, and the idle loop. Returns: whether the full frame can be shown."""
     generator, mapping = training.best_networks(work / BEST)
     save_half(generator, folder / "head_generator")
     save_half(mapping, folder / "emotion_mapping")
     footage.face.save(folder / "face.safetensors")
-    _save_idle_loop(footage, first_clip, pipeline.face_model, folder)
+    return _save_idle_loop(footage, first_clip, pipeline.face_model, folder)
 
 
 def _save_emotion_offsets(footage: Footage, pipeline: GMTalkerPipeline, folder: Path) -> EmotionOffsets | None:
@@ -163,8 +164,11 @@ def _synchronised(spoken: SpokenFootage, pipeline: GMTalkerPipeline, progress: T
     return shift_sound(spoken, lag)
 
 
-def _save_idle_loop(footage: Footage, clip: Path, model: FaceModel, folder: Path) -> None:
-    """Write the stretch of the first clip in which head, lips and shoulders move least, for videos in the full frame."""
+def _save_idle_loop(footage: Footage, clip: Path, model: FaceModel, folder: Path) -> bool:
+    """Write the stretch of the first clip in which head, lips and shoulders move least, for videos in the full frame.
+
+    Returns: whether it can be used: camera and what is behind do not move.
+    """
     end = footage.clip_starts[1] if len(footage.clip_starts) > 1 else len(footage.track)
     count = min(IDLE_FRAMES_MAX, end)
     track = footage.track[torch.arange(end)]
@@ -174,7 +178,9 @@ def _save_idle_loop(footage: Footage, clip: Path, model: FaceModel, folder: Path
     crop, shoulders = footage.face.crop, footage.track.shoulders[first : first + count].numpy()
     chin = crop[1] + _lowest_chin(footage, model, slice(first, first + count), float(crop[2]))
     stretch = Stretch(clip, first, count, end)
-    write_idle_loop(folder, stretch, crop, shoulders, CleanFootage(stretch, crop, chin).frames())
+    clean = CleanFootage(stretch, crop, chin).frames()
+    write_idle_loop(folder, stretch, crop, shoulders, clean)
+    return clean is not None
 
 
 def _lowest_chin(footage: Footage, model: FaceModel, frames: slice, side: float) -> float:

@@ -51,7 +51,7 @@ def test_a_clip_becomes_an_avatar_that_speaks(workspace, pipeline):
     assert card["measures"]["psnr"] > 25 and card["measures"]["frames"] == round(card["source"]["held_out_seconds"] * 25)
     assert card["source"]["emotions_seen"]["happy"] == 1.0 and card["source"]["labelled_emotions"] == ["happy"]
     assert card["training"]["minutes"] == 0.1 and card["training"]["preset"] == "standard"
-    for name in ("poster.jpg", "emotions.jpg", "preview.mp4", "README.md", "speaking_style", "idle.mp4"):
+    for name in ("poster.jpg", "emotions.jpg", "preview.mp4", "README.md", "speaking_style", "idle.mp4", "behind.mp4"):
         assert (folder / name).exists()
     check_progress(reports)
     work = workspace / "home of “tests”" / "training" / folder.name
@@ -59,6 +59,8 @@ def test_a_clip_becomes_an_avatar_that_speaks(workspace, pipeline):
     assert TrainRequest.load(work / REQUEST_FILE) == request
 
     avatar = load_avatar("Ann’s “first”")
+    whole = next(iter(pipeline(babble(0.5).astype(np.float32), avatar, full_frame=True)))
+    assert avatar.has_matte and whole.shape[:2] == tuple(card["source"]["picture"][::-1])
     performance = pipeline(babble(1.0).astype(np.float32), avatar, emotion={"happy": 0.8}, seed=3)
     first, again = list(performance), list(performance)
     assert len(first) == 25 and all(np.array_equal(a, b) for a, b in zip(first, again))
