@@ -23,7 +23,7 @@ from gmtalker.pipeline import GMTalkerPipeline
 
 SIDE = 240  # pixels of a face
 MARGIN, MIDDLE = 1.55, 0.5  # side of the cut square and height of the face's middle in it, in face heights and in sides
-MOMENT = 57  # frame of the bundled speech: amid a vowel
+MOMENT = 60  # frame of the bundled speech: amid a vowel
 REAL_MOMENT = 0.6  # of a real clip
 
 

@@ -110,14 +110,16 @@ class OpenVinoEngine:
         """As DrawingEngine."""
         if matte and not self.network.config.has_matte:
             raise ValueError("this head generator has learned no matte")
-        count, styles = len(rendering), style.float().cpu().numpy()
+        count, styles = len(rendering), style.detach().float().cpu().numpy()
         batch = 1 if count == 1 else DRAW_BATCH
         drawn = []
         for first in range(0, count, batch):
-            rows = np.minimum(np.arange(first, first + batch), count - 1)  # the last one fills a batch up
-            result = self._request(batch, matte).infer([rendering[rows], styles[rows]])
+            whole = first + batch <= count
+            rows = slice(first, first + batch) if whole else np.minimum(np.arange(first, first + batch), count - 1)
+            request = self._request(batch, matte)
+            result = request.infer([rendering[rows], styles[rows]], share_inputs=True, share_outputs=True)
             drawn.append(result[0][: count - first].copy())  # its memory is used again
-        return np.concatenate(drawn)
+        return drawn[0] if len(drawn) == 1 else np.concatenate(drawn)
 
     def _request(self, batch: int, matte: bool) -> openvino.InferRequest:
         """This thread's own: a request draws one batch at a time."""
