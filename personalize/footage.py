@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -197,6 +198,18 @@ def _choose(tracked: _Tracked, model: FaceModel, progress: TrainingProgress) -> 
     return _Chosen(frames, np.array(numbers))
 
 
+def held_out_frames(clip_starts: Sequence[int], total: int) -> np.ndarray:
+    """(total,) bool, which frames are never trained on: the end of every clip, as each may show what no other does.
+
+    clip_starts: first frame of each clip.
+    """
+    share = min(HELD_OUT_SHARE, HELD_OUT_SECONDS_MAX * FPS / total)
+    held_out = np.zeros(total, bool)
+    for begin, end in pairwise([*clip_starts, total]):
+        held_out[end - int(round(share * (end - begin), 6)) : end] = True
+    return held_out
+
+
 def _outline(frames: Sequence[np.ndarray], progress: TrainingProgress) -> dict[int, np.ndarray]:
     """Mattes of some frames, by place; a person's outline is a smooth thing, and neighbours look alike."""
     mattes = {}
@@ -234,8 +247,7 @@ def _measure(
     )
     face = replace(face, crop=tracked.crops[0].astype(np.float32))
     track = model.track(tracked.points, face, size, tracked.found)
-    held_out = np.zeros(total, bool)
-    held_out[total - int(min(HELD_OUT_SHARE * total, HELD_OUT_SECONDS_MAX * FPS)) :] = True
+    held_out = held_out_frames(tracked.clip_starts, total)
     frames = len(chosen.frames)
     face, shoulders = learn_context_motion(
         face,

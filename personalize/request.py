@@ -13,7 +13,7 @@ from personalize.consent import Consent
 
 PRESETS = {"draft": 2.0, "standard": 10.0, "high": 30.0}  # minutes of training, after the clips are tracked
 MINUTES_MAX = 10_000
-HELD_OUT_SHARE, HELD_OUT_SECONDS_MAX = 0.1, 20.0  # of the end of the footage, which is never trained on
+HELD_OUT_SHARE, HELD_OUT_SECONDS_MAX = 0.1, 20.0  # of the end of every clip, which is never trained on
 TRAINING_FRAMES_MAX = 6000  # of 256 pixels in memory, 1.2 GB; fewer of larger ones
 REQUEST_FILE = "request.json"  # in the work folder of a training
 KIND = "train"  # "request" in the JSON file

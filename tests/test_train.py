@@ -17,6 +17,7 @@ from gmtalker.progress import ignore_progress
 from personalize import benchmark, person_head, train
 from personalize.benchmark import compare_heads
 from personalize.consent import Consent
+from personalize.footage import held_out_frames
 from personalize.progress import TRAINING_CURVE, TRAINING_STRIP, TrainingProgress
 from personalize.request import REQUEST_FILE, TrainRequest
 from personalize.speaking_style import StyleReport
@@ -107,9 +108,9 @@ def test_clips_become_one_footage(footage, pipeline, monkeypatch):
     assert not gathered.speaks[:125].any() and gathered.speaks[125:].all() and (gathered.features[:125] == 0).all()
     assert set(gathered.labels[:125]) == {-1} and set(gathered.labels[125:]) == {EMOTIONS.index("happy")}
     assert (gathered.emotion[125:, EMOTIONS.index("happy")] == 1).all()
-    assert gathered.held_out.nonzero()[0].tolist() == list(range(225, 250))  # a tenth, at the end
+    assert gathered.held_out.nonzero()[0].tolist() == [*range(113, 125), *range(238, 250)]  # a tenth, at the end of each
     spoken = gathered.spoken(pipeline.lip_guard)
-    assert not spoken.usable[:125].any() and not spoken.usable[225:].any() and spoken.usable[125:225].all()
+    assert not spoken.usable[:125].any() and not spoken.usable[238:].any() and spoken.usable[125:238].all()
 
     monkeypatch.setattr("personalize.footage.track_points", lambda *_: pytest.fail("tracked again"))  # the work folder keeps it
     again = train.gather_footage(request, pipeline, work, TrainingProgress(ignore_progress))
@@ -141,6 +142,14 @@ def test_no_face_leaves_no_avatar(workspace, pipeline):
     assert [entry.name for entry in list_avatars() if not entry.bundled] == []
     left = [path for path in (workspace / "home of “tests”" / "avatars").glob("*")]
     assert left == []
+
+
+def test_the_end_of_every_clip_is_held_out():
+    """Of clips with a label each, the last one may show an emotion that no other does: it is learned from, too."""
+    held_out = held_out_frames([0, 100, 300], 400)
+    assert held_out.nonzero()[0].tolist() == [*range(90, 100), *range(280, 300), *range(390, 400)]
+    long = held_out_frames([0, 5000], 10000)
+    assert long.sum() == 500 and not long[:4750].any() and long[4750:5000].all() and long[9750:].all()
 
 
 def test_held_out_frames_are_never_drawn_for_training(workspace, pipeline, monkeypatch):
