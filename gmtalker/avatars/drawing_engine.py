@@ -1,4 +1,4 @@
-"""What runs a head generator: torch, or OpenVINO on CPUs where it is at hand, which draws the same in half the time.
+"""What runs a head generator: torch, or OpenVINO on CPUs where it is at hand, which draws the same in less time.
 
 A network is converted for OpenVINO once, in some seconds, and kept in the workspace; later it is loaded in a few tenths.
 """

@@ -24,6 +24,7 @@ SEGMENTED_EVERY = 3  # frames
 FULL_FRAME_EVERY, FULL_FRAMES = 6, 120  # of a speech: one frame in so many, of so many
 HEADS = (1.0, 2.0)  # how much the head moves
 NEAR = 0.03  # sides of the crop, within which an outline is blurred
+SAME = 6  # of 255: where a head was filmed, what differs by less is that head
 LEAST = 1e-9
 
 
@@ -50,8 +51,8 @@ def matte_measures(real: Sequence[np.ndarray], mattes: Sequence[np.ndarray]) -> 
 def full_frame_measures(avatar: Avatar, pipeline: GMTalkerPipeline, speech: Path) -> dict:
     """What is left of the head that was filmed, when the avatar speaks in its footage, in every emotion and with a lively head.
 
-    Returns: by movement of the head, "head_left", pixels of the filmed head that still show a person where none is drawn, as a
-        share of that head; "difference_outside", mean absolute difference to the footage, 0 to 255, where nobody is or was.
+    Returns: by movement of the head, "head_left", pixels of the filmed head that still show it where nobody is drawn, as a share
+        of that head; "difference_outside", mean absolute difference to the footage, 0 to 255, where nobody is or was.
     Errors: UnusableAvatar for one whose footage still has its head.
     """
     wave, idle = read_speech(speech), IdleLoop.load(avatar.folder)
@@ -95,9 +96,8 @@ class _Filmed:
         whole = self.idle.around(drawn, place)
         nothing = np.zeros((*whole.shape[:2], 3), np.uint8)
         covered = paste(nothing, np.dstack([np.full_like(drawn[..., :3], 255), drawn[..., 3]]), self.idle.crop)[..., 0] > 0
-        covered = cv2.dilate(covered.astype(np.uint8), self.near) > 0
-        head = self.heads[place]
-        left = (self._person(whole) & head & ~covered).sum() / max(head.sum(), 1)
-        empty = ~covered & ~self.people[place]
-        change = np.abs(whole.astype(np.int16) - self.frames[place])[empty]
+        head, change = self.heads[place], np.abs(whole.astype(np.int16) - self.frames[place])
+        left = ((change.max(-1) < SAME) & head & ~covered).sum() / max(head.sum(), 1)
+        empty = ~(cv2.dilate(covered.astype(np.uint8), self.near) > 0) & ~self.people[place]
+        change = change[empty]
         return float(left), float(change.mean()) if change.size else 0.0
