@@ -70,7 +70,9 @@ def _add_train(train: argparse.ArgumentParser) -> None:
     train.add_argument("--i-have-consent", action="store_true", help=CONSENT_WORDS)
     train.add_argument("--preset", choices=PRESETS, default="standard", help=f"minutes of training: {presets} (standard)")
     train.add_argument("--minutes", type=float, metavar="M", help="minutes of training, instead of the preset's")
-    train.add_argument("--size", type=int, choices=SIZES, default=SIZES[0], help=f"side of the picture in pixels ({SIZES[0]})")
+    train.add_argument(
+        "--size", type=int, choices=SIZES, help="side of the picture in pixels (512 where the face is large enough)"
+    )
     train.add_argument("--emotion", action="append", default=[], metavar="CLIP=happy", help="the emotion that a clip shows")
     train.add_argument("--job", help=argparse.SUPPRESS)  # the id of the job that --request belongs to
     train.add_argument("--json", action="store_true", help="progress and result as JSON lines on stdout")

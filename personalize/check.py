@@ -18,11 +18,11 @@ from gmtalker.assets import GENERIC
 from gmtalker.clock import EMOTIONS, FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
 from gmtalker.face.lips import lip_opening
 from gmtalker.face.model import FaceModel
-from gmtalker.face.tracking import choose_crop, detect_landmarks, face_mesh, fill_and_smooth, in_crop, measure_shape
+from gmtalker.face.tracking import choose_crop, detect_landmarks, face_heights, face_mesh, fill_and_smooth, in_crop, measure_shape
 from gmtalker.media.audio import read_sound_or_none, silent_frames
 from gmtalker.media.video import VideoInfo, read_frames, read_info
 from gmtalker.tracks import FaceTrack, count_blinks
-from personalize.request import HELD_OUT_SECONDS_MAX, HELD_OUT_SHARE
+from personalize.request import HELD_OUT_SECONDS_MAX, HELD_OUT_SHARE, PRESETS, size_for
 from personalize.sound_sync import SpokenFootage, footage_sync, is_another_voice, sound_lag
 
 if TYPE_CHECKING:  # for types alone: diffusers and its libraries take ten seconds, which a check need not wait for
@@ -155,7 +155,7 @@ def _sample(path: Path, info: VideoInfo, detect: Detector) -> tuple[list[_Sample
             continue
         due += every
         faces = sorted(detect(frame), key=lambda points: -np.ptp(points[:, 1]))
-        heights = [float(np.ptp(points[:, 1])) for points in faces]
+        heights = [float(face_heights(points)) for points in faces]
         face = _cut_face(frame, faces[0]) if faces else None
         sharpness, brightness = (0.0, 0.0) if face is None else (_face_sharpness(face), float(face.mean()))
         samples.append(_Sample(index / FPS, heights, sharpness, brightness))
@@ -222,7 +222,8 @@ def _face_size(samples: list[_Sample]) -> ReportLine:
         return ReportLine("face size", "fail", value, f"Come closer: the face should be at least {FACE_GOOD} pixels high.")
     if height < FACE_GOOD:
         return ReportLine("face size", "warn", value, f"The avatar will look soft; come closer, to {FACE_GOOD} pixels or more.")
-    return ReportLine("face size", "pass", value)
+    size = size_for(height, PRESETS["standard"])
+    return ReportLine("face size", "pass", f"{value}: drawn at {size} pixels" + (", 256 as a draft" if size > 256 else ""))
 
 
 def _sharpness(samples: list[_Sample]) -> ReportLine:

@@ -15,12 +15,13 @@ from torch import Tensor
 
 from gmtalker.clock import EMOTIONS, FPS
 from gmtalker.errors import UnusableVideo
-from gmtalker.face.context_motion import learn_context_motion, steady_shoulders
+from gmtalker.face.alignment import aligned
+from gmtalker.face.context_motion import ContextFlow, steady_shoulders
 from gmtalker.face.lip_guard import LipGuard, as_spoken
 from gmtalker.face.model import FaceModel
 from gmtalker.face.person import PersonFace
 from gmtalker.face.segmentation import person_segmentation
-from gmtalker.face.tracking import TrackedVideo, choose_crop, cut, in_crop, measure_person, track_points
+from gmtalker.face.tracking import TrackedVideo, choose_crop, cut, face_heights, in_crop, measure_person, track_points
 from gmtalker.files import whole_file
 from gmtalker.media.audio import read_sound_or_none, silent_frames
 from gmtalker.media.video import read_frames
@@ -30,9 +31,10 @@ from gmtalker.progress import Progress
 from gmtalker.tracks import EmotionWeights, FaceTrack
 from personalize.frame_selection import SPARE_SHARE, choose_frames, sharpest
 from personalize.progress import WRAP_UP, TrainingProgress
-from personalize.request import HELD_OUT_SECONDS_MAX, HELD_OUT_SHARE, TRAINING_FRAMES_MAX, TrainRequest
+from personalize.request import HELD_OUT_SECONDS_MAX, HELD_OUT_SHARE, TRAINING_FRAMES_MAX, TrainRequest, size_for
 from personalize.sound_sync import SpokenFootage
 
+ALIGNMENTS = 2  # of the track with the pictures, each after a fit of hair and shoulders to the one before
 MATTES_MAX, MATTE_EVERY = 600, 3  # of the frames, and frames from one to the next at least
 
 
@@ -44,6 +46,7 @@ class Footage:
     track: (frames,) of the face.
     frames: (n, size, size, 3) uint8 RGB, the cropped frames that the head learns from.
     frame_numbers: (n,) which frames of the track those are.
+    frame_track: (n,) what the face does in them, aligned with the pictures.
     mattes: (size, size) uint8 of some of the n, by place: 255 for the person.
     features: (frames, d) of the speech, zeros where there is no sound.
     speaks: (frames,) bool, where there is sound.
@@ -58,6 +61,7 @@ class Footage:
     track: FaceTrack
     frames: np.ndarray
     frame_numbers: np.ndarray
+    frame_track: FaceTrack
     mattes: Mapping[int, np.ndarray]
     features: Tensor
     speaks: np.ndarray
@@ -114,10 +118,11 @@ class _Chosen:
 
 @dataclass(frozen=True)
 class _Measured:
-    """Step 4: the face, its track with shoulders, and which frames are never trained on."""
+    """Step 4: the face, its track with shoulders, that of the chosen frames, and which frames are never trained on."""
 
     face: PersonFace
     track: FaceTrack
+    frame_track: FaceTrack
     held_out: np.ndarray
 
 
@@ -151,6 +156,7 @@ def gather_footage(request: TrainRequest, pipeline: GMTalkerPipeline, work: Path
     return Footage(
         face=measured.face,
         track=measured.track,
+        frame_track=measured.frame_track,
         frames=np.stack(chosen.frames),
         frame_numbers=chosen.frame_numbers,
         mattes=mattes,
@@ -167,14 +173,25 @@ def _track(request: TrainRequest, work: Path, progress: TrainingProgress) -> _Tr
         videos.append(_stored_points(clip, work, lambda frame: frame % 50 or progress.alive(step=frame)))
     if sum(len(video.points) for video in videos) < 2 * FPS:
         raise UnusableVideo("The clips are shorter than two seconds together. Please upload at least 20 seconds.")
+    found = np.concatenate([video.found for video in videos])
+    size = _size(request, np.concatenate([video.points for video in videos])[found], progress)
     points, crops = [], []
     for video in videos:  # clips of one camera share a crop; its own where the picture has another size
         same = [other for other in videos if other.source_size == video.source_size]
         crop = choose_crop(np.concatenate([other.points for other in same]), *video.source_size)
         crops.append(crop)
-        points.append(in_crop(video.points, crop, request.size))
-    found = np.concatenate([video.found for video in videos])
-    return _Tracked(request.clips, videos, crops, np.concatenate(points), found, request.size)
+        points.append(in_crop(video.points, crop, size))
+    return _Tracked(request.clips, videos, crops, np.concatenate(points), found, size)
+
+
+def _size(request: TrainRequest, points: np.ndarray, progress: TrainingProgress) -> int:
+    """The side of the avatar's picture: the requested one, or what the face in points (frames, 478, 3) allows."""
+    if request.size is not None:
+        return request.size
+    height = float(np.median(face_heights(points)))
+    size = size_for(height, request.training_minutes)
+    progress.alive(f"The face is {height:.0f} pixels high: the avatar is drawn at {size} pixels.")
+    return size
 
 
 def _choose(tracked: _Tracked, model: FaceModel, progress: TrainingProgress) -> _Chosen:
@@ -249,17 +266,18 @@ def _measure(
     track = model.track(tracked.points, face, size, tracked.found)
     held_out = held_out_frames(tracked.clip_starts, total)
     frames = len(chosen.frames)
-    face, shoulders = learn_context_motion(
-        face,
-        chosen.frames,
-        track.motion.stacked().numpy()[numbers],
-        ~held_out[numbers],
-        lambda frame: frame % 100 or progress(Progress(done=frame, total=frames)),
-        np.max(list(mattes.values()), axis=0) > 127,
+    flow = ContextFlow.measured(
+        face, chosen.frames, ~held_out[numbers], lambda frame: frame % 100 or progress(Progress(done=frame, total=frames))
     )
-    interpolated = [np.interp(np.arange(total), numbers, column) for column in shoulders.T]
+    person = np.max(list(mattes.values()), axis=0) > 127
+    filmed = replace(track[torch.from_numpy(numbers)], shoulders=torch.from_numpy(flow.shoulders))
+    for _ in range(ALIGNMENTS):
+        face = flow.fitted(face, filmed.motion.stacked().numpy(), filmed.shoulders.numpy(), person)
+        filmed = aligned(model, face, chosen.frames, filmed, lambda frame: frame % 100 or progress.alive(step=frame))
+    interpolated = [np.interp(np.arange(total), numbers, column) for column in filmed.shoulders.numpy().T]
     steady = steady_shoulders(np.stack(interpolated, axis=1))
-    return _Measured(face, replace(track, shoulders=torch.tensor(steady, dtype=torch.float32)), held_out)
+    track = replace(track, shoulders=torch.tensor(steady, dtype=torch.float32))
+    return _Measured(face, track, filmed, held_out)
 
 
 def _listen(tracked: _Tracked, track: FaceTrack, emotions: Mapping[Path, str], pipeline: GMTalkerPipeline) -> _Heard:

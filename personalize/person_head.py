@@ -25,7 +25,7 @@ from personalize.footage import Footage
 from personalize.progress import FINISH_REQUESTED, SAMPLE_REQUESTED, write_progress
 
 CHECKPOINT, BEST = "head.safetensors", "best.safetensors"
-HEAD_BATCH = 4
+HEAD_BATCH, HEAD_BATCH_ON_GPU = 2, 4  # on two cores more steps are worth more than steadier ones
 ANCHOR = 0.5  # how strongly the EMN's head of an emotion that was never shown is held to the generic one
 VALIDATION_FRAMES_MAX = 24  # that the quality curve is measured on, evenly over the held-out ones
 
@@ -58,7 +58,8 @@ def train_person_head(
     training = HeadTraining(*networks, PixelWeights(model), learning_rate=7e-4, ema_decay=0.99, anchor=anchor)
     train, validation = _train_and_validation(footage, Renderer(model, footage.face, size), rehearsal is not None)
     every = max(15.0, min(60.0, minutes * 6))
-    options = HeadOptions(minutes, HEAD_BATCH, work / CHECKPOINT, work / BEST, checkpoint_seconds=every, rehearsal=rehearsal)
+    batch = HEAD_BATCH if training.accelerator.device.type == "cpu" else HEAD_BATCH_ON_GPU
+    options = HeadOptions(minutes, batch, work / CHECKPOINT, work / BEST, checkpoint_seconds=every, rehearsal=rehearsal)
     hooks = HeadHooks(
         on_progress,
         on_sample=lambda real, drawn, curve: write_progress(work, real, drawn, curve),
@@ -96,7 +97,7 @@ def _train_and_validation(footage: Footage, renderer: Renderer, rehearsed: bool)
     def person(places: np.ndarray) -> PersonFrames:
         numbers = footage.frame_numbers[places]
         mattes = {new: footage.mattes[old] for new, old in enumerate(places.tolist()) if old in footage.mattes}
-        track = footage.track[torch.from_numpy(numbers)]
+        track = footage.frame_track[torch.from_numpy(places)]
         return PersonFrames(renderer, footage.frames[places], track, emotion[numbers], mattes)
 
     held_out = footage.held_out[footage.frame_numbers]

@@ -13,10 +13,21 @@ from personalize.consent import Consent
 
 PRESETS = {"draft": 2.0, "standard": 10.0, "high": 30.0}  # minutes of training, after the clips are tracked
 MINUTES_MAX = 10_000
+# A face that is smaller holds no more than 256 pixels show, and in fewer minutes 512 are not learned.
+FACE_HEIGHT_512, MINUTES_512 = 200.0, 5.0
 HELD_OUT_SHARE, HELD_OUT_SECONDS_MAX = 0.1, 20.0  # of the end of every clip, which is never trained on
 TRAINING_FRAMES_MAX = 6000  # of 256 pixels in memory, 1.2 GB; fewer of larger ones
 REQUEST_FILE = "request.json"  # in the work folder of a training
 KIND = "train"  # "request" in the JSON file
+
+
+def size_for(face_height: float, minutes: float) -> int:
+    """The side of the picture, in pixels, that an avatar is drawn at where nobody asks for another.
+
+    face_height: in the clips, in pixels.
+    minutes: of training.
+    """
+    return 512 if face_height >= FACE_HEIGHT_512 and minutes >= MINUTES_512 else 256
 
 
 @dataclass(frozen=True)
@@ -29,7 +40,7 @@ class TrainRequest:
     preset: of the training time, one of PRESETS.
     minutes: of training instead of the preset's; tracking and measuring take time of their own.
     emotions: the emotion that a clip was filmed in, one of EMOTIONS, for any of the clips.
-    size: side of the avatar's picture in pixels, one of SIZES.
+    size: side of the avatar's picture in pixels, one of SIZES; None lets the face in the clips and the minutes choose, by size_for.
     Errors: ValueError naming the valid choices.
     """
 
@@ -39,7 +50,7 @@ class TrainRequest:
     preset: str = "standard"
     minutes: float | None = None
     emotions: Mapping[Path, str] = field(default_factory=dict)
-    size: int = SIZES[0]
+    size: int | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.clips, str):
@@ -56,7 +67,7 @@ class TrainRequest:
             raise ValueError(f"There is no preset {self.preset!r}; choose from {', '.join(PRESETS)}")
         if self.minutes is not None and not 0 < self.minutes < MINUTES_MAX:
             raise ValueError(f"minutes must be a number above 0, not {self.minutes}")
-        if self.size not in SIZES:
+        if self.size is not None and self.size not in SIZES:
             raise ValueError(f"An avatar is drawn at {', '.join(map(str, SIZES))} pixels, not at {self.size}")
         if unknown := [clip for clip in emotions if clip not in clips]:
             raise ValueError(f"An emotion is given for {unknown[0].name}, which is not one of the clips")

@@ -208,7 +208,7 @@ def _held_out(footage: Footage) -> tuple[np.ndarray, FaceTrack, EmotionWeights]:
     """Frames (n, size, size, 3) that were never trained on, with what the face does in them."""
     places = np.flatnonzero(footage.held_out[footage.frame_numbers])[:MEASURED_FRAMES_MAX]
     index = torch.from_numpy(footage.frame_numbers[places])
-    return footage.frames[places], footage.track[index], EmotionWeights(footage.emotion[index])
+    return footage.frames[places], footage.frame_track[torch.from_numpy(places)], EmotionWeights(footage.emotion[index])
 
 
 def _measure(folder: Path, footage: Footage, pipeline: GMTalkerPipeline) -> dict:

@@ -10,7 +10,7 @@ import pytest
 
 from gmtalker.errors import UnusableInput
 from personalize.consent import Consent
-from personalize.request import PRESETS, TrainRequest
+from personalize.request import PRESETS, TrainRequest, size_for
 
 CONSENT = Consent("Zoë", "2026-01-01T00:00:00+00:00", "Yes, “all of it”.")
 
@@ -24,7 +24,7 @@ def test_what_is_given_is_made_whole(tmp_path, monkeypatch):
     made = request(name="  Zoe\u0308   the  first ", clips=["a.mp4", tmp_path / "b c.mp4"], emotions={"a.mp4": "sad"})
     assert made.name == "Zoë the first"  # composed letters, single spaces
     assert made.clips == (tmp_path / "a.mp4", tmp_path / "b c.mp4") and made.emotions == {tmp_path / "a.mp4": "sad"}
-    assert made.training_minutes == PRESETS["standard"] and made.size == 256
+    assert made.training_minutes == PRESETS["standard"] and made.size is None  # the face in the clips chooses
     assert request(preset="draft").training_minutes == 2.0 and request(preset="draft", minutes=0.5).training_minutes == 0.5
 
 
@@ -116,3 +116,8 @@ def test_a_file_that_holds_no_request_is_one_sentence(tmp_path, text):
 def test_consent_is_complete_or_not_made(who, when, words):
     with pytest.raises(ValueError):
         Consent(who, when, words)
+
+
+def test_a_large_face_is_drawn_at_512_where_there_is_time_to_learn_it():
+    assert size_for(200, PRESETS["standard"]) == size_for(900, PRESETS["high"]) == 512
+    assert size_for(199, PRESETS["high"]) == size_for(900, PRESETS["draft"]) == 256

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -28,16 +28,14 @@ class _Flow:
     """Optical flow from a frame to the person's reference picture (DIS, arXiv 1603.03590)."""
 
     def __init__(self, face: PersonFace):
-        self.reference = _grey(face.reference)
-        self.method = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+        self.reference = grey(face.reference)
+        self.method = flow_method()
         self.shoulders = _shoulder_masks(face)
 
     def __call__(self, frame: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Flow (size, size, 2) of a frame (h, w, 3), and the strength of edges (size, size): how far the flow can be trusted."""
-        grey = _grey(frame)
-        smooth = cv2.GaussianBlur(grey, (0, 0), 1).astype(np.float32)
-        edges = cv2.Sobel(smooth, cv2.CV_32F, 1, 0) ** 2 + cv2.Sobel(smooth, cv2.CV_32F, 0, 1) ** 2
-        return self.method.calc(grey, self.reference, None), edges
+        picture = grey(frame)
+        return self.method.calc(picture, self.reference, None), edge_strength(picture)
 
     def shoulders_of(self, flow: np.ndarray, edges: np.ndarray) -> np.ndarray:
         """FaceTrack.shoulders of one frame, (4,), from what __call__ returns."""
@@ -58,47 +56,83 @@ def measure_shoulders(face: PersonFace, frames: Sequence[np.ndarray]) -> np.ndar
     return steady_shoulders(raw)
 
 
+@dataclass(frozen=True)
+class ContextFlow:
+    """Where hair, ears, neck, shoulders and background of frames are, seen from the person's reference picture.
+
+    shoulders: (frames, 4) as in FaceTrack, not steadied.
+    cells: (m, CONTEXT_CELLS, CONTEXT_CELLS, 2) flow to the reference picture of some frames, in crop widths.
+    rows: (m,) which frames those are.
+    """
+
+    shoulders: np.ndarray
+    cells: np.ndarray
+    rows: np.ndarray
+
+    @classmethod
+    def measured(
+        cls,
+        face: PersonFace,
+        frames: Sequence[np.ndarray],
+        usable: np.ndarray,
+        on_frame: Callable[[int], None] | None = None,
+    ) -> ContextFlow:
+        """The optical flow of frames.
+
+        frames: each (size, size, 3) uint8, in the same crop as the face's reference picture.
+        usable: (frames,) bool, those of which the cells may be taken.
+        on_frame: is called with the number of each frame before it is read.
+        """
+        choice = np.flatnonzero(usable)
+        rows = choice[np.linspace(0, len(choice) - 1, min(len(choice), FITTED_FRAMES_MAX)).astype(int)]
+        fitted, flow = set(rows.tolist()), _Flow(face)
+        shoulders, cells = np.zeros((len(frames), SHOULDER_FEATURES), np.float32), []
+        for index, frame in enumerate(frames):
+            if on_frame:
+                on_frame(index)
+            moved, edges = flow(frame)
+            shoulders[index] = flow.shoulders_of(moved, edges)
+            if index in fitted:
+                weight = edges + 1.0  # where a cell shows no edge, those of its neighbours count
+                cells.append(_in_cells(moved * weight[..., None]) / _in_cells(weight)[..., None])
+        return cls(shoulders, np.stack(cells) / FLOW_SIZE, rows)
+
+    def fitted(self, face: PersonFace, motion: np.ndarray, shoulders: np.ndarray, person: np.ndarray | None = None) -> PersonFace:
+        """The face with its context motion: ridge regression of the cells on PersonFace.context_features.
+
+        Shoulders move by their own features alone: what they share with the head's pose is no reason to tremble with it. What
+        never holds any of the person stays where it is, where the camera does.
+
+        motion: (frames, 10) MotionTrack.stacked().
+        shoulders: (frames, 4).
+        person: (size, size) bool, where the person ever is; None where that is not known.
+        Source: docs/method.md section 8, equation (30).
+        """
+        motion, shoulders = motion[self.rows], shoulders[self.rows]
+        face = replace(face, shoulder_follow=_ridge(face.pose_features(motion), shoulders).astype(np.float32))
+        wanted = self.cells.reshape(len(self.cells), -1)
+        learned = _regressed(face, face.context_features(motion, shoulders), wanted, person)
+        return replace(face, context_motion=learned.astype(np.float32))
+
+
 def learn_context_motion(
     face: PersonFace,
     frames: Sequence[np.ndarray],
     motion: np.ndarray,
     usable: np.ndarray,
-    on_frame: Callable[[int], None] | None = None,
     person: np.ndarray | None = None,
 ) -> tuple[PersonFace, np.ndarray]:
-    """Learn context motion: ridge regression of the flow in the cells of a grid on PersonFace.context_features.
+    """The face with its context motion, from frames and what was tracked in them, and the shoulders (frames, 4), not steadied.
 
-    Shoulders move by their own features alone: what they share with the head's pose is no reason to tremble with it. What never
-    holds any of the person stays where it is, where the camera does.
-
-    frames: each (size, size, 3) uint8, in the same crop as the face's reference picture.
-    motion: (frames, 10) MotionTrack.stacked().
-    usable: (frames,) bool, the frames to learn from.
-    on_frame: is called with the number of each frame before it is read.
-    person: (size, size) bool, where the person ever is; None where that is not known.
-    Returns: the face with its context motion, and the shoulders (frames, 4) of all frames, not steadied.
-    Source: docs/method.md section 8, equation (30).
+    frames, usable: as in ContextFlow.measured.
+    motion, person: as in ContextFlow.fitted.
     """
-    choice = np.flatnonzero(usable)
-    rows = choice[np.linspace(0, len(choice) - 1, min(len(choice), FITTED_FRAMES_MAX)).astype(int)]
-    fitted, flow = set(rows.tolist()), _Flow(face)
-    shoulders, cells = np.zeros((len(frames), SHOULDER_FEATURES), np.float32), []
-    for index, frame in enumerate(frames):
-        if on_frame:
-            on_frame(index)
-        moved, edges = flow(frame)
-        shoulders[index] = flow.shoulders_of(moved, edges)
-        if index in fitted:
-            weight = edges + 1.0  # where a cell shows no edge, those of its neighbours count
-            cells.append(_in_cells(moved * weight[..., None]) / _in_cells(weight)[..., None])
-    face = replace(face, shoulder_follow=_ridge(face.pose_features(motion[rows]), shoulders[rows]).astype(np.float32))
-    wanted = np.stack(cells).reshape(len(rows), -1) / FLOW_SIZE
-    learned = _regressed(face, face.context_features(motion[rows], shoulders[rows]), wanted, person)
-    return replace(face, context_motion=learned.astype(np.float32)), shoulders
+    flow = ContextFlow.measured(face, frames, usable)
+    return flow.fitted(face, motion, flow.shoulders, person), flow.shoulders
 
 
 def _regressed(face: PersonFace, features: np.ndarray, wanted: np.ndarray, person: np.ndarray | None) -> np.ndarray:
-    """PersonFace.context_motion of features (n, d) and the flow in cells (n, cells * 2); person as in learn_context_motion."""
+    """PersonFace.context_motion of features (n, d) and the flow in cells (n, cells * 2); person as in ContextFlow.fitted."""
     learned = _ridge(features, wanted).reshape(-1, CONTEXT_CELLS, CONTEXT_CELLS, 2)
     of_shoulders = features.copy()
     of_shoulders[:, 1:POSE_FEATURES] = 0
@@ -136,9 +170,22 @@ def _share_of_cells(mask: np.ndarray) -> np.ndarray:
     return share
 
 
-def _grey(picture: np.ndarray) -> np.ndarray:
-    grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
-    return grey if len(grey) == FLOW_SIZE else cv2.resize(grey, (FLOW_SIZE, FLOW_SIZE), interpolation=cv2.INTER_AREA)
+def grey(picture: np.ndarray) -> np.ndarray:
+    """A picture (size, size, 3) uint8 RGB as flow sees it, (FLOW_SIZE, FLOW_SIZE) uint8."""
+    single = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
+    return single if len(single) == FLOW_SIZE else cv2.resize(single, (FLOW_SIZE, FLOW_SIZE), interpolation=cv2.INTER_AREA)
+
+
+def flow_method() -> cv2.DISOpticalFlow:
+    """DIS optical flow; for one thread (arXiv 1603.03590)."""
+    return cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+
+
+def edge_strength(picture: np.ndarray) -> np.ndarray:
+    """(h, w) float32 of a grey picture (h, w): how far flow can be trusted."""
+    smooth = cv2.GaussianBlur(picture, (0, 0), 1).astype(np.float32)
+    strength: np.ndarray = cv2.Sobel(smooth, cv2.CV_32F, 1, 0) ** 2 + cv2.Sobel(smooth, cv2.CV_32F, 0, 1) ** 2
+    return strength
 
 
 def _shoulder_masks(face: PersonFace) -> list[np.ndarray]:

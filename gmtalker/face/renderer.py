@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
 import cv2
 import numpy as np
 from numba import njit
@@ -80,6 +83,28 @@ def canonical_colours(model: FaceModel, points: np.ndarray) -> np.ndarray:
     return (points - low) / (high - low) * CANONICAL_SPAN + CANONICAL_LOW
 
 
+@dataclass(frozen=True)
+class CanonicalBox:
+    """A part of the face, as a box in canonical space: found in any rendering, whatever the pose.
+
+    low, high: (2,) x and y as the CANONICAL channels hold them.
+    """
+
+    low: np.ndarray
+    high: np.ndarray
+
+    @classmethod
+    def around(cls, model: FaceModel, points: Iterable[int], above: Sequence[float], below: Sequence[float]) -> CanonicalBox:
+        """The box of some points of the mean face, with margins: (2,) x and y before the lowest, and after the highest."""
+        place = canonical_colours(model, model.mean_shape)[list(points), :2]
+        return cls(place.min(0) - above, place.max(0) + below)
+
+    def holds(self, rendering):
+        """(..., H, W) bool, which pixels of a rendering (..., H, W, channels) show the part: of an array or a tensor."""
+        across, down = rendering[..., CANONICAL_X], rendering[..., CANONICAL_Y]
+        return (across >= self.low[0]) & (across <= self.high[0]) & (down >= self.low[1]) & (down <= self.high[1])
+
+
 class Renderer:
     """Draws one person's face at `size` pixels. `render` changes no state, so several threads may share one renderer.
 
@@ -122,16 +147,27 @@ class Renderer:
         shoulders: (4,) as in FaceTrack; without them, they follow the head.
         Returns: (size, size, CHANNELS) uint8.
         """
-        motion = np.asarray(motion, np.float64)
-        points = self._closed(self.points(np.asarray(coefficients, np.float64), motion)) - 0.5
-        source_map = self._source_map(motion, shoulders)
-        rendering = self._rasterised(points, self.sources, source_map)
+        source_map, rendering, points = self.source_map(coefficients, motion, shoulders)
         discs = np.array([[*points[eye.iris, :2], self._iris_radius(points, eye)] for eye in EYES])
         _irises(rendering, discs)
         appearance = cv2.remap(self.reference, source_map, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
         appearance[rendering[..., MOUTH_MAP] > 0] = _MOUTH_COLOUR  # the reference keeps its lips closed: nothing to show inside
         rendering[..., APPEARANCE] = appearance
         return rendering
+
+    def source_map(
+        self, coefficients: np.ndarray, motion: np.ndarray, shoulders: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Where in the reference picture each pixel of a rendering comes from.
+
+        coefficients, motion, shoulders: as in render.
+        Returns: (size, size, 2) float32 x and y; the maps of the face (size, size, CHANNELS) uint8, without appearance and irises;
+            and its points (481, 3), in pixels from the middle of the first one.
+        """
+        motion = np.asarray(motion, np.float64)
+        points = self._closed(self.points(np.asarray(coefficients, np.float64), motion)) - 0.5
+        places = self._around_the_face(motion, shoulders)
+        return places, self._rasterised(points, self.sources, places), points
 
     def flow(self, before: np.ndarray, after: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Where each pixel of a face comes from in a picture of the same face, before it moved.
@@ -158,7 +194,7 @@ class Renderer:
     def _iris_radius(points: np.ndarray, eye: Eye) -> float:
         return float(np.linalg.norm(points[list(eye.iris_ring), :2] - points[eye.iris, :2], axis=-1).mean())
 
-    def _source_map(self, motion: np.ndarray, shoulders: np.ndarray | None) -> np.ndarray:
+    def _around_the_face(self, motion: np.ndarray, shoulders: np.ndarray | None) -> np.ndarray:
         """(size, size, 2) where in the reference each pixel around the face comes from: hair, shoulders, background."""
         features = self.face.context_features(motion[None], None if shoulders is None else np.asarray(shoulders)[None])
         moved = np.tensordot(features[0].astype(np.float32), self.face.context_motion, 1) * self.size

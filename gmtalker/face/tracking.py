@@ -132,6 +132,12 @@ def find_cuts(points: np.ndarray) -> np.ndarray:
     return np.flatnonzero(jumped) + 1
 
 
+def face_heights(points: np.ndarray) -> np.ndarray:
+    """(frames,) how high the face is from the forehead to the chin, of points (frames, 478, 2 or 3), in their unit."""
+    height: np.ndarray = np.ptp(points[..., 1], axis=-1)
+    return height
+
+
 def choose_crop(points: np.ndarray, width: int, height: int) -> np.ndarray:
     """The square that holds head and shoulders through a whole video; in a close-up its side is the picture's short one.
 

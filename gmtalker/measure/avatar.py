@@ -16,6 +16,7 @@ from gmtalker.avatars.avatar import Avatar
 from gmtalker.clock import EMOTIONS, FPS, SAMPLES_PER_FRAME
 from gmtalker.device import one_core
 from gmtalker.errors import UnusableVideo
+from gmtalker.face.alignment import aligned
 from gmtalker.face.context_motion import measure_shoulders
 from gmtalker.face.landmarks import EYE_REGION, FACE_POINTS, LIPS
 from gmtalker.face.lips import OFFSET_MAX, lip_opening, shifted_correlation
@@ -135,6 +136,7 @@ class _Scene:
         self.track = track[: len(self.real)]
         if np.array_equal(crop, avatar.face.crop):  # in another framing shoulders can't be compared with the reference picture
             self.track = replace(self.track, shoulders=torch.from_numpy(measure_shoulders(avatar.face, self.real)))
+            self.track = aligned(pipeline.face_model, avatar.face, self.real, self.track)
         sound = read_sound_or_none(held_out.sounds.get(video, video))
         sound = None if sound is None else sound[first * SAMPLES_PER_FRAME :]
         self.sound = sound if sound is not None and len(sound) else None  # a sound may be shorter than its picture
