@@ -73,6 +73,7 @@ def _add_train(train: argparse.ArgumentParser) -> None:
     train.add_argument(
         "--size", type=int, choices=SIZES, help="side of the picture in pixels (512 where the face is large enough)"
     )
+    train.add_argument("--look", type=Path, metavar="CLIP", help="the clip whose room, clothes and light the avatar has")
     train.add_argument("--emotion", action="append", default=[], metavar="CLIP=happy", help="the emotion that a clip shows")
     train.add_argument("--job", help=argparse.SUPPRESS)  # the id of the job that --request belongs to
     train.add_argument("--json", action="store_true", help="progress and result as JSON lines on stdout")
@@ -175,7 +176,8 @@ def _request_of(options: argparse.Namespace) -> TrainRequest:
     emotions = dict(labelled_clip(text, "--emotion") for text in options.emotion)
     with bad_values_are_wrong_usage():
         consent = Consent.given_now(options.name)
-        return TrainRequest(options.name, options.clips, consent, options.preset, options.minutes, emotions, options.size)
+        named = options.preset, options.minutes, emotions, options.size, options.look
+        return TrainRequest(options.name, options.clips, consent, *named)
 
 
 def _work(options: argparse.Namespace, job: jobs.Job, request: TrainRequest) -> int:

@@ -22,6 +22,7 @@ from gmtalker.face.tracking import choose_crop, detect_landmarks, face_heights, 
 from gmtalker.media.audio import read_sound_or_none, silent_frames
 from gmtalker.media.video import VideoInfo, read_frames, read_info
 from gmtalker.tracks import FaceTrack, count_blinks
+from personalize.looks import LookPicture
 from personalize.request import HELD_OUT_SECONDS_MAX, HELD_OUT_SHARE, PRESETS, size_for
 from personalize.sound_sync import SpokenFootage, footage_sync, is_another_voice, sound_lag
 
@@ -75,6 +76,7 @@ class Report:
     seconds: length of the clip.
     reading_seconds: that finding the face in all of it will take on this machine.
     overlay: (h, w, 3) uint8, a few frames with the points that the tracker found; None where it found no face.
+    look: what is around the face, by which clips of other rooms are told; None where no face was found.
     """
 
     clip: str
@@ -82,6 +84,7 @@ class Report:
     seconds: float = 0.0
     reading_seconds: float = 0.0
     overlay: np.ndarray | None = None
+    look: LookPicture | None = None
 
     @property
     def failed(self) -> bool:
@@ -140,7 +143,9 @@ def check_clip(path: Path, detect: Detector | None = None, pipeline: GMTalkerPip
         lines += [*_loudness(sound), *(_synchrony(stretch, sound, pipeline) if pipeline and stretch.found.any() else [])]
     lines.append(_used(info, samples))
     reading = info.seconds * FPS * stretch.seconds / max(len(frames), 1)
-    return Report(path.name, lines, info.seconds, reading, _overlay(stretch))
+    first = int(stretch.found.argmax())
+    look = LookPicture.of(stretch.frames[first], stretch.points[first]) if stretch.found.any() else None
+    return Report(path.name, lines, info.seconds, reading, _overlay(stretch), look)
 
 
 def _sample(path: Path, info: VideoInfo, detect: Detector) -> tuple[list[_Sample], list[np.ndarray]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -30,18 +30,20 @@ from gmtalker.pipeline import GMTalkerPipeline
 from gmtalker.progress import Progress
 from gmtalker.tracks import EmotionWeights, FaceTrack
 from personalize.frame_selection import SPARE_SHARE, choose_frames, sharpest
+from personalize.looks import LookPicture, looks_of
 from personalize.progress import WRAP_UP, TrainingProgress
 from personalize.request import HELD_OUT_SECONDS_MAX, HELD_OUT_SHARE, TRAINING_FRAMES_MAX, TrainRequest, size_for
 from personalize.sound_sync import SpokenFootage
 
 ALIGNMENTS = 2  # of the track with the pictures, each after a fit of hair and shoulders to the one before
-MATTES_MAX, MATTE_EVERY = 600, 3  # of the frames, and frames from one to the next at least
+MATTES_MAX, MATTE_EVERY = 1500, 2  # of the frames, and frames from one to the next at least
 
 
 @dataclass(frozen=True)
 class Footage:
-    """All clips of a person, one after another.
+    """All clips of a person, one after another, those with the avatar's look first.
 
+    clips: their files.
     face: the person's face, measured over all clips.
     track: (frames,) of the face.
     frames: (n, size, size, 3) uint8 RGB, the cropped frames that the head learns from.
@@ -57,6 +59,7 @@ class Footage:
     clip_starts: first frame of each clip.
     """
 
+    clips: Sequence[Path]
     face: PersonFace
     track: FaceTrack
     frames: np.ndarray
@@ -85,14 +88,16 @@ class Footage:
 
 @dataclass(frozen=True)
 class _Tracked:
-    """Steps 1 and 2: the points of every clip, and its crop.
+    """Steps 1 and 2: the points of every clip, and its crop; those with the avatar's look come first.
 
+    in_look: how many clips have it: the picture is learned from them.
     crops: (3,) left, top and side of each clip's.
     points: (frames, 478, 3) of all clips, in pixels of the crop at `size`.
     found: (frames,) bool.
     """
 
     clips: Sequence[Path]
+    in_look: int
     videos: list[TrackedVideo]
     crops: list[np.ndarray]
     points: np.ndarray
@@ -103,6 +108,11 @@ class _Tracked:
     def clip_starts(self) -> list[int]:
         """First frame of each clip."""
         return np.cumsum([0, *(len(video.points) for video in self.videos)])[:-1].tolist()
+
+    @property
+    def frames_in_look(self) -> int:
+        """How many frames the clips with the avatar's look have."""
+        return sum(len(video.points) for video in self.videos[: self.in_look])
 
     def __len__(self) -> int:
         return len(self.found)
@@ -154,6 +164,7 @@ def gather_footage(request: TrainRequest, pipeline: GMTalkerPipeline, work: Path
     measured = _measure(tracked, chosen, mattes, request.emotions, pipeline.face_model, progress)
     heard = _listen(tracked, measured.track, request.emotions, pipeline)
     return Footage(
+        clips=tracked.clips,
         face=measured.face,
         track=measured.track,
         frame_track=measured.frame_track,
@@ -173,15 +184,49 @@ def _track(request: TrainRequest, work: Path, progress: TrainingProgress) -> _Tr
         videos.append(_stored_points(clip, work, lambda frame: frame % 50 or progress.alive(step=frame)))
     if sum(len(video.points) for video in videos) < 2 * FPS:
         raise UnusableVideo("The clips are shorter than two seconds together. Please upload at least 20 seconds.")
+    looks = looks_of([_look(clip, video) for clip, video in zip(request.clips, videos)])
+    first = _first_in_look(request, looks, videos, progress)
+    order = np.argsort(looks != looks[first], kind="stable").tolist()  # the avatar's look before the others
+    clips, videos, looks = [request.clips[place] for place in order], [videos[place] for place in order], looks[order]
     found = np.concatenate([video.found for video in videos])
-    size = _size(request, np.concatenate([video.points for video in videos])[found], progress)
+    in_look = int((looks == looks[0]).sum())
+    seen = np.concatenate([video.points[video.found] for video in videos[:in_look]])
+    size = _size(request, seen, progress)
     points, crops = [], []
-    for video in videos:  # clips of one camera share a crop; its own where the picture has another size
-        same = [other for other in videos if other.source_size == video.source_size]
+    for video, look in zip(videos, looks):  # clips of one camera share a crop; its own where picture or place are others
+        same = [other for other, its in zip(videos, looks) if other.source_size == video.source_size and its == look]
         crop = choose_crop(np.concatenate([other.points for other in same]), *video.source_size)
         crops.append(crop)
         points.append(in_crop(video.points, crop, size))
-    return _Tracked(request.clips, videos, crops, np.concatenate(points), found, size)
+    return _Tracked(clips, in_look, videos, crops, np.concatenate(points), found, size)
+
+
+def _look(clip: Path, video: TrackedVideo) -> LookPicture:
+    """That of the first frame with a face."""
+    first = int(video.found.argmax())
+    return LookPicture.of(next(islice(read_frames(clip), first, None)), video.points[first])
+
+
+def _first_in_look(request: TrainRequest, looks: np.ndarray, videos: Sequence[TrackedVideo], progress: TrainingProgress) -> int:
+    """The number of the first clip with the look that the avatar gets: the requested one, or that of most frames.
+
+    Errors: UnusableVideo when there is too little of it.
+    """
+    frames = np.bincount(looks, [video.found.sum() for video in videos])
+    chosen = frames.argmax() if request.look is None else looks[request.clips.index(request.look)]
+    first = int((looks == chosen).argmax())
+    name, count = request.clips[first].name, int((looks == chosen).sum())
+    if frames[chosen] < 2 * FPS:
+        raise UnusableVideo(
+            f"Clips that look like {name} show less than two seconds of the face. Please upload at least 20 seconds."
+        )
+    if len(frames) > 1:
+        which = f"{name} alone" if count == 1 else f"the {count} clips that look like {name}"
+        progress.alive(
+            f"The clips show {len(frames)} looks (rooms, clothes or light): the picture is learned from {which}, "
+            "voice and movement from all. You may ask for another look."
+        )
+    return first
 
 
 def _size(request: TrainRequest, points: np.ndarray, progress: TrainingProgress) -> int:
@@ -196,11 +241,13 @@ def _size(request: TrainRequest, points: np.ndarray, progress: TrainingProgress)
 
 def _choose(tracked: _Tracked, model: FaceModel, progress: TrainingProgress) -> _Chosen:
     """All frames, or of long footage as many as fit in memory, with as many of each appearance and the sharp ones."""
-    total, most = len(tracked), TRAINING_FRAMES_MAX * 256**2 // tracked.size**2
-    is_long = tracked.found.sum() > most
-    wanted = set(choose_frames(tracked.points, tracked.found, model, int(SPARE_SHARE * most) if is_long else total).tolist())
+    total, most = tracked.frames_in_look, TRAINING_FRAMES_MAX * 256**2 // tracked.size**2
+    points, found = tracked.points[:total], tracked.found[:total]
+    is_long = found.sum() > most
+    wanted = set(choose_frames(points, found, model, int(SPARE_SHARE * most) if is_long else total).tolist())
     frames, numbers = [], []
-    for clip, video, crop, first in zip(tracked.clips, tracked.videos, tracked.crops, tracked.clip_starts):
+    in_look = slice(tracked.in_look)
+    for clip, video, crop, first in zip(tracked.clips[in_look], tracked.videos, tracked.crops, tracked.clip_starts):
         for index, frame in zip(range(len(video.points)), read_frames(clip)):
             if first + index in wanted:
                 frames.append(cut(frame, crop, tracked.size))

@@ -40,7 +40,8 @@ class TrainRequest:
     preset: of the training time, one of PRESETS.
     minutes: of training instead of the preset's; tracking and measuring take time of their own.
     emotions: the emotion that a clip was filmed in, one of EMOTIONS, for any of the clips.
-    size: side of the avatar's picture in pixels, one of SIZES; None lets the face in the clips and the minutes choose, by size_for.
+    size: side of the avatar's picture in pixels, one of SIZES; None for what size_for says of the clips and the minutes.
+    look: one of the clips, whose room, clothes and light the avatar has; None for those that the clips show longest.
     Errors: ValueError naming the valid choices.
     """
 
@@ -51,13 +52,15 @@ class TrainRequest:
     minutes: float | None = None
     emotions: Mapping[Path, str] = field(default_factory=dict)
     size: int | None = None
+    look: Path | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.clips, str):
             raise ValueError("clips must be a list of files")
         clips = tuple(Path(clip).resolve() for clip in self.clips)
         emotions = {Path(clip).resolve(): emotion for clip, emotion in (self.emotions or {}).items()}
-        for name, value in (("name", clean_name(self.name)), ("clips", clips), ("emotions", emotions)):
+        look = None if self.look is None else Path(self.look).resolve()
+        for name, value in (("name", clean_name(self.name)), ("clips", clips), ("emotions", emotions), ("look", look)):
             object.__setattr__(self, name, value)
         if not clips:
             raise ValueError("There is no clip; give at least one")
@@ -71,6 +74,8 @@ class TrainRequest:
             raise ValueError(f"An avatar is drawn at {', '.join(map(str, SIZES))} pixels, not at {self.size}")
         if unknown := [clip for clip in emotions if clip not in clips]:
             raise ValueError(f"An emotion is given for {unknown[0].name}, which is not one of the clips")
+        if look is not None and look not in clips:
+            raise ValueError(f"The look is that of {look.name}, which is not one of the clips")
         if wrong := [emotion for emotion in emotions.values() if emotion not in EMOTIONS]:
             raise ValueError(f"There is no emotion {wrong[0]!r}; choose from {', '.join(EMOTIONS)}")
 
@@ -90,6 +95,7 @@ class TrainRequest:
             "minutes": self.minutes,
             "emotions": {str(clip): emotion for clip, emotion in self.emotions.items()},
             "size": self.size,
+            "look": None if self.look is None else str(self.look),
         }
 
     @classmethod

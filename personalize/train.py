@@ -75,7 +75,7 @@ def train_avatar(
         head_minutes = minutes - style_minutes
         training = train_person_head(footage, pipeline.face_model, work, head_minutes, progress, rehearsal=rehearsal)
         progress.stage("measuring", 92, 96)
-        if not _save_parts(footage, training, pipeline, work, folder, request.clips[0]):
+        if not _save_parts(footage, training, pipeline, work, folder):
             progress.alive("Camera or background move in the first clip: videos can show head and shoulders, not the full frame.")
         _habits(footage, pipeline).save(folder)
         _write_card(folder, request, footage, {}, training)
@@ -112,15 +112,13 @@ def _learn_style(
     return style_minutes, report.figures()
 
 
-def _save_parts(
-    footage: Footage, training: HeadTraining, pipeline: GMTalkerPipeline, work: Path, folder: Path, first_clip: Path
-) -> bool:
+def _save_parts(footage: Footage, training: HeadTraining, pipeline: GMTalkerPipeline, work: Path, folder: Path) -> bool:
     """Write the networks at their best, the face, and the idle loop. Returns: whether the full frame can be shown."""
     generator, mapping = training.best_networks(work / BEST)
     save_half(generator, folder / "head_generator")
     save_half(mapping, folder / "emotion_mapping")
     footage.face.save(folder / "face.safetensors")
-    return _save_idle_loop(footage, first_clip, pipeline.face_model, folder)
+    return _save_idle_loop(footage, pipeline.face_model, folder)
 
 
 def _save_emotion_offsets(footage: Footage, pipeline: GMTalkerPipeline, folder: Path) -> EmotionOffsets | None:
@@ -164,7 +162,7 @@ def _synchronised(spoken: SpokenFootage, pipeline: GMTalkerPipeline, progress: T
     return shift_sound(spoken, lag)
 
 
-def _save_idle_loop(footage: Footage, clip: Path, model: FaceModel, folder: Path) -> bool:
+def _save_idle_loop(footage: Footage, model: FaceModel, folder: Path) -> bool:
     """Write the stretch of the first clip in which head, lips and shoulders move least, for videos in the full frame.
 
     Returns: whether it can be used: camera and what is behind do not move.
@@ -177,7 +175,7 @@ def _save_idle_loop(footage: Footage, clip: Path, model: FaceModel, folder: Path
     first = int(np.convolve(movement, np.ones(count), "valid").argmin())
     crop, shoulders = footage.face.crop, footage.track.shoulders[first : first + count].numpy()
     chin = crop[1] + _lowest_chin(footage, model, slice(first, first + count), float(crop[2]))
-    stretch = Stretch(clip, first, count, end)
+    stretch = Stretch(footage.clips[0], first, count, end)
     clean = CleanFootage(stretch, crop, chin).frames()
     write_idle_loop(folder, stretch, crop, shoulders, clean)
     return clean is not None
@@ -207,8 +205,8 @@ def _save_background(footage: Footage, pipeline: GMTalkerPipeline, folder: Path)
 def _held_out(footage: Footage) -> tuple[np.ndarray, FaceTrack, EmotionWeights]:
     """Frames (n, size, size, 3) that were never trained on, with what the face does in them."""
     places = np.flatnonzero(footage.held_out[footage.frame_numbers])[:MEASURED_FRAMES_MAX]
-    index = torch.from_numpy(footage.frame_numbers[places])
-    return footage.frames[places], footage.frame_track[torch.from_numpy(places)], EmotionWeights(footage.emotion[index])
+    emotion = footage.emotion[torch.from_numpy(footage.frame_numbers[places])]
+    return footage.frames[places], footage.frame_track[torch.from_numpy(places)], EmotionWeights(emotion)
 
 
 def _measure(folder: Path, footage: Footage, pipeline: GMTalkerPipeline) -> dict:

@@ -45,6 +45,7 @@ class CheckCard:
 
     check: gr.Button
     report: gr.HTML
+    look: gr.Radio
     overlay_about: gr.Markdown
     overlay: gr.Image
 
@@ -165,10 +166,11 @@ def _check_card() -> CheckCard:
         gr.Markdown(word("check_about"))
         check = gr.Button(word("check"), elem_id="check")
         report = gr.HTML(elem_id="report")
+        look = gr.Radio([], label=word("look"), info=word("look_info"), visible=False, elem_id="look")
         about = gr.Markdown(word("checked_overlay"), elem_classes="note", visible=False)
         picture = {"type": "numpy", "interactive": False, "visible": False, "buttons": [], "show_label": False}
         overlay = gr.Image(label=word("checked_overlay"), elem_id="overlay", **picture)
-    return CheckCard(check, report, about, overlay)
+    return CheckCard(check, report, look, about, overlay)
 
 
 def _train_card() -> TrainCard:

@@ -67,6 +67,7 @@ class PersonalizeHandlers:
             self.tab.checked: Checked(),
             self.tab.train.train: gr.Button(interactive=False),
             check.report: "",
+            check.look: gr.Radio([], value=None, visible=False),
             check.overlay_about: gr.Markdown(visible=False),
             check.overlay: gr.Image(visible=False),
             clips.emotions: gr.Dataframe(rows, visible=bool(rows)),
@@ -97,6 +98,7 @@ class PersonalizeHandlers:
         alike = [picture for picture in pictures if picture.shape == pictures[0].shape]
         return {
             self.tab.check.report: verdict + "".join(cards),
+            self.tab.check.look: _looks(reports) if usable else gr.Radio([], value=None, visible=False),
             self.tab.check.overlay_about: gr.Markdown(visible=bool(pictures)),
             self.tab.check.overlay: gr.Image(np.concatenate(alike), visible=True) if alike else gr.Image(visible=False),
             self.tab.checked: Checked(tuple(files), *lengths) if usable else Checked(),
@@ -117,7 +119,8 @@ class PersonalizeHandlers:
         """Put a training in the queue.
 
         clips: the files that are uploaded now.
-        settings: person, consent, emotions (rows of the table beside the clips), name, preset, minutes.
+        settings: person, consent, emotions (rows of the table beside the clips), look (number of a clip, or None), name, preset,
+            minutes.
         """
         person, preset, minutes = str(settings["person"]), settings["preset"], settings["minutes"] or None
         if not settings["consent"] or not person.strip():
@@ -131,7 +134,8 @@ class PersonalizeHandlers:
         emotions = or_sentence(emotions_of, clips, settings["emotions"])
         consent = or_sentence(Consent.given_now, person, say(visitor, "consent"))
         paths = [Path(clip) for clip in clips]
-        request = or_sentence(TrainRequest, settings["name"], paths, consent, preset, minutes, emotions)
+        look = None if settings["look"] is None else or_sentence(lambda: paths[int(settings["look"])])
+        request = or_sentence(TrainRequest, settings["name"], paths, consent, preset, minutes, emotions, look=look)
         or_sentence(jobs.start, request, keep_clips=True)
 
     @in_own_workspace
@@ -163,6 +167,19 @@ class PersonalizeHandlers:
         if shown is None or shown.drawn != view.drawn:
             updates |= {component: _picture(path) for component, path in zip((card.strip, card.curve), pictures)}
         return updates
+
+
+def _looks(reports: Sequence[Report]) -> gr.Radio:
+    """Which clip's room, clothes and light the avatar gets, where the clips show more than one."""
+    from personalize.looks import looks_of  # late, as the check
+
+    looks = looks_of([report.look for report in reports if report.look is not None])
+    if len(looks) < len(reports) or not looks.any():
+        return gr.Radio([], value=None, visible=False)
+    firsts = [int((looks == look).argmax()) for look in range(looks.max() + 1)]
+    seconds = [sum(report.seconds for report, its in zip(reports, looks) if its == look) for look in range(looks.max() + 1)]
+    longest = firsts[int(np.argmax(seconds))]
+    return gr.Radio([(reports[first].clip, first) for first in firsts], value=longest, visible=True)
 
 
 def emotions_of(files: Sequence[str], rows: Sequence[Sequence[str]] | None) -> dict[Path, str]:
@@ -274,6 +291,7 @@ def connect_personalize(tab: PersonalizeTab, pipeline: PipelineSource, limits: L
         "person": tab.person,
         "consent": tab.consent,
         "emotions": clips.emotions,
+        "look": check.look,
         "name": train.name,
         "preset": train.preset,
         "minutes": train.minutes,

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from gmtalker.assets import GENERIC
 from gmtalker.face.alignment import aligned
 from gmtalker.face.model import FaceModel
 from gmtalker.face.person import POSE_FEATURES, SHOULDER_STEP, PersonFace

@@ -139,7 +139,7 @@ def test_resuming_goes_on_as_if_never_interrupted(tmp_path):
     def run(training, steps):
         for _ in range(steps):
             torch.manual_seed(training.state.step)
-            training.step(HeadBatches([person], 2, False, 0)[training.state.step], 0.6)
+            training.step(HeadBatches([person], 2, False, 0)[training.state.step], 0.8)
 
     trainings = []
     for _ in range(2):
@@ -167,7 +167,7 @@ def test_the_names_in_a_checkpoint_stay_what_they_were(tmp_path):
     training = HeadTraining(
         generator, mapping, discriminator, PixelWeights(model), learning_rate=1e-3, ema_decay=0.9, device="cpu"
     )
-    training.step(HeadBatches([person], 2, False, 0)[0], 0.6)
+    training.step(HeadBatches([person], 2, False, 0)[0], 0.8)
     training.state.curve.append({"seconds": 1.0, "psnr": 20.0})
     training.save(tmp_path / "c.safetensors")
     with safe_open(str(tmp_path / "c.safetensors"), framework="pt") as file:

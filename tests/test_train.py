@@ -12,6 +12,7 @@ from gmtalker.avatars.ready import load_avatar
 from gmtalker.avatars.storage import list_avatars
 from gmtalker.clock import EMOTIONS
 from gmtalker.errors import UnusableInput
+from gmtalker.media.video import read_frames
 from gmtalker.pipeline import GMTalkerPipeline
 from gmtalker.progress import ignore_progress
 from personalize import benchmark, person_head, train
@@ -115,6 +116,21 @@ def test_clips_become_one_footage(footage, pipeline, monkeypatch):
     monkeypatch.setattr("personalize.footage.track_points", lambda *_: pytest.fail("tracked again"))  # the work folder keeps it
     again = train.gather_footage(request, pipeline, work, TrainingProgress(ignore_progress))
     assert torch.equal(again.track.motion.stacked(), gathered.track.motion.stacked())
+
+
+def test_the_picture_is_learned_from_one_room(pipeline, tmp_path):
+    dark = write_clip(tmp_path / "evening.mp4", [frame // 3 for frame in read_frames(SILENT)][:60])
+    reports: list = []
+    gathered = train.gather_footage(request_of("two rooms", dark, SPEAKING), pipeline, tmp_path, TrainingProgress(reports.append))
+    assert gathered.clips == [SPEAKING, dark] and gathered.clip_starts == [0, 125] and len(gathered.track) == 185
+    assert gathered.frame_numbers.tolist() == list(range(125)) and gathered.frames[:, :40].mean() > 80
+    said = [report.message for report in reports if report.message]
+    assert any("2 looks" in message and "preview.mp4 alone" in message for message in said)
+
+    asked = request_of("two rooms", dark, SPEAKING, look=dark)
+    gathered = train.gather_footage(asked, pipeline, tmp_path, TrainingProgress(ignore_progress))
+    assert gathered.clips == [dark, SPEAKING] and gathered.frame_numbers.tolist() == list(range(60))
+    assert gathered.frames[:, :40].mean() < 60 and gathered.face.source_size.tolist() == [360, 288]
 
 
 def test_of_long_footage_the_sharp_frames_of_every_appearance_are_kept(footage, pipeline, monkeypatch):

@@ -74,7 +74,7 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "replace", full)
     with pytest.raises(OSError):
         request(size=512).save(path)
-    assert TrainRequest.load(path).size == 256 and [path.name for path in tmp_path.iterdir()] == ["request.json"]
+    assert TrainRequest.load(path).size is None and [path.name for path in tmp_path.iterdir()] == ["request.json"]
 
 
 @pytest.mark.parametrize(
@@ -121,3 +121,10 @@ def test_consent_is_complete_or_not_made(who, when, words):
 def test_a_large_face_is_drawn_at_512_where_there_is_time_to_learn_it():
     assert size_for(200, PRESETS["standard"]) == size_for(900, PRESETS["high"]) == 512
     assert size_for(199, PRESETS["high"]) == size_for(900, PRESETS["draft"]) == 256
+
+
+def test_a_look_is_that_of_one_of_the_clips(tmp_path):
+    made = request(clips=["a.mp4", "b.mp4"], look="b.mp4")
+    assert TrainRequest.from_json(made.to_json()) == made and made.look.name == "b.mp4"
+    with pytest.raises(ValueError, match="c.mp4, which is not one of the clips"):
+        request(clips=["a.mp4", "b.mp4"], look="c.mp4")

@@ -105,7 +105,7 @@ def aligned(
 ) -> FaceTrack:
     """A track whose head pose and shoulders are corrected by the pictures, to a fraction of a pixel.
 
-    A tracker of points is wrong by nearly a pixel: hair and collars that are drawn so far beside themselves are learned as a blur.
+    A tracker of points is wrong by nearly a pixel: hair and collars that are drawn so far away from themselves become a blur.
 
     frames: each (size, size, 3) uint8 RGB, in the crop of the face's reference picture.
     track: of those frames, with shoulders.

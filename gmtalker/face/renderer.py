@@ -161,7 +161,7 @@ class Renderer:
         """Where in the reference picture each pixel of a rendering comes from.
 
         coefficients, motion, shoulders: as in render.
-        Returns: (size, size, 2) float32 x and y; the maps of the face (size, size, CHANNELS) uint8, without appearance and irises;
+        Returns: (size, size, 2) float32 x and y; the maps of the face (size, size, CHANNELS) uint8 without appearance and irises;
             and its points (481, 3), in pixels from the middle of the first one.
         """
         motion = np.asarray(motion, np.float64)

@@ -114,8 +114,8 @@ class HeadTraining:
         self.learning_rate, self.anchor, self.weights = learning_rate, anchor, weights
         generic_heads = [[p.detach().clone() for p in head.parameters()] for head in mapping.heads]
         generators = nn.ModuleDict({"generator": generator, "mapping": mapping})
-        generator_optimizer = torch.optim.Adam(generators.parameters(), learning_rate, betas=(0.5, 0.99), fused=True)
-        discriminator_optimizer = torch.optim.Adam(discriminator.parameters(), learning_rate, betas=(0.5, 0.99), fused=True)
+        generator_optimizer = torch.optim.Adam(generators.parameters(), learning_rate, betas=(0.5, 0.99))
+        discriminator_optimizer = torch.optim.Adam(discriminator.parameters(), learning_rate, betas=(0.5, 0.99))
         self.generators = generators.to(memory_format=torch.channels_last)
         discriminator = discriminator.to(memory_format=torch.channels_last)
         self.generator, self.mapping, self.discriminator, self.generator_optimizer, self.discriminator_optimizer = (

@@ -22,7 +22,7 @@ LOSS_WEIGHTS = {
     "adversarial": 0.05,
     "features": 1.0,
     "anchor": 1.0,
-    "matte": 2.0,
+    "matte": 4.0,
 }
 DETAIL = 2e-3  # energy of the Laplacian, in [-1, 1], below which it is the noise of a camera
 MOUTH_WEIGHT, EYE_WEIGHT = 3.0, 3.0
