@@ -76,6 +76,7 @@ class Report:
     seconds: length of the clip.
     reading_seconds: that finding the face in all of it will take on this machine.
     overlay: (h, w, 3) uint8, a few frames with the points that the tracker found; None where it found no face.
+    face_height: from the forehead to the chin, in pixels; 0 where no face was found.
     look: what is around the face, by which clips of other rooms are told; None where no face was found.
     """
 
@@ -84,6 +85,7 @@ class Report:
     seconds: float = 0.0
     reading_seconds: float = 0.0
     overlay: np.ndarray | None = None
+    face_height: float = 0.0
     look: LookPicture | None = None
 
     @property
@@ -145,7 +147,7 @@ def check_clip(path: Path, detect: Detector | None = None, pipeline: GMTalkerPip
     reading = info.seconds * FPS * stretch.seconds / max(len(frames), 1)
     first = int(stretch.found.argmax())
     look = LookPicture.of(stretch.frames[first], stretch.points[first]) if stretch.found.any() else None
-    return Report(path.name, lines, info.seconds, reading, _overlay(stretch), look)
+    return Report(path.name, lines, info.seconds, reading, _overlay(stretch), _height(samples), look)
 
 
 def _sample(path: Path, info: VideoInfo, detect: Detector) -> tuple[list[_Sample], list[np.ndarray]]:
@@ -220,8 +222,13 @@ def _one_person(samples: list[_Sample]) -> ReportLine:
     return ReportLine("one person", "pass", "1 face")
 
 
+def _height(samples: list[_Sample]) -> float:
+    """Of the largest face, in pixels."""
+    return float(np.median([sample.heights[0] for sample in samples if sample.heights]))
+
+
 def _face_size(samples: list[_Sample]) -> ReportLine:
-    height = float(np.median([sample.heights[0] for sample in samples if sample.heights]))
+    height = _height(samples)
     value = f"{height:.0f} pixels high"
     if height < FACE_MIN:
         return ReportLine("face size", "fail", value, f"Come closer: the face should be at least {FACE_GOOD} pixels high.")

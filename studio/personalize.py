@@ -22,11 +22,13 @@ class Checked:
     clips: those that can be trained on, as they were uploaded; empty when something stands against it.
     seconds: of the clips.
     reading_seconds: what tracking the face in them takes on this machine.
+    face_height: of the face in them, in pixels.
     """
 
     clips: tuple[str, ...] = ()
     seconds: float = 0.0
     reading_seconds: float = 0.0
+    face_height: float = 0.0
 
 
 @dataclass(frozen=True)

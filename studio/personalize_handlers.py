@@ -17,7 +17,7 @@ from gmtalker.errors import UnusableInput
 from personalize import jobs
 from personalize.consent import Consent
 from personalize.progress import TRAINING_CURVE, TRAINING_STRIP
-from personalize.request import PRESETS, TrainRequest
+from personalize.request import PRESETS, TrainRequest, size_for
 from studio.accounts import in_own_workspace
 from studio.components import HIDDEN, PRIVATE, Status, Updates, folded, note, or_sentence, progress_bar, refusal, table
 from studio.generation import time_left
@@ -94,6 +94,7 @@ class PersonalizeHandlers:
         usable = len(reports) == len(files) and not any(report.failed for report in reports)
         verdict = progress_bar(say(visitor, "ready" if usable else "please_fix"), failed=not usable)  # first, and plain to see
         lengths = sum(report.seconds for report in reports), sum(report.reading_seconds for report in reports)
+        height = max((report.face_height for report in reports), default=0.0)
         pictures = [report.overlay for report in reports if report.overlay is not None]
         alike = [picture for picture in pictures if picture.shape == pictures[0].shape]
         return {
@@ -101,7 +102,7 @@ class PersonalizeHandlers:
             self.tab.check.look: _looks(reports) if usable else gr.Radio([], value=None, visible=False),
             self.tab.check.overlay_about: gr.Markdown(visible=bool(pictures)),
             self.tab.check.overlay: gr.Image(np.concatenate(alike), visible=True) if alike else gr.Image(visible=False),
-            self.tab.checked: Checked(tuple(files), *lengths) if usable else Checked(),
+            self.tab.checked: Checked(tuple(files), *lengths, height) if usable else Checked(),
             self.tab.train.train: gr.Button(interactive=usable),
         }
 
@@ -110,7 +111,9 @@ class PersonalizeHandlers:
         if not checked.clips:
             return ""
         sizes = [Path(clip).stat().st_size for clip in checked.clips if Path(clip).is_file()]
-        needed = jobs.estimate(minutes or PRESETS[preset], checked.seconds, checked.reading_seconds, sum(sizes))
+        taken = minutes or PRESETS[preset]
+        size = size_for(checked.face_height, taken)
+        needed = jobs.estimate(taken, checked.seconds, checked.reading_seconds, sum(sizes), size)
         disk = {"disk": needed.disk / 2**20, "free": jobs.free_disk() / 2**30}
         return note(say(visitor, "estimate", minutes=max(1.0, needed.minutes), memory=needed.memory / 2**30, **disk))
 

@@ -33,7 +33,8 @@ class Job:
     its: steps a second.
     quality: as HeadState.quality().
     heartbeat, created: seconds since 1970.
-    size: side of the avatar's picture in pixels.
+    size: side of the avatar's picture in pixels; 0 for what face and minutes allow.
+    look: path of the clip that the avatar looks like; empty for the longest look.
     owner: whose it is where several people use one machine, else empty.
     """
 
@@ -59,6 +60,7 @@ class Job:
     created: float = field(default_factory=time.time)
     size: int = 256
     owner: str = ""
+    look: str = ""
 
     @property
     def work(self) -> Path:
@@ -80,7 +82,8 @@ class Job:
         """The request that it does."""
         emotions = {Path(clip): emotion for clip, emotion in self.emotions.items()}
         clips = [Path(clip) for clip in self.clips]
-        return TrainRequest(self.name, clips, Consent(**self.consent), self.preset, self.minutes, emotions, self.size)
+        picture = self.size or None, Path(self.look) if self.look else None
+        return TrainRequest(self.name, clips, Consent(**self.consent), self.preset, self.minutes, emotions, *picture)
 
     def summary(self) -> str:
         """One line for people: status, or stage, percent, step, time left, speed, quality, message."""

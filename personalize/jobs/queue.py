@@ -53,7 +53,7 @@ def create(request: TrainRequest, keep_clips: bool = False, here: bool = False) 
             continue
         if old.status in OPEN:
             raise UnusableAvatar(f"A training called {old.name} is already {old.status}; wait for it, or stop it first.")
-        if _contents(old.request) == _contents(request) and old.size == request.size:
+        if _is_the_same(old.request, request):
             state = _first_state(here)
             write_row(old.id, **state, message="", heartbeat=time.time(), preset=request.preset, minutes=request.minutes)
             return get(old.id)
@@ -71,7 +71,7 @@ def _check(request: TrainRequest, keep_clips: bool, here: bool) -> None:
     if not here and sum(job.status == "queued" for job in jobs(everybodys=True)) >= QUEUED_MAX:
         raise UnusableInput(f"{QUEUED_MAX} trainings are waiting already; please come back when some are done.")
     copied = sum(clip.stat().st_size for clip in request.clips) * keep_clips
-    needed = estimate(request.training_minutes, 0.0, 0.0, copied, request.size).disk
+    needed = estimate(request.training_minutes, 0.0, 0.0, copied, request.size or 512).disk
     if (free := free_disk()) < needed:
         sizes = f"{needed / 2**20:.0f} MB of disk and {free / 2**20:.0f} MB are free"
         raise UnusableInput(f"The training needs {sizes}; make room first.")
@@ -88,24 +88,33 @@ def _insert(request: TrainRequest, keep_clips: bool, here: bool) -> Job:
         for clip, copy in copies.items():
             shutil.copyfile(clip, copy)
         emotions = {copies[clip]: emotion for clip, emotion in request.emotions.items()}
-        request = replace(request, clips=list(copies.values()), emotions=emotions)
+        look = None if request.look is None else copies[request.look]
+        request = replace(request, clips=list(copies.values()), emotions=emotions, look=look)
     values = {name: value for name, value in request.to_json().items() if name != "request"}
+    values |= {"size": request.size or 0, "look": values["look"] or ""}
     job = Job(id=identifier, log=str(log), owner=owner(), **values, **_first_state(here))
     add_row(job)
     return job
 
 
+def _is_the_same(old: TrainRequest, new: TrainRequest) -> bool:
+    """Whether an unfinished training goes on with a new request: of the same clips, and of no other size or look."""
+    if _contents(old) != _contents(new) or new.size not in (None, old.size):
+        return False
+    return new.look is None or old.look is not None and _digest(old.look) == _digest(new.look)
+
+
 def _contents(request: TrainRequest) -> list[tuple[str, str]]:
     """Digest and emotion of each clip, but not its name: copies have other names than the uploads."""
-    found = []
-    for clip in request.clips:
-        try:
-            with open(clip, "rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-        except OSError:
-            digest = f"no file {clip}"
-        found.append((digest, request.emotions.get(clip, "")))
-    return sorted(found)
+    return sorted((_digest(clip), request.emotions.get(clip, "")) for clip in request.clips)
+
+
+def _digest(clip: Path) -> str:
+    try:
+        with open(clip, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return f"no file {clip}"
 
 
 def _first_state(here: bool) -> dict:

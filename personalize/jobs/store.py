@@ -16,8 +16,9 @@ _SCHEMA = """CREATE TABLE IF NOT EXISTS jobs (
     id TEXT PRIMARY KEY, name TEXT NOT NULL, status TEXT NOT NULL, stage TEXT NOT NULL, step INTEGER, steps INTEGER,
     percent REAL NOT NULL, seconds_left REAL, its REAL, message TEXT NOT NULL, quality TEXT, pid INTEGER, heartbeat REAL NOT NULL,
     created REAL NOT NULL, log TEXT NOT NULL, clips TEXT NOT NULL, emotions TEXT NOT NULL, preset TEXT NOT NULL, minutes REAL,
-    consent TEXT NOT NULL, size INTEGER NOT NULL DEFAULT 256, owner TEXT NOT NULL DEFAULT '')"""
-_ADDED = {"size": "INTEGER NOT NULL DEFAULT 256", "owner": "TEXT NOT NULL DEFAULT ''"}  # since the first version
+    consent TEXT NOT NULL, size INTEGER NOT NULL DEFAULT 256, owner TEXT NOT NULL DEFAULT '', look TEXT NOT NULL DEFAULT '')"""
+_TEXT = "TEXT NOT NULL DEFAULT ''"
+_ADDED = {"size": "INTEGER NOT NULL DEFAULT 256", "owner": _TEXT, "look": _TEXT}  # since the first version
 _AS_JSON = ("clips", "emotions", "consent", "quality")  # columns that hold JSON
 
 
