@@ -276,7 +276,7 @@ def connect_personalize(tab: PersonalizeTab, pipeline: PipelineSource, limits: L
     """Connect the tab's controls."""
     handlers = PersonalizeHandlers(tab, pipeline, limits)
     clips, check, train, progress = tab.clips, tab.check, tab.train, tab.progress
-    card = [check.report, check.overlay_about, check.overlay]
+    card = [check.report, check.look, check.overlay_about, check.overlay]
     listed = [tab.checked, train.train, *card, clips.emotions, clips.emotions_about]
     clips.clips.change(handlers.list_clips, clips.clips, listed, queue=False, **PRIVATE)
     films = [clips.clips, clips.webcam]
