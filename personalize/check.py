@@ -161,7 +161,7 @@ def _sample(path: Path, info: VideoInfo, detect: Detector) -> tuple[list[_Sample
         if index / FPS < due or len(samples) == SAMPLES_MAX:
             continue
         due += every
-        faces = sorted(detect(frame), key=lambda points: -np.ptp(points[:, 1]))
+        faces = sorted(detect(frame), key=lambda points: -face_heights(points))
         heights = [float(face_heights(points)) for points in faces]
         face = _cut_face(frame, faces[0]) if faces else None
         sharpness, brightness = (0.0, 0.0) if face is None else (_face_sharpness(face), float(face.mean()))

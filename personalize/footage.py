@@ -30,7 +30,7 @@ from gmtalker.pipeline import GMTalkerPipeline
 from gmtalker.progress import Progress
 from gmtalker.tracks import EmotionWeights, FaceTrack
 from personalize.frame_selection import SPARE_SHARE, choose_frames, sharpest
-from personalize.looks import LookPicture, looks_of
+from personalize.looks import LookPicture, first_clips, longest_look, looks_of
 from personalize.progress import WRAP_UP, TrainingProgress
 from personalize.request import HELD_OUT_SECONDS_MAX, HELD_OUT_SHARE, TRAINING_FRAMES_MAX, TrainRequest, size_for
 from personalize.sound_sync import SpokenFootage
@@ -212,18 +212,18 @@ def _first_in_look(request: TrainRequest, looks: np.ndarray, videos: Sequence[Tr
 
     Errors: UnusableVideo when there is too little of it.
     """
-    frames = np.bincount(looks, [video.found.sum() for video in videos])
-    chosen = frames.argmax() if request.look is None else looks[request.clips.index(request.look)]
-    first = int((looks == chosen).argmax())
+    seen = [int(video.found.sum()) for video in videos]
+    chosen = longest_look(looks, seen) if request.look is None else looks[request.clips.index(request.look)]
+    first = first_clips(looks)[chosen]
     name, count = request.clips[first].name, int((looks == chosen).sum())
-    if frames[chosen] < 2 * FPS:
+    if sum(frames for frames, look in zip(seen, looks) if look == chosen) < 2 * FPS:
         raise UnusableVideo(
             f"Clips that look like {name} show less than two seconds of the face. Please upload at least 20 seconds."
         )
-    if len(frames) > 1:
+    if looks.any():
         which = f"{name} alone" if count == 1 else f"the {count} clips that look like {name}"
         progress.alive(
-            f"The clips show {len(frames)} looks (rooms, clothes or light): the picture is learned from {which}, "
+            f"The clips show {looks.max() + 1} looks (rooms, clothes or light): the picture is learned from {which}, "
             "voice and movement from all. You may ask for another look."
         )
     return first

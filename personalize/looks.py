@@ -51,3 +51,13 @@ def looks_of(pictures: Sequence[LookPicture]) -> np.ndarray:
     alike = np.array([[one.change(other) < LOOK_CHANGE for other in pictures] for one in pictures])
     labels: np.ndarray = connected_components(alike.reshape(len(pictures), -1), directed=False)[1]
     return labels
+
+
+def first_clips(looks: np.ndarray) -> list[int]:
+    """The first clip of each look, of what looks_of returns."""
+    return [int((looks == look).argmax()) for look in range(looks.max() + 1)]
+
+
+def longest_look(looks: np.ndarray, lengths: Sequence[float]) -> int:
+    """The look of which there is most, by the length of each clip in any unit."""
+    return int(np.bincount(looks, lengths).argmax())

@@ -174,14 +174,13 @@ class PersonalizeHandlers:
 
 def _looks(reports: Sequence[Report]) -> gr.Radio:
     """Which clip's room, clothes and light the avatar gets, where the clips show more than one."""
-    from personalize.looks import looks_of  # late, as the check
+    from personalize.looks import first_clips, longest_look, looks_of  # late, as the check
 
     looks = looks_of([report.look for report in reports if report.look is not None])
     if len(looks) < len(reports) or not looks.any():
         return gr.Radio([], value=None, visible=False)
-    firsts = [int((looks == look).argmax()) for look in range(looks.max() + 1)]
-    seconds = [sum(report.seconds for report, its in zip(reports, looks) if its == look) for look in range(looks.max() + 1)]
-    longest = firsts[int(np.argmax(seconds))]
+    firsts = first_clips(looks)
+    longest = firsts[longest_look(looks, [report.seconds for report in reports])]
     return gr.Radio([(reports[first].clip, first) for first in firsts], value=longest, visible=True)
 
 

@@ -26,12 +26,12 @@ import gradio_client
 import numpy as np
 import pytest
 import soundfile
-from media import REAL, bundled_clip, ffmpeg, real_clip
+from media import REAL, bundled_clip, ffmpeg, real_clip, write_clip
 
 from gmtalker.assets import SPEECH
 from gmtalker.avatars.storage import export_avatar, import_avatar
 from gmtalker.avatars.workspace import owned_by, workspace
-from gmtalker.media.video import read_info
+from gmtalker.media.video import read_frames, read_info
 from gmtalker.request import SpeakRequest
 from personalize import jobs
 from personalize.consent import Consent
@@ -493,8 +493,8 @@ def test_nobody_is_trained_without_consent(page, home: Path):
     assert page.locator("#train").is_disabled() and jobs.jobs() == []
 
 
-def check_clip(page, clip: Path) -> None:
-    """Consent, upload a clip, and have it checked."""
+def check_clip(page, clip: Path | list[Path]) -> None:
+    """Consent, upload a clip or several, and have them checked."""
     open_tab(page, "Personalize")
     field(page, "who").fill("A newcomer")
     page.locator("#consent input").check()
@@ -571,6 +571,22 @@ def delete_chosen_avatar(page) -> None:
     page.locator("#delete").click()
     page.locator("#confirm-delete").click()
     page.locator("#nobody").wait_for(timeout=MINUTE)
+
+
+def test_of_several_rooms_one_is_chosen(page, home: Path, tmp_path: Path):
+    """The look is asked for once, that of most film is chosen before, and the answer reaches the trainer."""
+    dim = write_clip(tmp_path / "evening.mp4", [frame // 2 for frame in read_frames(bundled_clip("idle.mp4"))][:80])
+    check_clip(page, [bundled_clip("preview.mp4"), dim])
+    look = page.locator("#look")
+    assert look.get_by_label("preview.mp4").is_checked()
+    screenshot(page, "looks")
+    look.get_by_label("evening.mp4").check()
+    start_training(page)
+    job = jobs.find(NAME)
+    assert Path(job.look).name.endswith("evening.mp4") and job.look in job.clips and job.size == 0
+    page.locator("#stop-training").click()
+    page.locator("#resume-training").wait_for(timeout=MINUTE)
+    jobs.forget(jobs.get(job.id))
 
 
 def test_a_newcomer_makes_an_avatar_and_speaks_with_it(

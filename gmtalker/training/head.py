@@ -374,6 +374,7 @@ def _batches(frames: HeadBatches, first: int, device: torch.device) -> Iterator[
     """The batches from step `first` on, each made while the network learns from the one before."""
     if device.type != "cpu":  # a GPU outruns what one core renders
         yield from DataLoader(frames, batch_size=None, sampler=range(first, STEPS_MAX), num_workers=max(1, usable_cores() - 2))
+        return
     with ThreadPoolExecutor(1) as thread:
         batch = thread.submit(frames.__getitem__, first)
         for step in count(first + 1):
