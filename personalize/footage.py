@@ -15,7 +15,7 @@ from torch import Tensor
 
 from gmtalker.clock import EMOTIONS, FPS
 from gmtalker.errors import UnusableVideo
-from gmtalker.face.alignment import aligned
+from gmtalker.face.alignment import aligned, context_flow_of_renderings
 from gmtalker.face.context_motion import ContextFlow, steady_shoulders
 from gmtalker.face.lip_guard import LipGuard, as_spoken
 from gmtalker.face.model import FaceModel
@@ -316,15 +316,39 @@ def _measure(
     flow = ContextFlow.measured(
         face, chosen.frames, ~held_out[numbers], lambda frame: frame % 100 or progress(Progress(done=frame, total=frames))
     )
-    person = np.max(list(mattes.values()), axis=0) > 127
     filmed = replace(track[torch.from_numpy(numbers)], shoulders=torch.from_numpy(flow.shoulders))
-    for _ in range(ALIGNMENTS):
-        face = flow.fitted(face, filmed.motion.stacked().numpy(), filmed.shoulders.numpy(), person)
-        filmed = aligned(model, face, chosen.frames, filmed, lambda frame: frame % 100 or progress.alive(step=frame))
+    face, filmed = _fit_context(model, face, chosen, mattes, flow, filmed, progress)
     interpolated = [np.interp(np.arange(total), numbers, column) for column in filmed.shoulders.numpy().T]
     steady = steady_shoulders(np.stack(interpolated, axis=1))
     track = replace(track, shoulders=torch.tensor(steady, dtype=torch.float32))
     return _Measured(face, track, filmed, held_out)
+
+
+def _fit_context(
+    model: FaceModel,
+    face: PersonFace,
+    chosen: _Chosen,
+    mattes: Mapping[int, np.ndarray],
+    flow: ContextFlow,
+    filmed: FaceTrack,
+    progress: TrainingProgress,
+) -> tuple[PersonFace, FaceTrack]:
+    """The face with its context motion, and the track of the chosen frames aligned with them: each needs the other.
+
+    flow, filmed: of the chosen frames, as tracked.
+    """
+    person = np.max(list(mattes.values()), axis=0) > 127
+
+    def fitted() -> PersonFace:
+        return flow.fitted(face, filmed.motion.stacked().numpy(), filmed.shoulders.numpy(), person)
+
+    for number in range(ALIGNMENTS):
+        face = fitted()
+        if number:
+            flow = context_flow_of_renderings(model, face, chosen.frames, filmed, flow)
+            face = fitted()
+        filmed = aligned(model, face, chosen.frames, filmed, lambda frame: frame % 100 or progress.alive(step=frame))
+    return face, filmed
 
 
 def _listen(tracked: _Tracked, track: FaceTrack, emotions: Mapping[Path, str], pipeline: GMTalkerPipeline) -> _Heard:

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from gmtalker.face.alignment import aligned
+from gmtalker.face.alignment import aligned, context_flow_of_renderings
+from gmtalker.face.context_motion import ContextFlow
 from gmtalker.face.model import FaceModel
 from gmtalker.face.person import POSE_FEATURES, SHOULDER_STEP, PersonFace
 from gmtalker.face.renderer import APPEARANCE, Renderer
@@ -65,3 +66,26 @@ def test_a_track_that_lies_on_its_picture_stays(shouldered, model):  # noqa: F81
     track = track_of(shouldered, model, motion, np.zeros((2, 4)), np.ones(2, bool))
     result = aligned(model, shouldered, [frame, np.zeros_like(frame)], track)  # and a black picture tells nothing
     assert result.motion.stacked().numpy() == pytest.approx(motion, abs=2e-3)
+
+
+def test_what_is_around_the_face_is_found_again_through_renderings(shouldered, model):  # noqa: F811
+    """The second measure starts from what is known, and finds what was wrong with it."""
+    motion = np.tile(shouldered.motion_mean.astype(float), (4, 1))
+    motion[:, 0] += [-0.05, 0.05, 0.1, -0.1]
+    track = track_of(shouldered, model, motion, np.zeros((4, 4)), np.ones(4, bool))
+    true = shouldered.context_motion.copy()
+    true[1, :8] += 0.01  # the yaw moves the upper sixth of the picture by so much more
+    frames = [
+        Renderer(model, replace(shouldered, context_motion=true), SIZE).render(np.zeros(model.coefficient_dim), row, np.zeros(4))[
+            ..., APPEARANCE
+        ]
+        for row in motion
+    ]
+    rows, features = np.arange(4), shouldered.context_features(motion, np.zeros((4, 4)))
+    flow = ContextFlow(np.zeros((4, 4), np.float32), np.zeros((4, 48, 48, 2), np.float32), rows)
+    cells = context_flow_of_renderings(model, shouldered, frames, track, flow).cells
+    known, wanted = (np.tensordot(features, moves, 1) for moves in (shouldered.context_motion, true))
+    upper = np.s_[:, 1:6, 4:44]
+    assert np.abs(cells - wanted)[upper].mean() < 0.25 * np.abs(known - wanted)[upper].mean()
+    lower = np.s_[:, 40:46, 4:44]
+    assert np.abs(cells - known)[lower].mean() * SIZE < 0.2, "what was right stays"

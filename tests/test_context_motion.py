@@ -8,13 +8,15 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import load_file, save_file
 
 from gmtalker.assets import GENERIC
 from gmtalker.avatars.motion import FollowingShoulders
-from gmtalker.face.context_motion import learn_context_motion, measure_shoulders
+from gmtalker.face.context_motion import ContextFlow, learn_context_motion, measure_shoulders
 from gmtalker.face.model import FaceModel
-from gmtalker.face.person import PersonFace
+from gmtalker.face.person import CONTEXT_CELLS, PersonFace
 from gmtalker.face.renderer import APPEARANCE, CANONICAL_X, Renderer
+from gmtalker.face.rigid_head import RigidHead
 from gmtalker.tracks import MOTION_DIM, ExpressionTrack, FaceTrack, MotionTrack
 from tests.test_face_model import make_face
 
@@ -155,3 +157,67 @@ def test_shoulders_are_kept_with_the_track(tmp_path):
     assert FaceTrack.load(tmp_path / "n.safetensors").shoulders is None
     with pytest.raises(ValueError, match="shoulders"):
         FaceTrack(*parts, shoulders=torch.zeros(3, 2))
+
+
+def test_a_flow_that_is_quite_wrong_in_some_frames_counts_for_little(face):
+    random = np.random.default_rng(5)
+    motion = np.tile(face.motion_mean.astype(float), (60, 1))
+    motion[:, 0] += random.uniform(-0.2, 0.2, 60)
+    shifts = 20 * motion[:, 0]
+    frames = [moved(face.reference, shift, 0) for shift in shifts]
+    for wrong in (5, 23, 41, 50):
+        frames[wrong] = moved(face.reference, 11, -8)
+    learned, shoulders = learn_context_motion(face, frames, motion, np.ones(60, bool))
+    drawn = np.tensordot(learned.context_features(motion, shoulders), learned.context_motion, 1)[:, 4:12, 8:40] * SIZE
+    right = np.delete(np.arange(60), [5, 23, 41, 50])
+    assert np.abs(drawn[right, ..., 0] + shifts[right, None, None]).mean() < 0.35
+    assert np.abs(drawn[right, ..., 1]).mean() < 0.2
+
+
+def nodding(face: PersonFace, model: FaceModel) -> tuple[PersonFace, np.ndarray]:
+    """A person whose head was seen to turn a little, with hair that turns along before a wall that stays; and that motion."""
+    random, rigid = np.random.default_rng(6), RigidHead(model, face)
+    motion = np.tile(face.motion_mean.astype(float), (80, 1))
+    motion[:, :6] += random.normal(size=(80, 6)) * [0.04, 0.04, 0.04, 0.01, 0.01, 0.01]
+    face = replace(face, motion_scale=motion.std(0).astype(np.float32))
+    middles = (np.arange(CONTEXT_CELLS) + 0.5) / CONTEXT_CELLS
+    places = np.stack(np.meshgrid(middles, middles), axis=-1)
+    cells = np.stack([rigid.before(places, row, face.motion_mean) - places for row in motion])
+    cells[:, :, :8] = cells[:, :, 40:] = 0  # the wall
+    flow = ContextFlow(np.zeros((80, 4), np.float32), cells.astype(np.float32), np.arange(80))
+    return flow.fitted(face, motion, flow.shoulders), motion
+
+
+def test_a_head_that_turns_further_than_it_ever_did_keeps_its_hair(model, face):
+    learned, motion = nodding(face, model)
+    share = RigidHead(model, learned).share
+    assert share[4:20, 12:36].min() > 0.8 and share[:, :6].max() < 0.05, "hair is told from the wall"
+    far = face.motion_mean.astype(float)
+    far[:3] += [0.35, -0.2, 0.15]  # five to nine times further than usual
+    sources = Renderer(model, learned, SIZE).around_the_face(far, np.zeros(4))
+    pixels = np.stack(np.meshgrid(np.arange(SIZE), np.arange(SIZE)), axis=-1)
+    expected = RigidHead(model, learned).before((pixels + 0.5) / SIZE, far, face.motion_mean) * SIZE - 0.5
+    hair = slice(20, 60), slice(100, 160)
+    assert np.abs(sources[hair] - expected[hair]).mean() < 2, "hair stays on the head"
+    assert np.abs(sources[:, :24] - pixels[:, :24]).mean() < 0.5, "the wall stays where it is"
+
+
+def test_poses_within_reach_are_as_learned_and_reach_ends_gently(model, face):
+    learned, motion = nodding(face, model)
+    assert np.array_equal(learned.within_reach(motion[:5]), motion[:5])
+    assert not RigidHead(model, face).share.any(), "of a face without footage nothing is known"
+    edge = face.motion_mean.astype(float)
+    direction = np.zeros(10)
+    direction[0] = 1.0
+    edge += direction * 4.0 / np.linalg.norm(learned.pose_whitening @ direction[:6])
+    renderer, still = Renderer(model, learned, SIZE), np.zeros(4)
+    inside, outside = (renderer.around_the_face(edge + by * direction, still) for by in (-1e-4, 1e-4))
+    assert np.abs(inside - outside).max() < 0.3, "no jump where the footage ends"
+
+
+def test_a_face_of_a_version_that_knew_no_reach_is_read(model, face, tmp_path):
+    face.save(tmp_path / "face.safetensors")
+    tensors = load_file(tmp_path / "face.safetensors")
+    del tensors["pose_whitening"]
+    save_file(tensors, tmp_path / "former.safetensors")
+    assert not PersonFace.load(tmp_path / "former.safetensors").pose_whitening.any()

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from gmtalker.device import usable_cores
-from gmtalker.face.context_motion import FLOW_SIZE, edge_strength, flow_method, grey
+from gmtalker.face.context_motion import FLOW_SIZE, ContextFlow, edge_strength, flow_method, grey, in_context_cells
 from gmtalker.face.landmarks import EYE_REGION, LIPS
 from gmtalker.face.model import FaceModel
 from gmtalker.face.person import SHOULDER_FEATURES, PersonFace
@@ -27,6 +27,8 @@ STEP = 0.4 * DOUBT  # of the numerical derivatives
 ROUNDS, OUTLIER = 4, 0.12  # of reweighting; cells beyond which a difference counts less
 FACE_WEIGHT = 4.0  # of the face beside hair and shoulders, which do not all hang on its pose
 EDGE_MAX = 2.0  # mean strengths of edges, from which on they say no more about where something is
+LEAST_GAIN = 1.0  # grey levels by which a flow brings a cell of the rendering nearer to the frame, to be believed wholly
+ON_FACE = 1e-3  # weight of the face in a cell of what is around it
 FOLDED = 3.0  # grid widths by which a cell moves with a whole radian or crop width: more is the edge of the face
 
 
@@ -68,12 +70,36 @@ class _Alignment:
 
     def _apart(self, frame: np.ndarray, drawn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """How far the rendering is from the frame, (GRID, GRID, 2) in cells, and how well that is known, (GRID, GRID)."""
-        if not hasattr(self._local, "flow"):
-            self._local.flow = flow_method()  # it has buffers of its own
         edges = edge_strength(frame)
-        flow = self._local.flow.calc(frame, drawn, None) * edges[..., None]
+        flow = self._flow(frame, drawn) * edges[..., None]
         strength = _in_cells(edges)
         return _in_cells(flow) / (strength[..., None] + 1e-3) * (GRID / FLOW_SIZE), np.sqrt(strength)
+
+    def _flow(self, frame: np.ndarray, drawn: np.ndarray) -> np.ndarray:
+        """(FLOW_SIZE, FLOW_SIZE, 2) pixels from a grey frame to a grey rendering."""
+        if not hasattr(self._local, "flow"):
+            self._local.flow = flow_method()  # it has buffers of its own
+        flow: np.ndarray = self._local.flow.calc(frame, drawn, None)
+        return flow
+
+    def context(self, frame: np.ndarray, coefficients: np.ndarray, place: np.ndarray) -> np.ndarray:
+        """How far what is around the face lies from here in the reference picture: (CONTEXT_CELLS, CONTEXT_CELLS, 2) crop widths.
+
+        A flow is believed as far as it brings the rendering nearer to the frame: at an outline it may be that of the other side.
+
+        frame, coefficients, place: as in `corrected`.
+        """
+        motion, shoulders = np.split(place, [len(place) - SHOULDER_FEATURES])
+        rendering, picture, still = self.renderer.render(coefficients, motion, shoulders), grey(frame), self.renderer.still
+        drawn, around = grey(np.ascontiguousarray(rendering[..., APPEARANCE])), rendering[..., CANONICAL_X] == 0
+        flow = self._flow(picture, drawn)
+        moved = cv2.remap(drawn, still + flow, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        before, after = (np.abs(picture.astype(np.float32) - other) for other in (drawn, moved))
+        trust = np.clip(in_context_cells((before - after) * around) / LEAST_GAIN, 0, 1)
+        weight = (edge_strength(picture) + 1) * np.where(around, 1, ON_FACE)
+        beside = in_context_cells(flow * weight[..., None]) / in_context_cells(weight)[..., None] * trust[..., None]
+        known = cv2.resize(self.renderer.around_the_face(motion, shoulders) - still, trust.shape, interpolation=cv2.INTER_AREA)
+        return (known + beside) / FLOW_SIZE
 
     def _derivatives(self, coefficients: np.ndarray, place: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """How the source of each cell moves with what is corrected.
@@ -127,6 +153,25 @@ def aligned(
     rows = torch.from_numpy(corrected).float()
     motion, shoulders = rows[:, :-SHOULDER_FEATURES], rows[:, -SHOULDER_FEATURES:]
     return replace(track, motion=MotionTrack.unstacked(motion), shoulders=shoulders)
+
+
+def context_flow_of_renderings(
+    model: FaceModel, face: PersonFace, frames: Sequence[np.ndarray], track: FaceTrack, flow: ContextFlow
+) -> ContextFlow:
+    """The context's flow measured once more: through renderings, which are nearer to their frames than the reference picture is.
+
+    face: with the context motion that was fitted to `flow`.
+    frames, track: as in aligned.
+    flow: of these frames.
+    Source: docs/method.md section 8.
+    """
+    assert track.shoulders is not None
+    alignment = _Alignment(model, face)
+    coefficients = track.expression.coefficients.double().numpy()[flow.rows]
+    places = np.concatenate([track.motion.stacked().double().numpy(), track.shoulders.double().numpy()], axis=1)[flow.rows]
+    with ThreadPoolExecutor(usable_cores()) as threads:
+        cells = list(threads.map(alignment.context, [frames[row] for row in flow.rows], coefficients, places))
+    return replace(flow, cells=np.stack(cells).astype(np.float32))
 
 
 def _corrected_columns(count: int) -> np.ndarray:

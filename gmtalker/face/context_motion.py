@@ -12,10 +12,13 @@ from scipy.ndimage import median_filter
 from gmtalker.face.geometry import steadied
 from gmtalker.face.landmarks import CHIN, FOREHEAD
 from gmtalker.face.person import CONTEXT_CELLS, POSE_FEATURES, SHOULDER_FEATURES, PersonFace
+from gmtalker.tracks import POSE
 
 FLOW_SIZE = 256  # pixels on a side at which pictures are compared
 FITTED_FRAMES_MAX = 1500  # that context motion is learned from, evenly over the footage
-RIDGE_ALPHA = 8.0  # in frames: as if so many had shown that nothing moves
+RIDGE_ALPHA = 2.0  # in frames: as if so many had shown that nothing moves
+ROUNDS, OUTLIER = 3, 0.003  # of reweighting; crop widths beyond which a flow counts less: now and then it is quite wrong
+POSE_DOUBT = 0.1  # usual deviations that are added to all, so that a pose that hardly varied is not far out at once
 BELOW_CHIN, NECK_WIDTH, NECK_LENGTH = 0.18, 0.66, 0.5  # where shoulders are, in face heights from the chin
 FLOW_MEDIAN = 5  # frames of a median filter: flow may be wrong in one or two of them
 SHOULDER_JITTER, SHOULDER_WINDOW = 0.0016, 9  # deviation in crop widths; frames
@@ -94,11 +97,11 @@ class ContextFlow:
             shoulders[index] = flow.shoulders_of(moved, edges)
             if index in fitted:
                 weight = edges + 1.0  # where a cell shows no edge, those of its neighbours count
-                cells.append(_in_cells(moved * weight[..., None]) / _in_cells(weight)[..., None])
+                cells.append(in_context_cells(moved * weight[..., None]) / in_context_cells(weight)[..., None])
         return cls(shoulders, np.stack(cells) / FLOW_SIZE, rows)
 
     def fitted(self, face: PersonFace, motion: np.ndarray, shoulders: np.ndarray, person: np.ndarray | None = None) -> PersonFace:
-        """The face with its context motion: ridge regression of the cells on PersonFace.context_features.
+        """The face with its context motion: robust ridge regression of the cells on PersonFace.context_features.
 
         Shoulders move by their own features alone: what they share with the head's pose is no reason to tremble with it. What
         never holds any of the person stays where it is, where the camera does.
@@ -109,6 +112,7 @@ class ContextFlow:
         Source: docs/method.md section 8, equation (30).
         """
         motion, shoulders = motion[self.rows], shoulders[self.rows]
+        face = replace(face, pose_whitening=_pose_whitening(face, motion))
         face = replace(face, shoulder_follow=_ridge(face.pose_features(motion), shoulders).astype(np.float32))
         wanted = self.cells.reshape(len(self.cells), -1)
         learned = _regressed(face, face.context_features(motion, shoulders), wanted, person)
@@ -133,11 +137,12 @@ def learn_context_motion(
 
 def _regressed(face: PersonFace, features: np.ndarray, wanted: np.ndarray, person: np.ndarray | None) -> np.ndarray:
     """PersonFace.context_motion of features (n, d) and the flow in cells (n, cells * 2); person as in ContextFlow.fitted."""
-    learned = _ridge(features, wanted).reshape(-1, CONTEXT_CELLS, CONTEXT_CELLS, 2)
     of_shoulders = features.copy()
     of_shoulders[:, 1:POSE_FEATURES] = 0
+    shape = features.shape[1], CONTEXT_CELLS, CONTEXT_CELLS, 2
     torso = _share_of_cells(np.any(_shoulder_masks(face), axis=0))[..., None]
-    learned = torso * _ridge(of_shoulders, wanted).reshape(learned.shape) + (1 - torso) * learned
+    learned = torso * _robust_ridge(of_shoulders, wanted).reshape(shape)
+    learned += (1 - torso) * _robust_ridge(features, wanted).reshape(shape)
     if person is not None:
         still = _share_of_cells(person) < PERSON_SHARE_MIN
         moves = np.linalg.norm(wanted.reshape(len(wanted), CONTEXT_CELLS, CONTEXT_CELLS, 2)[:, still], axis=-1)
@@ -154,12 +159,40 @@ def steady_shoulders(shoulders: np.ndarray) -> np.ndarray:
 
 def _ridge(features: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     """(features, d) weights that map features (frames, features) to wanted (frames, d)."""
-    penalty = RIDGE_ALPHA * np.eye(features.shape[1])
+    return np.linalg.solve(features.T @ features + _penalty(features.shape[1]), features.T @ wanted)
+
+
+def _robust_ridge(features: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """The same as _ridge, with Huber's loss for each cell and frame: wanted is (frames, cells * 2)."""
+    wanted = wanted.reshape(len(wanted), -1, 2)
+    weights = _ridge(features, wanted.reshape(len(wanted), -1)).reshape(features.shape[1], -1, 2)
+    products = (features[:, :, None] * features[:, None, :]).reshape(len(features), -1)
+    for _ in range(ROUNDS):
+        beside = np.linalg.norm(wanted - np.tensordot(features, weights, 1), axis=-1)
+        trust = 1 / np.maximum(1, beside / OUTLIER)  # (frames, cells)
+        normal = (trust.T @ products).reshape(-1, *[features.shape[1]] * 2) + _penalty(features.shape[1])
+        weights = np.linalg.solve(normal, np.stack([(trust * wanted[..., axis]).T @ features for axis in (0, 1)], axis=-1))
+        weights = weights.transpose(1, 0, 2)
+    return weights.reshape(features.shape[1], -1)
+
+
+def _penalty(count: int) -> np.ndarray:
+    """(count, count) of a ridge regression."""
+    penalty = RIDGE_ALPHA * np.eye(count)
     penalty[0, 0] = 1e-3  # the intercept is free
-    return np.linalg.solve(features.T @ features + penalty, features.T @ wanted)
+    return penalty
 
 
-def _in_cells(picture: np.ndarray) -> np.ndarray:
+def _pose_whitening(face: PersonFace, motion: np.ndarray) -> np.ndarray:
+    """PersonFace.pose_whitening of motion (frames, 10): the inverse square root of the covariance of the pose."""
+    scale = face.motion_scale[POSE] + 0.01
+    pose = (motion[:, POSE] - face.motion_mean[POSE]) / scale
+    variances, axes = np.linalg.eigh(pose.T @ pose / len(pose) + POSE_DOUBT**2 * np.eye(pose.shape[1]))
+    return ((axes / np.sqrt(variances)) @ axes.T / scale).astype(np.float32)
+
+
+def in_context_cells(picture: np.ndarray) -> np.ndarray:
+    """Means of a picture (h, w, ...) in the cells of the context, (CONTEXT_CELLS, CONTEXT_CELLS, ...)."""
     cells = cv2.resize(picture, (CONTEXT_CELLS, CONTEXT_CELLS), interpolation=cv2.INTER_AREA)
     return cv2.GaussianBlur(cells, (0, 0), 0.7)
 

@@ -16,7 +16,10 @@ from gmtalker.tracks import MOTION_DIM, POSE
 POSE_FEATURES, SHOULDER_FEATURES = 15, 4  # numbers that tell where the picture around the face has moved to
 SHOULDER_STEP = 0.02  # crop widths that count as one step of the shoulders, about as far as they move while somebody talks
 CONTEXT_CELLS = 48  # cells to a side of the grid on which that is known
+POSE_DIM = POSE.stop - POSE.start
+POSE_REACH = 4.0  # usual deviations of the pose from its median, further than which context motion knows nothing
 FORMER_NAMES = {"surroundings": "context_motion"}  # tensors of face.safetensors: former name to present name
+LATER_TENSORS = {"pose_whitening"}  # that files of earlier versions lack
 
 
 def _context_at_rest() -> np.ndarray:
@@ -57,6 +60,8 @@ class PersonFace(FaceShape):
         widths, for one unit of each of context_features; zeros, with which nothing moves, where there was no footage to learn
         it from.
     shoulder_follow: (POSE_FEATURES, SHOULDER_FEATURES) how shoulders follow the head; zeros likewise.
+    pose_whitening: (6, 6) what makes the pose, less its median, a vector of deviations as usual in the footage; zeros where that
+        is not known, and no pose is far out.
     Source: docs/method.md section 8.
     """
 
@@ -68,6 +73,7 @@ class PersonFace(FaceShape):
     source_size: np.ndarray
     context_motion: np.ndarray = field(default_factory=_context_at_rest)
     shoulder_follow: np.ndarray = field(default_factory=lambda: np.zeros((POSE_FEATURES, SHOULDER_FEATURES), np.float32))
+    pose_whitening: np.ndarray = field(default_factory=lambda: np.zeros((POSE_DIM, POSE_DIM), np.float32))
 
     SHAPES = FaceShape.SHAPES | {
         "reference_points": (POINTS, 3),
@@ -77,6 +83,7 @@ class PersonFace(FaceShape):
         "source_size": (2,),
         "context_motion": (POSE_FEATURES + SHOULDER_FEATURES, CONTEXT_CELLS, CONTEXT_CELLS, 2),
         "shoulder_follow": (POSE_FEATURES, SHOULDER_FEATURES),
+        "pose_whitening": (POSE_DIM, POSE_DIM),
     }
 
     def __post_init__(self) -> None:
@@ -86,12 +93,20 @@ class PersonFace(FaceShape):
         if self.reference.shape[0] != self.reference.shape[1] or not 64 <= len(self.reference) <= 2048:
             raise ValueError("reference must be square, 64 to 2048 pixels")
 
+    def within_reach(self, motion: np.ndarray) -> np.ndarray:
+        """Motion (frames, 10) with poses that are further out than the footage brought back to its edge, docs/method.md (30c)."""
+        pose = motion[:, POSE] - self.motion_mean[POSE]
+        far = np.linalg.norm(pose @ self.pose_whitening.T, axis=1) / POSE_REACH
+        near = motion.copy()
+        near[:, POSE] = self.motion_mean[POSE] + pose / np.maximum(far, 1)[:, None]
+        return np.where(far[:, None] > 1, near, motion)
+
     def pose_features(self, motion: np.ndarray) -> np.ndarray:
         """(frames, POSE_FEATURES) of motion (frames, 10): 1, the pose around the person's mean, its squares and two products.
 
         What is around the face lies behind it and moves by other amounts; the squares tell how that changes with the turn.
         """
-        pose = (motion[:, POSE] - self.motion_mean[POSE]) / (self.motion_scale[POSE] + 0.01)
+        pose = (self.within_reach(motion)[:, POSE] - self.motion_mean[POSE]) / (self.motion_scale[POSE] + 0.01)
         bent = np.clip(pose, -3, 3)  # nothing is known of squares further out
         products = bent[:, :1] * bent[:, 3:4], bent[:, 1:2] * bent[:, 4:5]
         return np.concatenate([np.ones((len(pose), 1)), pose, bent**2, *products], axis=1)
@@ -116,7 +131,9 @@ class PersonFace(FaceShape):
         """Read a saved face. Errors: UnusableAvatar when the file is missing, broken or of another shape."""
         try:
             stored = [(FORMER_NAMES.get(name, name), tensor) for name, tensor in load_file(str(path)).items()]
-            if sorted(name for name, _ in stored) != sorted(field.name for field in fields(cls)):
+            names = [name for name, _ in stored]
+            expected = {field.name for field in fields(cls)}
+            if len(set(names)) < len(names) or (expected ^ set(names)) - LATER_TENSORS:
                 raise ValueError("it was made by another version of this program; please train it again")
             return cls(**dict(stored))
         except (OSError, ValueError, TypeError, SafetensorError) as error:

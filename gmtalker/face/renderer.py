@@ -12,6 +12,7 @@ from numba import njit
 from gmtalker.face.landmarks import EYES, INNER_LIP_RING, LEFT_EYE_RING, POINTS, RIGHT_EYE_RING, Eye
 from gmtalker.face.model import FaceModel
 from gmtalker.face.person import PersonFace
+from gmtalker.face.rigid_head import RigidHead
 from gmtalker.tracks import BLINK, GAZE
 
 # Channels of a rendering, uint8.
@@ -129,6 +130,7 @@ class Renderer:
         self.kinds = np.array([_SKIN] * len(face_model.triangles) + kinds, np.uint8)
         self.sources = self._closed(face.reference_points.astype(np.float64) * size)[:, :2].copy() - 0.5
         self.colours = canonical_colours(face_model, self._closed(face_model.mean_shape))
+        self.head = RigidHead(face_model, face)
         self.still = np.stack(np.meshgrid(np.arange(size), np.arange(size)), axis=-1).astype(np.float32)
 
     def _closed(self, points: np.ndarray) -> np.ndarray:
@@ -166,7 +168,7 @@ class Renderer:
         """
         motion = np.asarray(motion, np.float64)
         points = self._closed(self.points(np.asarray(coefficients, np.float64), motion)) - 0.5
-        places = self._around_the_face(motion, shoulders)
+        places = self.around_the_face(motion, shoulders)
         return places, self._rasterised(points, self.sources, places), points
 
     def flow(self, before: np.ndarray, after: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -194,8 +196,10 @@ class Renderer:
     def _iris_radius(points: np.ndarray, eye: Eye) -> float:
         return float(np.linalg.norm(points[list(eye.iris_ring), :2] - points[eye.iris, :2], axis=-1).mean())
 
-    def _around_the_face(self, motion: np.ndarray, shoulders: np.ndarray | None) -> np.ndarray:
+    def around_the_face(self, motion: np.ndarray, shoulders: np.ndarray | None) -> np.ndarray:
         """(size, size, 2) where in the reference each pixel around the face comes from: hair, shoulders, background."""
-        features = self.face.context_features(motion[None], None if shoulders is None else np.asarray(shoulders)[None])
+        near = self.face.within_reach(motion[None])[0]
+        features = self.face.context_features(near[None], None if shoulders is None else np.asarray(shoulders)[None])
         moved = np.tensordot(features[0].astype(np.float32), self.face.context_motion, 1) * self.size
-        return self.still + cv2.resize(moved, (self.size, self.size), interpolation=cv2.INTER_LINEAR)
+        sources = self.still + cv2.resize(moved, (self.size, self.size), interpolation=cv2.INTER_LINEAR)
+        return sources if np.array_equal(near, motion) else self.head.carried(sources, motion, near)
