@@ -12,7 +12,6 @@ import numpy as np
 from gmtalker.avatars.background import Background
 from gmtalker.face.segmentation import person_segmentation
 from gmtalker.media.full_frame import Stretch, inner_square, within
-from gmtalker.media.video import read_frames
 
 PLATE_FRAMES = 48  # from which the picture behind the person is made...
 AROUND = 500  # ...and how many frames before and after the stretch they may lie: later the light is another
@@ -68,7 +67,7 @@ class CleanFootage:
         first, count = self.stretch.first, self.stretch.count
         begin, end = max(first - AROUND, 0), min(first + count + AROUND, self.stretch.total)
         wanted = np.linspace(begin, end - 1, min(PLATE_FRAMES, end - begin)).astype(int).tolist()
-        frames = enumerate(islice(read_frames(self.stretch.clip), end))
+        frames = enumerate(islice(self.stretch.whole_clip(), end))
         return [(frame, person(frame)) for index, frame in frames if index in wanted]
 
     def _cleaned(self, plate: np.ndarray) -> Iterator[np.ndarray]:

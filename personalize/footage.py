@@ -44,6 +44,7 @@ class Footage:
     """All clips of a person, one after another, those with the avatar's look first.
 
     clips: their files.
+    turns: quarter turns to the left that make the first one upright.
     face: the person's face, measured over all clips.
     track: (frames,) of the face.
     frames: (n, size, size, 3) uint8 RGB, the cropped frames that the head learns from.
@@ -60,6 +61,7 @@ class Footage:
     """
 
     clips: Sequence[Path]
+    turns: int
     face: PersonFace
     track: FaceTrack
     frames: np.ndarray
@@ -165,6 +167,7 @@ def gather_footage(request: TrainRequest, pipeline: GMTalkerPipeline, work: Path
     heard = _listen(tracked, measured.track, request.emotions, pipeline)
     return Footage(
         clips=tracked.clips,
+        turns=tracked.videos[0].turns,
         face=measured.face,
         track=measured.track,
         frame_track=measured.frame_track,
@@ -204,7 +207,7 @@ def _track(request: TrainRequest, work: Path, progress: TrainingProgress) -> _Tr
 def _look(clip: Path, video: TrackedVideo) -> LookPicture:
     """That of the first frame with a face."""
     first = int(video.found.argmax())
-    return LookPicture.of(next(islice(read_frames(clip), first, None)), video.points[first])
+    return LookPicture.of(next(islice(read_frames(clip, turns=video.turns), first, None)), video.points[first])
 
 
 def _first_in_look(request: TrainRequest, looks: np.ndarray, videos: Sequence[TrackedVideo], progress: TrainingProgress) -> int:
@@ -248,7 +251,7 @@ def _choose(tracked: _Tracked, model: FaceModel, progress: TrainingProgress) -> 
     frames, numbers = [], []
     in_look = slice(tracked.in_look)
     for clip, video, crop, first in zip(tracked.clips[in_look], tracked.videos, tracked.crops, tracked.clip_starts):
-        for index, frame in zip(range(len(video.points)), read_frames(clip)):
+        for index, frame in zip(range(len(video.points)), read_frames(clip, turns=video.turns)):
             if first + index in wanted:
                 frames.append(cut(frame, crop, tracked.size))
                 numbers.append(first + index)
@@ -378,9 +381,11 @@ def _stored_points(clip: Path, work: Path, on_frame: Callable[[int], None]) -> T
     path = work / f"points-{name}-{stat.st_size}-{int(stat.st_mtime)}.safetensors"
     if path.exists():
         stored = load_file(str(path))
-        return TrackedVideo(stored["points"], stored["found"].astype(bool), tuple(int(side) for side in stored["size"]))
+        size = tuple(int(side) for side in stored["size"])
+        return TrackedVideo(stored["points"], stored["found"].astype(bool), size, int(stored.get("turns", 0)))
     video = track_points(clip, on_frame)
-    stored = {"points": video.points, "found": video.found.astype(np.uint8), "size": np.array(video.source_size)}
+    stored = {"points": video.points, "found": video.found.astype(np.uint8)}
+    stored |= {"size": np.array(video.source_size), "turns": np.array(video.turns)}
     with whole_file(path) as unfinished:
         save_file(stored, str(unfinished))
     return video

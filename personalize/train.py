@@ -175,7 +175,7 @@ def _save_idle_loop(footage: Footage, model: FaceModel, folder: Path) -> bool:
     first = int(np.convolve(movement, np.ones(count), "valid").argmin())
     crop, shoulders = footage.face.crop, footage.track.shoulders[first : first + count].numpy()
     chin = crop[1] + _lowest_chin(footage, model, slice(first, first + count), float(crop[2]))
-    stretch = Stretch(footage.clips[0], first, count, end)
+    stretch = Stretch(footage.clips[0], first, count, end, footage.turns)
     clean = CleanFootage(stretch, crop, chin).frames()
     write_idle_loop(folder, stretch, crop, shoulders, clean)
     return clean is not None

@@ -18,7 +18,7 @@ from gmtalker.face.geometry import lid_distance
 from gmtalker.face.landmarks import CHIN, FOREHEAD, INNER_LIPS, POINTS
 from gmtalker.face.model import FaceModel
 from gmtalker.face.person import FaceShape, PersonFace
-from gmtalker.media.video import read_frames
+from gmtalker.face.view import EVERYWHERE, FaceView
 from gmtalker.tracks import BLINK, GAZE, POSE, FaceTrack
 
 CROP_FACES = 2.1  # side of the head-and-shoulders crop in face heights
@@ -30,23 +30,20 @@ CUT_JUMP = 0.12  # a face that jumps by more than this (face heights) between tw
 CUT_STEP = 0.015  # ...or by this much, when it hardly moves around that moment
 
 
-def detect_landmarks(frames: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+def detect_landmarks(frames: Iterable[np.ndarray], view: FaceView = EVERYWHERE) -> tuple[np.ndarray, np.ndarray]:
     """FaceMesh points of the one face in each frame.
 
-    frames: (height, width, 3) uint8 RGB each.
+    frames: (height, width, 3) uint8 RGB each, upright.
+    view: where in them it is looked for.
     Returns: points (frames, 478, 3) float32 in pixels (x right, y down, z away from the camera, on the scale of x; NaN in frames
         without a face), and found (frames,) bool.
     """
     points, found = [], []
     with face_mesh(max_num_faces=1, min_tracking_confidence=0.5) as find:
         for frame in frames:
-            height, width = frame.shape[:2]
-            faces = find(frame)
+            faces = find(view.part(frame))
             found.append(bool(faces))
-            if faces:
-                points.append([(p.x * width, p.y * height, p.z * width) for p in faces[0].landmark])
-            else:
-                points.append(np.full((POINTS, 3), np.nan))
+            points.append(view.points(faces[0], frame) if faces else np.full((POINTS, 3), np.nan))
     return np.asarray(points, dtype=np.float32).reshape(-1, POINTS, 3), np.asarray(found, dtype=bool)
 
 
@@ -282,12 +279,14 @@ class TrackedVideo:
 
     points: (frames, 478, 3) FaceMesh points in pixels of the picture, smoothed.
     found: (frames,) bool.
-    source_size: width and height of the picture.
+    source_size: width and height of the picture, upright.
+    turns: quarter turns to the left that make it upright (FaceView).
     """
 
     points: np.ndarray
     found: np.ndarray
     source_size: tuple[int, int]
+    turns: int = 0
 
 
 def track_points(path: Path, on_frame: Callable[[int], None] | None = None) -> TrackedVideo:
@@ -297,18 +296,20 @@ def track_points(path: Path, on_frame: Callable[[int], None] | None = None) -> T
     Errors: UnusableVideo when the video can't be read or shows no face.
     """
     size = [0, 0]
+    with face_mesh(static_image_mode=True, max_num_faces=1) as find:
+        view = FaceView.of(path, find)
 
     def frames() -> Iterator[np.ndarray]:
-        for index, frame in enumerate(read_frames(path)):
+        for index, frame in enumerate(view.frames(path)):
             size[:] = frame.shape[1], frame.shape[0]
             if on_frame:
                 on_frame(index)
             yield frame
 
-    points, found = detect_landmarks(frames())
+    points, found = detect_landmarks(frames(), view)
     if not found.any():
         raise UnusableVideo(f"No face was found in {Path(path).name}. Please film one person from the front, in good light.")
-    return TrackedVideo(fill_and_smooth(points, found), found, (size[0], size[1]))
+    return TrackedVideo(fill_and_smooth(points, found), found, (size[0], size[1]), view.turns)
 
 
 def track_video(path: Path, model: FaceModel) -> FaceTrack:

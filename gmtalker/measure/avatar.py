@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 
 import cv2
@@ -128,10 +128,11 @@ class _Scene:
         first = int(round(held_out.start * FPS))
         if first >= len(tracked.points):
             raise UnusableVideo(f"{video.name} ends before second {held_out.start:g}.")
-        tracked = TrackedVideo(tracked.points[first:], tracked.found[first:], tracked.source_size)
+        tracked = TrackedVideo(tracked.points[first:], tracked.found[first:], tracked.source_size, tracked.turns)
         track, crop = track_of_person(tracked, pipeline.face_model, avatar.face)
         size = len(avatar.face.reference)
-        self.real = [cut(frame, crop, size) for index, frame in enumerate(read_frames(video)) if index >= first][: len(track)]
+        frames = islice(read_frames(video, turns=tracked.turns), first, first + len(track))
+        self.real = [cut(frame, crop, size) for frame in frames]
         self.points = detect_landmarks(self.real)[0]
         self.track = track[: len(self.real)]
         if np.array_equal(crop, avatar.face.crop):  # in another framing shoulders can't be compared with the reference picture

@@ -100,8 +100,10 @@ def fold_cells(model: FaceModel) -> np.ndarray:
 def _looks(avatar: Avatar, pipeline: GMTalkerPipeline, clip: Path, emotion: str) -> tuple[np.ndarray, np.ndarray]:
     """(cells,) mean ratio images of a clip's frames, and of the same redrawn by the avatar from what the face does in them."""
     grid, size = CanonicalGrid(pipeline.face_model), len(avatar.face.reference)
-    track, crop = track_of_person(track_points(clip), pipeline.face_model, avatar.face)
-    real = [cut(frame, crop, size) for index, frame in enumerate(read_frames(clip)) if index % LOOK_EVERY == 0]
+    video = track_points(clip)
+    track, crop = track_of_person(video, pipeline.face_model, avatar.face)
+    frames = enumerate(read_frames(clip, turns=video.turns))
+    real = [cut(frame, crop, size) for index, frame in frames if index % LOOK_EVERY == 0]
     weights = EmotionWeights.from_mapping({} if emotion == "neutral" else {emotion: 1.0})
     some: FaceTrack = track[slice(None, None, LOOK_EVERY)]
     drawn = list(pipeline.draw(some, avatar, weights))

@@ -14,59 +14,18 @@ from av.filter import Graph
 
 from gmtalker.clock import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
 from gmtalker.errors import UnusableInput, UnusableSpeech, UnusableVideo
+from gmtalker.media.container import FORMATS_WITH_GUESSED_LENGTH, open_media, picture_stream
+from gmtalker.media.sound_track import SILENCE, SoundTrack, decoded_frames, sound_track
 
 HOURS_MAX = 2  # of a recording
 GAP_SECONDS_MAX = 60.0  # a longer hole in a file's clock is a broken clock, not a pause
-SILENCE = 5e-4  # RMS of the loudest tenth of a second, -66 dB of full scale: below it nothing can be heard
-
-# ffmpeg's names of the formats that hold their media themselves: a playlist, or a list of files to join, in an upload would make
-# the server read other files or call other hosts.
-FORMATS = (
-    "mov,mp4,m4a,3gp,3g2,mj2 matroska,webm avi mpegts mpeg mpegvideo flv asf ogg wav w64 mp3 flac aac aiff caf amr amrnb amrwb "
-    "ac3 eac3 au h264 hevc mxf rm ivf dv"
-).split()
-# Their files do not say how long they are: ffmpeg guesses from the bit rate.
-FORMATS_WITH_GUESSED_LENGTH = ("mp3", "aac", "amr", "amrnb", "amrwb", "ac3", "eac3")
-_ADVICE = {
-    UnusableVideo: "Please give a video such as mp4, mov or webm.",
-    UnusableSpeech: "Please give speech as wav, mp3, m4a or flac.",
-}
-
-
-def open_media(path: Path, unusable: type[UnusableInput]) -> InputContainer:
-    """Open a media file for reading, whatever its name looks like; the container is a context manager.
-
-    unusable: the class of the error.
-    Errors: `unusable`, with one sentence when the path is missing, a folder, empty or not media.
-    """
-    path = Path(path)
-    advice = _ADVICE[unusable]
-    if path.is_dir():
-        raise unusable(f"{path.name or path} is a folder. {advice}")
-    if not path.exists():
-        raise unusable(f"There is no file {path}. {advice}")
-    if not path.is_file():
-        raise unusable(f"{path.name} is not a file. {advice}")
-    if path.stat().st_size == 0:
-        raise unusable(f"{path.name} is empty. Please save or upload it again.")
-    # "file:" keeps a colon in a name from being read as a protocol, and a leading dash from being anything but a name.
-    options = {"protocol_whitelist": "file", "format_whitelist": ",".join(FORMATS)}
-    try:
-        return av.open(f"file:{path.absolute()}", container_options=options, metadata_errors="replace")
-    except (av.FFmpegError, ValueError) as error:
-        raise unusable(f"{path.name} is damaged or of a kind that can't be read. {advice}") from error
-
-
-def picture_stream(container: InputContainer) -> av.VideoStream | None:
-    """The first video stream, or None; the cover picture of a song is no video."""
-    for stream in container.streams.video:
-        if not stream.disposition & av.stream.Disposition.attached_pic and stream.codec_context is not None:
-            return stream
-    return None
+HUM_HERTZ, HUM_SHARE = 70.0, 0.02  # no voice is lower; more of the energy than this below it is hum, rumble or an offset
+# Level of the voice in dB below full scale: a quieter one is raised for the speech encoder; so much quieter, people are told.
+QUIET, VERY_QUIET = -32.0, -50.0
 
 
 def read_speech(path: Path) -> np.ndarray:
-    """The sound of a recording or of a video.
+    """The sound of a recording or of a video, as a speech encoder should hear it (heard_clearly).
 
     That of a video starts with its first picture: earlier sound is cut, a later start is filled with silence.
 
@@ -81,9 +40,11 @@ def read_speech(path: Path) -> np.ndarray:
 
 def sound_seconds(path: Path) -> float:
     """Length of a speech as its file declares it, or else as read. Errors: UnusableSpeech when it can't be read."""
+    track = sound_track(Path(path), UnusableSpeech)
     with open_media(Path(path), UnusableSpeech) as container:
         declared = (container.duration or 0) / 1e6
-    return declared or sum(len(piece) for piece in stream_sound(Path(path))) / SAMPLE_RATE
+    joined = track is not None and len(track.parts) > 1
+    return declared if declared and not joined else sum(len(piece) for piece in stream_sound(Path(path))) / SAMPLE_RATE
 
 
 def read_sound_or_none(path: Path, unusable: type[UnusableInput] = UnusableVideo) -> np.ndarray | None:
@@ -94,11 +55,49 @@ def read_sound_or_none(path: Path, unusable: type[UnusableInput] = UnusableVideo
     """
     pieces = list(stream_sound(path, unusable))
     sound = np.concatenate(pieces) if pieces else np.zeros(0, np.float32)
-    return sound if _audible(sound) else None
+    return heard_clearly(sound) if _audible(sound) else None
+
+
+def heard_clearly(sound: np.ndarray) -> np.ndarray:
+    """A sound without offset and hum, which fill pauses, and with a quiet voice raised; any other sound as it is.
+
+    sound: (samples,) at 16 kHz.
+    """
+    from scipy.signal import butter, sosfilt  # late: half a second that opening the page need not wait for
+
+    low = sosfilt(butter(4, HUM_HERTZ, fs=SAMPLE_RATE, output="sos"), sound)
+    if np.square(low).mean() > HUM_SHARE * np.square(sound).mean():
+        sound = sosfilt(butter(4, HUM_HERTZ, "highpass", fs=SAMPLE_RATE, output="sos"), sound - sound.mean()).astype(np.float32)
+    raised = QUIET - voice_level(sound)
+    return sound if raised <= 0 else (sound * 10 ** (raised / 20)).astype(np.float32)
+
+
+def voice_level(sound: np.ndarray) -> float:
+    """dB below full scale of the louder frames of a sound (samples,) at 16 kHz; -100 for silence."""
+    levels = _frame_levels(sound)
+    return float(20 * np.log10(max(np.quantile(levels, 0.9), 1e-5))) if len(levels) else -100.0
+
+
+def what_was_heard(path: Path) -> list[str]:
+    """Sentences for the person about a sound that is not plain: which track it is, that it is very quiet.
+
+    Errors: UnusableSpeech as read_speech.
+    """
+    path, said = Path(path), []
+    track = sound_track(path, UnusableSpeech)
+    if track is not None and track.tracks > 1:
+        said.append(f"{path.name} holds {track.tracks} sound tracks; number {track.index + 1} is heard.")
+    if track is not None and len(track.parts) > 1:
+        said.append(f"{path.name} holds {len(track.parts)} recordings one after another; all are heard.")
+    pieces = list(stream_sound(path))
+    level = voice_level(np.concatenate(pieces)) if pieces else 0.0
+    if level < VERY_QUIET:
+        said.append(f"{path.name} is too quiet: {level:.0f} dB. It is heard as if it were louder; the film keeps it as it is.")
+    return said
 
 
 def stream_sound(path: Path, unusable: type[UnusableInput] = UnusableSpeech, rate: int = SAMPLE_RATE) -> Iterator[np.ndarray]:
-    """The samples of read_speech piece by piece; none for a file without an audio stream.
+    """The samples of a recording piece by piece, as they are; none for a file without an audio stream.
 
     unusable: the class of the error.
     rate: Hz of the samples.
@@ -106,18 +105,28 @@ def stream_sound(path: Path, unusable: type[UnusableInput] = UnusableSpeech, rat
     Errors: `unusable`, as read_sound_or_none; a file that is cut short yields its samples first.
     """
     path = Path(path)
+    track = sound_track(path, unusable)
+    if track is None:
+        return
+    longest = HOURS_MAX * 3600 * rate
     try:
-        with open_media(path, unusable) as container:
-            if container.streams.audio and container.streams.audio[0].codec_context is not None:
-                yield from _aligned(container, path, unusable, rate)
-    except av.FFmpegError as error:
+        for part in track.parts:
+            with open_media(path, unusable, part if len(track.parts) > 1 else None) as container:
+                for piece in _aligned(container, track, path, unusable, rate):
+                    yield piece
+                    longest -= len(piece)
+                    if longest < 0:
+                        raise unusable(f"{path.name} is longer than {HOURS_MAX} hours. Please cut it into parts.")
+    except (av.FFmpegError, IndexError) as error:
         raise unusable(f"The sound of {path.name} is damaged. Please save or upload it again.") from error
 
 
-def _aligned(container: InputContainer, path: Path, unusable: type[UnusableInput], rate: int) -> Iterator[np.ndarray]:
+def _aligned(
+    container: InputContainer, track: SoundTrack, path: Path, unusable: type[UnusableInput], rate: int
+) -> Iterator[np.ndarray]:
     """The samples from the moment of the first picture on, or all of them in a file without pictures."""
-    stream = container.streams.audio[0]
-    frames = _frames(container, stream)
+    stream = container.streams.audio[track.index]
+    frames = decoded_frames(container, track.index)
     first = next(frames, None)
     if first is None:
         return
@@ -128,47 +137,36 @@ def _aligned(container: InputContainer, path: Path, unusable: type[UnusableInput
     declared = float(stream.duration * stream.time_base) if stream.duration else 0.0
     # The last AAC packet is filled up to its full length; mp4 says where the sound in it ends.
     exact = declared and container.format.name.startswith("mov")
-    begin, end, yielded = round(max(-late, 0.0) * rate), round(declared * rate) if exact else HOURS_MAX * 3600 * rate, 0
-    for piece in _steady(chain([first], frames), start, rate):
+    begin, end, yielded = round(max(-late, 0.0) * rate), round(declared * rate) if exact else HOURS_MAX * 3600 * rate + 1, 0
+    for piece in _steady(chain([first], frames), track, start, rate):
         yield piece[max(begin - yielded, 0) : max(end - yielded, 0)]
         yielded += len(piece)
-        if yielded > HOURS_MAX * 3600 * rate:
-            raise unusable(f"{path.name} is longer than {HOURS_MAX} hours. Please cut it into parts.")
     if container.format.name not in FORMATS_WITH_GUESSED_LENGTH and yielded / rate < 0.95 * declared - 0.5:
         heard = f"{yielded / rate:.1f} of {declared:.1f} seconds"
         raise unusable(f"The sound of {path.name} breaks off after {heard}. Please save or upload it again.")
 
 
-def _steady(frames: Iterable[av.AudioFrame], clock: float, rate: int) -> Iterator[np.ndarray]:
+def _steady(frames: Iterable[av.AudioFrame], track: SoundTrack, clock: float, rate: int) -> Iterator[np.ndarray]:
     """Decoded audio as mono pieces (n,) float32 at one rate, with silence where the file's clock leaves a hole."""
     resampler, kind = None, None
     for frame in frames:
         gap = frame.time - clock if frame.time is not None else 0.0
         gap = gap if 1 / FPS < gap < GAP_SECONDS_MAX else 0.0
         if gap or kind != (frame.format.name, frame.layout.name, frame.sample_rate):
-            yield from _resampled(resampler, None)
+            yield from _resampled(resampler, track, None)
             yield np.zeros(round(gap * rate), np.float32)
             kind = (frame.format.name, frame.layout.name, frame.sample_rate)
             resampler = av.AudioResampler(format="fltp", rate=rate)
         clock += gap + frame.samples / frame.sample_rate
         frame.pts = None  # the resampler would otherwise mend the clock its own way
-        yield from _resampled(resampler, frame)
-    yield from _resampled(resampler, None)
+        yield from _resampled(resampler, track, frame)
+    yield from _resampled(resampler, track, None)
 
 
-def _frames(container: InputContainer, stream: av.AudioStream) -> Iterator[av.AudioFrame]:
-    """Decoded audio; a packet that can't be decoded is left out, as players do, and its time becomes silence."""
-    for packet in container.demux(stream):
-        try:
-            yield from packet.decode()
-        except av.error.InvalidDataError:
-            continue
-
-
-def _resampled(resampler: av.AudioResampler | None, frame: av.AudioFrame | None) -> Iterator[np.ndarray]:
-    # The mean of the channels: the resampler's own way down to mono raises two equal channels by 3 dB and clips.
+def _resampled(resampler: av.AudioResampler | None, track: SoundTrack, frame: av.AudioFrame | None) -> Iterator[np.ndarray]:
+    # The resampler's own way down to mono raises two equal channels by 3 dB and clips.
     for out in resampler.resample(frame) if resampler else ():
-        yield np.nan_to_num(out.to_ndarray().mean(axis=0), posinf=0.0, neginf=0.0)
+        yield track.mixed(out.to_ndarray(), out.layout.name)
 
 
 def _first_picture_time(path: Path) -> float | None:
@@ -188,7 +186,14 @@ def _audible(sound: np.ndarray) -> bool:
         return False
     window = min(SAMPLE_RATE // 10, len(sound))
     windows = sound[: len(sound) // window * window].reshape(-1, window)
-    return bool(np.sqrt(np.square(windows).mean(axis=1)).max() >= SILENCE)
+    return bool(windows.std(axis=1).max() >= SILENCE)  # the deviation, not the level: a constant offset is not heard
+
+
+def _frame_levels(sound: np.ndarray) -> np.ndarray:
+    """(frames,) RMS of the whole video frames of a sound (samples,) at 16 kHz."""
+    whole = len(sound) // SAMPLES_PER_FRAME * SAMPLES_PER_FRAME
+    levels: np.ndarray = np.sqrt(np.square(sound[:whole].reshape(-1, SAMPLES_PER_FRAME)).mean(1))
+    return levels
 
 
 def change_tempo(waveform: np.ndarray, tempo: float) -> np.ndarray:
@@ -226,6 +231,6 @@ def silent_frames(waveform: np.ndarray, frames: int, around: int = 5) -> np.ndar
     """
     samples = frames * SAMPLES_PER_FRAME
     padded = np.pad(waveform[:samples], (0, max(0, samples - len(waveform))))
-    level = np.sqrt(np.square(padded.reshape(frames, SAMPLES_PER_FRAME)).mean(1))
+    level = _frame_levels(padded)
     loud = (level > 0.05 * np.quantile(level, 0.95)).astype(int)
     return np.convolve(loud, np.ones(2 * around + 1, int))[around : around + frames] == 0

@@ -158,16 +158,22 @@ class Stretch:
     clip: the file.
     first, count: which.
     total: frames of the whole clip.
+    turns: quarter turns to the left that make it upright.
     """
 
     clip: Path
     first: int
     count: int
     total: int
+    turns: int = 0
+
+    def whole_clip(self) -> Iterator[np.ndarray]:
+        """(height, width, 3) uint8 each, of the whole clip. Errors: UnusableVideo when the clip can't be read."""
+        return read_frames(self.clip, turns=self.turns)
 
     def frames(self) -> Iterator[np.ndarray]:
         """(height, width, 3) uint8 each. Errors: UnusableVideo when the clip can't be read."""
-        return islice(read_frames(self.clip), self.first, self.first + self.count)
+        return islice(self.whole_clip(), self.first, self.first + self.count)
 
 
 def write_idle_loop(

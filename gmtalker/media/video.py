@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
+from heapq import heappop, heappush
 from pathlib import Path
 
 import av
@@ -12,9 +14,11 @@ from av.container import InputContainer
 
 from gmtalker.clock import FPS
 from gmtalker.errors import UnusableVideo
-from gmtalker.media.audio import FORMATS_WITH_GUESSED_LENGTH, open_media, picture_stream
+from gmtalker.media.colour import ToRgb, whole_pictures
+from gmtalker.media.container import FORMATS_WITH_GUESSED_LENGTH, open_media, picture_stream, recordings_in
 
 SIDE_MAX = 8192  # pixels; past 8K a file is a mistake or an attack on the memory
+REORDERED_MAX = 8  # pictures between the place of one in a file and its place on the screen
 HOLE_SECONDS_MAX = 60.0  # a longer jump in a file's clock is a broken clock, not a held picture
 
 
@@ -45,17 +49,19 @@ def read_info(path: Path) -> VideoInfo:
         first = next(_decoded(container, stream), None)
         if first is None:
             raise UnusableVideo(f"{Path(path).name} holds no picture that can be read. Please save or upload it again.")
-        width, height = _upright(np.empty(_square_size(first, stream)[::-1]), _matrix(first)).shape[1::-1]
+        upright = _Upright(first, stream)
+        width, height = upright.turned(np.empty(upright.size[::-1])).shape[1::-1]
         has_sound = any(sound.codec_context is not None for sound in container.streams.audio)
         return VideoInfo(width, height, _declared_seconds(container, stream) or _scanned_seconds(path), _rate(stream), has_sound)
 
 
-def read_frames(path: Path, fps: float = FPS) -> Iterator[np.ndarray]:
+def read_frames(path: Path, fps: float = FPS, turns: int = 0) -> Iterator[np.ndarray]:
     """Frames of a video, upright, with square pixels, resampled by their timestamps.
 
     Frame k is what a player shows k / fps seconds after the first picture. Only frames that are yielded are converted.
 
     fps: frames a second to resample to.
+    turns: quarter turns to the left, beyond what the file tells of how the camera was held.
     Yields: (height, width, 3) uint8 RGB.
     Errors: UnusableVideo when the file is not a video, is damaged, or ends before its container declares; a file that is cut
         short yields its frames first and raises at its end.
@@ -65,25 +71,23 @@ def read_frames(path: Path, fps: float = FPS) -> Iterator[np.ndarray]:
         stream = _moving_pictures(container, path)
         usual = 1 / _rate(stream)  # seconds from picture to picture
         slack = 0.25 * min(usual, 1 / fps)  # clocks written in milliseconds jitter: a tick may come a little early
-        clock, last_time, index, previous, converted = 0.0, None, 0, None, None
-        size = matrix = None
-        for frame in _decoded(container, stream):
+        clock, index, previous, converted, convert = 0.0, 0, None, None, None
+        for frame, step in _timed(whole_pictures(_decoded(container, stream)), usual):
             if previous is None:
-                size, matrix = _square_size(frame, stream), _matrix(frame)  # later pictures may differ: all get the first's size
+                convert = _Upright(frame, stream, turns)  # later pictures may differ: all get the first's size
             else:
-                step = frame.time - last_time if frame.time is not None and last_time is not None else usual
-                clock += max(step, 0.0) if -1 < step < HOLE_SECONDS_MAX else usual
+                clock += step
                 while index / fps < clock - slack:
-                    converted = _picture(previous, size, matrix) if converted is None else converted
+                    converted = convert(previous) if converted is None else converted
                     yield converted
                     index += 1
-            previous, converted, last_time = frame, None, frame.time
+            previous, converted = frame, None
         if previous is None:
             raise UnusableVideo(f"{name} holds no picture that can be read. Please save or upload it again.")
         lasts = float(previous.duration * previous.time_base) if previous.duration else usual
         end = clock + (lasts if 0 < lasts < HOLE_SECONDS_MAX else usual)
         while index == 0 or index / fps < end - slack:
-            converted = _picture(previous, size, matrix) if converted is None else converted
+            converted = convert(previous) if converted is None else converted
             yield converted
             index += 1
         declared = _declared_seconds(container, stream)
@@ -91,10 +95,48 @@ def read_frames(path: Path, fps: float = FPS) -> Iterator[np.ndarray]:
         raise UnusableVideo(f"{name} breaks off after {end:.1f} of {declared:.1f} seconds. Please save or upload it again.")
 
 
+def _timed(frames: Iterator[av.VideoFrame], usual: float) -> Iterator[tuple[av.VideoFrame, float]]:
+    """Pictures in the order in which they are shown, and the seconds from the one before to each.
+
+    A file such as AVI numbers pictures in the order in which they are decoded: the pictures come as they are shown, their times
+    do not, and are put in order.
+    """
+    waiting: deque[av.VideoFrame] = deque()
+    times: list[float] = []
+    newest, last = 0.0, None
+
+    def next_one() -> tuple[av.VideoFrame, float]:
+        nonlocal last
+        time = heappop(times)
+        step = usual if last is None else time - last
+        last = time
+        return waiting.popleft(), max(step, 0.0) if -1 < step < HOLE_SECONDS_MAX else usual
+
+    for frame in frames:
+        time = newest + usual if frame.time is None else frame.time
+        if time < newest - 1:  # a clock that was set back, not pictures out of order
+            while waiting:
+                yield next_one()
+        newest = time
+        waiting.append(frame)
+        heappush(times, time)
+        if len(waiting) > REORDERED_MAX:
+            yield next_one()
+    while waiting:
+        yield next_one()
+
+
 def _moving_pictures(container: InputContainer, path: Path) -> av.VideoStream:
     stream, name = picture_stream(container), Path(path).name
     if stream is None:
         raise UnusableVideo(f"{name} holds no pictures. Please give a video, not a sound file.")
+    recordings = len(recordings_in(path, UnusableVideo))
+    if recordings > 1:
+        seconds = _declared_seconds(container, stream)
+        raise UnusableVideo(
+            f"{name} holds {recordings} recordings one after another, and only the first {seconds:.1f} seconds would be seen. "
+            "Please give them as separate files."
+        )
     if max(stream.width, stream.height) > SIDE_MAX:
         raise UnusableVideo(
             f"{name} is {stream.width} x {stream.height} pixels. Please scale it down to {SIDE_MAX} on a side or less."
@@ -155,26 +197,29 @@ def _scanned_seconds(path: Path) -> float:
     return max(last - first, 0.0)
 
 
-def _square_size(frame: av.VideoFrame, stream: av.VideoStream) -> tuple[int, int]:
-    """(width, height) before turning upright, the width stretched so that pixels are square."""
-    aspect = float(stream.sample_aspect_ratio or 1)
-    aspect = aspect if 0.25 <= aspect <= 4 else 1.0  # no camera's pixels: a wrong header
-    return max(1, round(frame.width * aspect)), frame.height
+class _Upright:
+    """Converts pictures to upright RGB with square pixels, as the first one of their video is told to be.
 
+    size: width and height before turning upright, the width stretched so that pixels are square.
+    matrix: (2, 2) display matrix: how a phone says which way up, and whether mirrored, it was held.
+    """
 
-def _matrix(frame: av.VideoFrame) -> np.ndarray:
-    """(2, 2) display matrix: how a phone says which way up, and whether mirrored, it was held."""
-    data = frame.side_data.get("DISPLAYMATRIX")
-    return np.eye(2) if data is None else np.frombuffer(bytes(data), np.int32).reshape(3, 3)[:2, :2]
+    def __init__(self, first: av.VideoFrame, stream: av.VideoStream, turns: int = 0):
+        aspect = float(stream.sample_aspect_ratio or 1)
+        aspect = aspect if 0.25 <= aspect <= 4 else 1.0  # no camera's pixels: a wrong header
+        self.size = max(1, round(first.width * aspect)), first.height
+        data = first.side_data.get("DISPLAYMATRIX")
+        self.matrix = np.eye(2) if data is None else np.frombuffer(bytes(data), np.int32).reshape(3, 3)[:2, :2]
+        self.to_rgb, self.turns = ToRgb(first), turns
 
+    def __call__(self, frame: av.VideoFrame) -> np.ndarray:
+        """(height, width, 3) uint8."""
+        return np.ascontiguousarray(self.turned(self.to_rgb(frame, *self.size)))
 
-def _upright(picture: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    # The matrix sends (x, y) to (a x + c y, b x + d y); cameras write quarter turns and mirrorings, nothing between.
-    (a, b), (c, d) = matrix
-    if abs(b) > abs(a):
-        picture, a, d = picture.swapaxes(0, 1), c, b
-    return picture[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
-
-
-def _picture(frame: av.VideoFrame, size: tuple[int, int], matrix: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(_upright(frame.to_ndarray(format="rgb24", width=size[0], height=size[1]), matrix))
+    def turned(self, picture: np.ndarray) -> np.ndarray:
+        """A picture (h, w, ...) the right way up."""
+        # The matrix sends (x, y) to (a x + c y, b x + d y); cameras write quarter turns and mirrorings, nothing between.
+        (a, b), (c, d) = self.matrix
+        if abs(b) > abs(a):
+            picture, a, d = picture.swapaxes(0, 1), c, b
+        return np.rot90(picture[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1], self.turns)
