@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gmtalker.clock import SIZES
 from gmtalker.command_line import (
@@ -31,6 +33,9 @@ from gmtalker.progress import Progress
 from personalize import benchmark_command, jobs
 from personalize.consent import CONSENT_WORDS, Consent
 from personalize.request import PRESETS, TrainRequest
+
+if TYPE_CHECKING:
+    from gmtalker.pipeline import GMTalkerPipeline
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -124,9 +129,11 @@ def _add_hub(commands: argparse._SubParsersAction) -> None:
 
 
 def _check(options: argparse.Namespace) -> int:
+    from personalize.check import check_clips
+
     results = []
-    for clip in options.clips:
-        results.append(_check_one(clip))
+    for clip, report in zip(options.clips, check_clips(options.clips, _pipeline)):
+        results.append(report.to_json() | {"clip": str(clip)})
         if options.json != "-":
             _print_report(clip, results[-1])
     if options.json == "-":
@@ -137,13 +144,11 @@ def _check(options: argparse.Namespace) -> int:
     return UNUSABLE if any(result["failed"] for result in results) else DONE
 
 
-def _check_one(clip: Path) -> dict:
-    from personalize.check import check_clip
+@cache
+def _pipeline() -> GMTalkerPipeline:
+    from gmtalker.pipeline import GMTalkerPipeline  # late: its libraries take seconds
 
-    try:
-        return check_clip(clip).to_json() | {"clip": str(clip)}
-    except UnusableInput as error:
-        return {"clip": str(clip), "failed": True, "error": str(error), "lines": []}
+    return GMTalkerPipeline.from_pretrained()
 
 
 def _print_report(clip: Path, result: Mapping) -> None:
@@ -190,7 +195,7 @@ def _work(options: argparse.Namespace, job: jobs.Job, request: TrainRequest) -> 
                 to_person(progress)
 
             on_progress(Progress("checking the clips", percent=0.0))
-            if advice := dict.fromkeys(line for clip in request.clips for line in _warnings(clip)):
+            if advice := dict.fromkeys(_warnings(request.clips)):
                 on_progress(Progress(message=" ".join(advice)))
             from personalize.train import train_avatar  # late: torch, diffusers and accelerate take seconds
 
@@ -205,15 +210,20 @@ def _work(options: argparse.Namespace, job: jobs.Job, request: TrainRequest) -> 
     return DONE
 
 
-def _warnings(clip: Path) -> list[str]:
-    """The advice of the check on a usable clip. Errors: UnusableInput saying why another is not usable."""
-    result = _check_one(clip)
-    if "error" in result:
-        raise UnusableInput(result["error"])
-    for line in result["lines"]:
-        if line["status"] == "fail":
-            raise UnusableInput(f"{clip.name} can't be used ({line['name']}: {line['value']}): {line['advice']}")
-    return [line["advice"] for line in result["lines"] if line["status"] == "warn"]
+def _warnings(clips: Sequence[Path]) -> list[str]:
+    """The advice of the check on usable clips. Errors: UnusableInput saying why one is not usable."""
+    from personalize.check import check_clips
+
+    advice = []
+    for report in check_clips(clips, _pipeline):
+        if report.error:
+            raise UnusableInput(report.error)
+        for line in report.lines:
+            if line.status == "fail":
+                raise UnusableInput(f"{report.clip} can't be used ({line.name}: {line.value}): {line.advice}")
+            if line.status == "warn":
+                advice.append(f"{line.name.capitalize()}: {line.value}. {line.advice}")
+    return advice
 
 
 def _status(options: argparse.Namespace) -> int:

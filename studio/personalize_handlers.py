@@ -13,7 +13,6 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from gmtalker.clock import EMOTIONS
-from gmtalker.errors import UnusableInput
 from personalize import jobs
 from personalize.consent import Consent
 from personalize.progress import TRAINING_CURVE, TRAINING_STRIP
@@ -81,17 +80,14 @@ class PersonalizeHandlers:
         if not files:
             raise refusal(say(visitor, "upload_first"))
         pipeline = or_sentence(self.pipeline)
-        from personalize.check import check_clip  # late: it needs torch
+        from personalize.check import check_clips  # late: it needs torch
 
-        cards, reports = [], []
-        for clip in map(Path, files):
-            title = f"<h4>{escape(clip.name)}</h4>" if len(files) > 1 else ""
-            try:
-                reports.append(check_clip(clip, pipeline=pipeline))
-                cards.append(title + _report_card(visitor, reports[-1]))
-            except UnusableInput as error:
-                cards.append(title + _lines(visitor, [("readable", "fail", str(error))]))
-        usable = len(reports) == len(files) and not any(report.failed for report in reports)
+        reports = list(check_clips([Path(file) for file in files], lambda: pipeline))
+        cards = []
+        for report in reports:
+            title = f"<h4>{escape(report.clip)}</h4>" if len(files) > 1 else ""
+            cards.append(title + _report_card(visitor, report))
+        usable = not any(report.failed for report in reports)
         verdict = progress_bar(say(visitor, "ready" if usable else "please_fix"), failed=not usable)  # first, and plain to see
         lengths = sum(report.seconds for report in reports), sum(report.reading_seconds for report in reports)
         height = max((report.face_height for report in reports), default=0.0)
@@ -202,6 +198,8 @@ def emotions_of(files: Sequence[str], rows: Sequence[Sequence[str]] | None) -> d
 
 def _report_card(visitor: gr.Request, report: Report) -> str:
     """What is bad in a clip, and folded what is good."""
+    if report.error:
+        return _lines(visitor, [("readable", "fail", report.error)])
     lines = [(line.name, line.status, ". ".join(filter(None, (line.value, line.advice)))) for line in report.lines]
     bad, good = [line for line in lines if line[1] != "pass"], [line for line in lines if line[1] == "pass"]
     fine = folded(say(visitor, "fine", count=len(good)), _lines(visitor, good)) if good else ""

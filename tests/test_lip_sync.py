@@ -251,10 +251,10 @@ def test_sound_that_is_400_ms_late_is_found_and_another_voice_is_named(talk, mod
 
 def test_the_report_says_that_the_sound_is_not_this_mouths(tiny_pipeline, monkeypatch):
     unsure = measure_sync.SyncMeasure(agreement=0.1, lag_frames=7.0, confidence=1.0, frames=125)
-    monkeypatch.setattr("personalize.check.footage_sync", lambda *arguments: unsure)
-    report = check_clip(bundled_clip("preview.mp4"), pipeline=tiny_pipeline)
+    monkeypatch.setattr("personalize.check_sound.footage_sync", lambda *arguments: unsure)
+    report = check_clip(bundled_clip("preview.mp4"), pipeline=lambda: tiny_pipeline)
     line = next(line for line in report.lines if line.name == "sound with lips")
-    assert (line.status, line.value) == ("warn", "the sound is not this mouth's") and "dubbed" in line.advice
+    assert (line.status, line.value) == ("warn", "the sound is not this mouth's (agreement 1.0)") and "dubbed" in line.advice
 
 
 # --- The bundled weights -------------------------------------------------------------------------------------------------------

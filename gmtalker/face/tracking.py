@@ -75,6 +75,30 @@ def face_mesh(**options) -> Iterator[Callable[[np.ndarray], list]]:
 
 
 @contextmanager
+def upright_scores() -> Iterator[Callable[[np.ndarray], float]]:
+    """MediaPipe's face detector, its native log kept off stderr.
+
+    Yields: a function from a frame (height, width, 3) uint8 RGB to how surely it shows an upright face, 0 to 1: more than any
+        other way up of the same frame. FaceMesh can't tell: it finds a face in every way up, and takes it for upright.
+    """
+    with silent_stderr(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import mediapipe
+
+        detector = mediapipe.solutions.face_detection.FaceDetection(min_detection_confidence=0.1, model_selection=0)
+        detector.process(np.zeros((128, 128, 3), np.uint8))
+
+    def score(frame: np.ndarray) -> float:
+        with warnings.catch_warnings(), silent_stderr():
+            warnings.simplefilter("ignore")
+            found = detector.process(frame).detections
+        return float(found[0].score[0]) if found else 0.0
+
+    with detector:
+        yield score
+
+
+@contextmanager
 def silent_stderr() -> Iterator[None]:
     """Discards what is written to the process's stderr inside the block, by native code too."""
     sys.stderr.flush()
@@ -296,8 +320,8 @@ def track_points(path: Path, on_frame: Callable[[int], None] | None = None) -> T
     Errors: UnusableVideo when the video can't be read or shows no face.
     """
     size = [0, 0]
-    with face_mesh(static_image_mode=True, max_num_faces=1) as find:
-        view = FaceView.of(path, find)
+    with face_mesh(static_image_mode=True, max_num_faces=1) as find, upright_scores() as scores:
+        view = FaceView.of(path, find, scores)
 
     def frames() -> Iterator[np.ndarray]:
         for index, frame in enumerate(view.frames(path)):

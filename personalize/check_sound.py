@@ -1,0 +1,93 @@
+"""Lines of the report on a clip about its sound, beside how loud it is: where there is none, and whether it is this mouth's."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from gmtalker.clock import EMOTIONS, FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
+from gmtalker.media.audio import silent_frames
+from gmtalker.media.sound_track import SILENCE
+from personalize.examined import Stretch
+from personalize.report_line import ReportLine
+from personalize.sound_sync import SpokenFootage, footage_sync, is_another_voice, sound_lag
+
+if TYPE_CHECKING:  # for types alone: diffusers and its libraries take ten seconds, which a check need not wait for
+    from gmtalker.pipeline import GMTalkerPipeline
+
+LAG_MAX = 1.5  # frames by which sound and picture may be apart
+MUTED_SECONDS = 2.0  # without any sound: no pause has less than the noise of a room
+DRIFT_MAX = 3.0  # frames by which the lag may change from the begin to the end
+
+
+def muted_seconds(sound: np.ndarray, seconds: float) -> list[ReportLine]:
+    """Whether parts of a clip hold no sound at all.
+
+    sound: (samples,) at 16 kHz.
+    seconds: of the clip.
+    """
+    frames = round(seconds * FPS)
+    padded = np.pad(sound, (0, max(0, frames * SAMPLES_PER_FRAME - len(sound))))[: frames * SAMPLES_PER_FRAME]
+    quiet = padded.reshape(frames, SAMPLES_PER_FRAME).std(1) < SILENCE
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], quiet.astype(int), [0]])))
+    muted = sum(last - first for first, last in zip(edges[::2], edges[1::2]) if last - first >= MUTED_SECONDS * FPS) / FPS
+    if not muted:
+        return []
+    value = f"{muted:.0f} of {seconds:.0f} seconds hold no sound"
+    return [ReportLine("muted parts", "warn", value, "The speaking style is learned from the rest alone.")]
+
+
+def synchrony(stretch: Stretch, sound: np.ndarray, pipeline: GMTalkerPipeline) -> list[ReportLine]:
+    """Whether sound and lips are together: yes, by so much apart, or nobody can tell."""
+    whole = _spoken(stretch, sound, pipeline, (True, True))
+    sync = footage_sync(whole, pipeline.face_model)
+    if is_another_voice(sync):
+        advice = "The lips say something else: the voice is dubbed, or somebody out of the picture speaks. Use its own sound."
+        return [ReportLine("sound with lips", "warn", f"the sound is not this mouth's (agreement {sync.confidence:.1f})", advice)]
+    if sync is not None and not sync.is_sure:
+        advice = "Too little is said in the seconds that were examined, or the lips are hard to see; the sound is taken as it is."
+        return [
+            ReportLine("sound with lips", "warn", f"nobody can tell (agreement {sync.confidence:.1f}; 2 would be sure)", advice)
+        ]
+    lag = sound_lag(pipeline.expression_generator, whole, pipeline.face_model)
+    value = f"sound {abs(1000 * lag / FPS):.0f} ms {'late' if lag > 0 else 'early'}" if abs(lag) >= 0.5 else "together"
+    lines = _drift(stretch, sound, pipeline)
+    if abs(lag) > LAG_MAX and not lines:
+        return [ReportLine("sound with lips", "warn", value, "The training corrects it.")]
+    return lines or [ReportLine("sound with lips", "pass", value)]
+
+
+def _drift(stretch: Stretch, sound: np.ndarray, pipeline: GMTalkerPipeline) -> list[ReportLine]:
+    """A lag that is another at the end of the clip."""
+    parts = [footage_sync(_spoken(stretch, sound, pipeline, of), pipeline.face_model) for of in ((True, False), (False, True))]
+    if any(part is None or not part.is_sure for part in parts) or abs(parts[0].lag_frames - parts[1].lag_frames) <= DRIFT_MAX:
+        return []
+    begin, end = (f"{part.lag_ms:+.0f} ms" for part in parts)
+    advice = "Sound and picture run at different speeds; convert the film again, with a constant frame rate."
+    return [ReportLine("sound with lips", "warn", f"{begin} at the begin, {end} at the end", advice)]
+
+
+def _spoken(stretch: Stretch, sound: np.ndarray, pipeline: GMTalkerPipeline, parts: tuple[bool, bool]) -> SpokenFootage:
+    """What is seen and heard at the begin and at the end of a clip, those parts that are wanted."""
+    track, silent = stretch.track, silent_frames(sound, max(len(sound) // SAMPLES_PER_FRAME, 1))
+    coefficients, features, usable, starts = [], [], [], [0]
+    places = ((0, stretch.end, 0), (stretch.end, len(stretch.found), stretch.end_frame))
+    for wanted, (first, last, frame) in zip(parts, places):
+        heard = sound[frame * SAMPLES_PER_FRAME : (frame + last - first) * SAMPLES_PER_FRAME]
+        if not wanted or len(heard) < SAMPLE_RATE // 2 or first == last:
+            continue
+        encoded = pipeline.encode(heard).cpu()
+        count = min(last - first, len(encoded), len(silent) - frame)
+        coefficients.append(track.expression.coefficients[first : first + count])
+        features.append(encoded[:count])
+        usable.append(stretch.found[first : first + count] & ~silent[frame : frame + count])
+        starts.append(starts[-1] + count)
+    if not features:
+        nothing = torch.zeros(0, track.expression.coefficients.shape[1])
+        return SpokenFootage(
+            nothing, pipeline.encode(np.zeros(SAMPLES_PER_FRAME, np.float32)).cpu()[:0], np.zeros(0, bool), torch.zeros(0, 8), [0]
+        )
+    emotion = torch.eye(len(EMOTIONS))[:1].expand(starts[-1], -1)
+    return SpokenFootage(torch.cat(coefficients), torch.cat(features), np.concatenate(usable), emotion, starts[:-1])
