@@ -18,8 +18,9 @@ from gmtalker.clock import SAMPLES_PER_FRAME
 from gmtalker.device import choose_device, is_half_fast, one_core, usable_cores
 from gmtalker.face.lip_guard import LipGuard
 from gmtalker.files import whole_file
-from gmtalker.media.audio import read_speech
+from gmtalker.media.audio import read_speech, what_was_heard
 from gmtalker.media.full_frame import IdleLoop
+from gmtalker.models.articulation import is_spoken
 from gmtalker.performance import Frames, Performance, film
 from gmtalker.progress import OnProgress, Watcher
 from gmtalker.request import SpeakRequest, request_file
@@ -275,6 +276,9 @@ class GMTalkerPipeline:
         idle = IdleLoop.load(ready.avatar.folder) if request.full_frame else None
         features = self.encode(waveform)
         frames = len(features)
+        if not is_spoken(features):
+            name = "this sound" if isinstance(request.speech, np.ndarray) else Path(request.speech).name
+            watcher.say(f"Nobody speaks in {name}: the mouth stays at rest.")
         weights = request.weights(frames)
         expression = self.expression(
             features,
@@ -310,7 +314,10 @@ class GMTalkerPipeline:
         """
         watcher = Watcher(on_progress, stop)
         watcher.report("listening", 0, 1)
-        performance = self.perform(request, read_speech(Path(request.speech)), watcher)
+        speech = read_speech(Path(request.speech))
+        for sentence in what_was_heard(Path(request.speech)):
+            watcher.say(sentence)
+        performance = self.perform(request, speech, watcher)
         self.film(performance, output, on_progress, stop, Path(request.speech), live, request.label)
         request.save(request_file(output))
         if tracks is not None:

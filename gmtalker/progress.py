@@ -86,6 +86,11 @@ class Watcher:
         self.on_progress, self.stop, self.timed = on_progress, stop, timed
         self.started: dict[str, tuple[float, float]] = {}
 
+    def say(self, sentence: str) -> None:
+        """Tell the person something, once."""
+        if self.on_progress is not None:
+            self.on_progress(Progress(message=sentence))
+
     def report(self, stage: str, done: float, total: float) -> None:
         """A stage got further.
 

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -129,11 +130,21 @@ def _in_a_thread(
 ) -> Iterator[tuple[tuple[str, float | None], Path | None]]:
     """Do the work in a thread. Yields: text and per cent with None while it goes, and in the end, unless stopped, its result."""
     latest: deque[Progress] = deque(maxlen=1)
+    sentences: deque[str] = deque()
+
+    def hear(progress: Progress) -> None:
+        if progress.message:
+            sentences.append(progress.message)
+        else:
+            latest.append(progress)
+
     with ThreadPoolExecutor(1) as thread:
-        doing: Future[Path] = thread.submit(contextvars.copy_context().run, work, latest.append)  # the visitor's workspace too
+        doing: Future[Path] = thread.submit(contextvars.copy_context().run, work, hear)  # the visitor's workspace too
         shown = None
         try:
-            while not doing.done():
+            while not doing.done() or sentences:
+                while sentences:
+                    gr.Warning(escape(sentences.popleft()))
                 if latest and latest[0] is not shown:
                     shown = latest[0]
                     yield _description(shown, visitor), None

@@ -14,7 +14,7 @@ from av.container import InputContainer
 from gmtalker.errors import UnusableInput
 from gmtalker.media.container import Part, open_media, recordings_in
 
-SILENCE = 5e-4  # deviation of a tenth of a second, -66 dB of full scale: below it nothing can be heard
+SILENCE = 2e-4  # deviation of a tenth of a second, -74 dB of full scale: below it nothing can be heard
 SILENT_CHANNEL = 1e-5  # of the loudest channel's energy
 CANCELS = 0.2  # of the loudest channel's energy in the mix, under which the mix has lost it: another one is its inverse
 LEFT, RIGHT, BOTH = (1.0, 0.0), (0.0, 1.0), (0.5**0.5, 0.5**0.5)
@@ -139,10 +139,9 @@ class _Survey:
 
     def __init__(self, frame: av.AudioFrame):
         self.names = [channel.name for channel in frame.layout.channels]
-        self.usual = _usual_weights(self.names)
         count = len(self.names)
         self.products, self.sums, self.samples = np.zeros((count, count)), np.zeros(count), 0
-        self.peaks, self.usual_peak, self.loudest = np.zeros(count), 0.0, 0.0
+        self.peaks, self.loudest = np.zeros(count), 0.0
 
     def hear(self, samples: np.ndarray, rate: int) -> None:
         """Take in samples (channels, n) at a rate in Hz."""
@@ -151,7 +150,6 @@ class _Survey:
         self.sums += samples.sum(1)
         self.samples += samples.shape[1]
         self.peaks = np.maximum(self.peaks, np.abs(samples).max(1, initial=0.0))
-        self.usual_peak = max(self.usual_peak, float(np.abs(self.usual @ samples).max(initial=0.0)))
         for piece in np.array_split(samples, max(1, samples.shape[1] * 10 // rate), axis=1):
             if piece.shape[1] > 1:  # the deviation, not the level: a constant offset is not heard
                 self.loudest = max(self.loudest, float(piece.std(1).max()))
@@ -162,22 +160,25 @@ class _Survey:
         covariance = self.products / max(self.samples, 1) - np.outer(mean, mean)
         energies = np.diag(covariance)
         loudest = int(energies.argmax())
-        alone = np.eye(len(energies))[loudest]
-        if len(energies) == 2 and energies.min() < SILENT_CHANNEL * energies.max():
-            return alone
-        kept, most = self.usual @ covariance @ self.usual, self.usual[loudest] ** 2 * energies[loudest]
-        return alone if kept < CANCELS * most else self.usual
+        usual = _usual_weights(self.names, energies > SILENT_CHANNEL * energies.max())
+        kept, most = usual @ covariance @ usual, usual[loudest] ** 2 * energies[loudest]
+        return np.eye(len(energies))[loudest] if kept < CANCELS * most else usual
 
     def peak(self) -> float:
-        """Of the mix, in full scales."""
-        weights = self.weights()
-        return self.usual_peak if weights is self.usual else float(weights @ self.peaks)
+        """Of the mix, in full scales, at most."""
+        return float(self.weights() @ self.peaks)
 
 
-def _usual_weights(names: list[str]) -> np.ndarray:
-    """(channels,) of the mean of left and right, as ffmpeg mixes a layout down to them."""
+def _usual_weights(names: list[str], sounds: np.ndarray) -> np.ndarray:
+    """(channels,) of the mean of left and right, as ffmpeg mixes a layout down to them, without its silent channels.
+
+    sounds: (channels,) bool.
+    """
+    if not sounds.any():
+        sounds = np.ones(len(names), bool)
     if len(names) <= 2 or not set(names) <= {*DOWNMIX, *LOW_FREQUENCY}:
-        return np.full(len(names), 1 / len(names))
-    sides = np.array([DOWNMIX.get(name, (0.0, 0.0)) for name in names])
-    weights: np.ndarray = (sides / sides.sum(0).max()).mean(1)
+        return sounds / sounds.sum()
+    sides = np.array([DOWNMIX.get(name, (0.0, 0.0)) for name in names]) * sounds[:, None]
+    sides = sides[:, sides.any(0)] if sides.any() else sides  # a side on which nothing sounds would halve the other
+    weights: np.ndarray = (sides / max(sides.sum(0).max(), 1e-9)).mean(1)
     return weights

@@ -20,6 +20,16 @@ POSITIVE_WEIGHTS = (3.0, 1.0, 1.0)
 BACK, AHEAD = 2, 1  # frames that the head's first convolution reads before and after each; the second reads no later ones
 
 
+SURE = 0.85  # of the probability that somebody speaks
+SPOKEN_FRAMES, SPOKEN_SHARE = 5, 0.02  # of a sound's frames, in which somebody surely speaks, or nobody does at all
+
+
+def is_spoken(features: Tensor) -> bool:
+    """Whether anybody speaks in a sound, of its speech features (frames, d): music, noise and humming are no speech."""
+    sure = int((features[:, SPEAKING] > SURE).sum())
+    return sure >= max(SPOKEN_FRAMES, SPOKEN_SHARE * len(features))
+
+
 @dataclass(frozen=True)
 class ArticulationBatch:
     """Stretches of speech with what is known of the mouth.
