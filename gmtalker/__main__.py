@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from gmtalker.clock import EMOTIONS, MOTIONS
 from gmtalker.command_line import (
+    DONE,
     WrongUsage,
     add_avatar,
     add_device,
@@ -37,11 +38,15 @@ if TYPE_CHECKING:
 FIELDS = ("avatar", "intensity", "seed", "head", "blink", "gaze", "motion", "full_frame", "label")
 EMOTION_OPTIONS = ("emotion", "timeline", "script")
 EXAMPLE = "happy=0.7,sad=0.1"
+CHANGED, NOTHING_FOUND = 4, 3  # what verify returns, beside DONE for a video that is ours and whole
 AUTO = "auto"  # for --emotion: as the voice sounds
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command. Returns 0 done, 1 the input can't be used, 2 wrong usage (command_line.run)."""
+    """Run one command.
+
+    Returns: 0 done, 1 the input can't be used, 2 wrong usage (command_line.run); of verify also 3 nothing found, 4 changed.
+    """
     return run(_parser(), arguments)
 
 
@@ -223,15 +228,15 @@ def _reenact(options: argparse.Namespace) -> None:
     from gmtalker.media.audio import read_sound_or_none
 
     pipeline = load_pipeline(options)
-    sound = read_sound_or_none(options.video)
+    sound, heard = read_sound_or_none(options.video), options.video
     with progress_bar(options) as on_progress:
         track = track_video(options.video, pipeline.face_model)
         performance = pipeline.reenact(track, options.avatar, speech=sound)
-        pipeline.film(performance, options.output, on_progress, label=options.label)
+        pipeline.film(performance, options.output, on_progress, sound=None if sound is None else heard, label=options.label)
     done(options, str(options.output), output=str(options.output))
 
 
-def _verify(options: argparse.Namespace) -> None:
+def _verify(options: argparse.Namespace) -> int:
     from gmtalker.provenance.credentials import verify
 
     findings = verify(options.video)
@@ -239,6 +244,9 @@ def _verify(options: argparse.Namespace) -> None:
         print_json(findings.to_json())
     else:
         print(findings.sentence())
+    if findings.is_ours and findings.is_whole:
+        return DONE
+    return CHANGED if findings.is_ours or findings.credentials == "broken" else NOTHING_FOUND
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import io
 import json
 import math
 import os
@@ -14,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gmtalker.avatars.workspace import home
 from gmtalker.clock import EMOTIONS
 from gmtalker.errors import UnusableInput
 from gmtalker.files import whole_file
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from gmtalker.pipeline import GMTalkerPipeline
 
 DONE, UNUSABLE, WRONG_USAGE = 0, 1, 2
+NAME_MAX = 255  # bytes of a file's name
 DATASETS = ("mead", "cremad", "lsp", "hdtf", "voxceleb2")
 # How the stages of the pipeline are called for people; other stages have names that people read already.
 TITLES = {"listening": "reading the speech", "expression": "generating the expression", "drawing": "drawing the frames"}
@@ -50,7 +53,11 @@ def run(parser: argparse.ArgumentParser, arguments: list[str] | None, stopped: s
     Returns: what the command returns, 0 when that is nothing; 1 when the input can't be used, 2 for wrong usage. Then one
         sentence says why, on stderr, and with --json as {"status": "failed", "error": sentence} on stdout, too.
     """
-    options = parser.parse_args(arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal that knows ASCII alone gets escapes, not an error
+            stream.reconfigure(errors="backslashreplace")
+    given = sys.argv[1:] if arguments is None else arguments
+    options = parser.parse_args([f"./{word}" if _is_dashed_file(word) else word for word in given])
     try:
         return options.run(options) or DONE
     except UnusableInput as error:
@@ -59,6 +66,13 @@ def run(parser: argparse.ArgumentParser, arguments: list[str] | None, stopped: s
         return fail(options, str(error), WRONG_USAGE)
     except KeyboardInterrupt:
         return fail(options, stopped, UNUSABLE)
+    except BrokenPipeError:  # whoever read the output has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return UNUSABLE
+    except OSError as error:
+        if os.environ.get("GMTALKER_DEBUG") or getattr(options, "job", None):
+            traceback.print_exc()
+        return fail(options, place_sentence(error), UNUSABLE)
     except Exception as error:  # noqa: BLE001 - the last line of defence: a person gets a sentence, a job's log gets the rest
         if os.environ.get("GMTALKER_DEBUG") or getattr(options, "job", None):
             traceback.print_exc()
@@ -66,6 +80,22 @@ def run(parser: argparse.ArgumentParser, arguments: list[str] | None, stopped: s
             return fail(options, sentence, UNUSABLE)
         what = f"{type(error).__name__}: {error}".rstrip(".")
         return fail(options, f"Something went wrong inside this program ({what}); GMTALKER_DEBUG=1 shows where.", UNUSABLE)
+
+
+def _is_dashed_file(word: str) -> bool:
+    """Whether a word is the name of a file that begins as an option does."""
+    return word.startswith("-") and "." in word and "=" not in word and len(os.fsencode(word)) < NAME_MAX and Path(word).is_file()
+
+
+def place_sentence(error: OSError) -> str:
+    """What to say when a place can't be read or written."""
+    what = error.strerror or str(error)
+    if error.filename is None:
+        return f"The system refused: {what}."
+    place = Path(os.fsdecode(error.filename))
+    if place.is_relative_to(home()):
+        return f"The workspace {home()} can't be used ({what}); please set GMTALKER_HOME to a folder of yours."
+    return f"{place} can't be read or written: {what}."
 
 
 def missing_extra(error: Exception) -> str | None:
@@ -171,10 +201,15 @@ def check_output(path: Path, suffix: str) -> None:
     """Before the work: can its result be written there? Errors: WrongUsage for another suffix, UnusableInput for a bad place."""
     if path.suffix.lower() != suffix:
         raise WrongUsage(f"The output {path.name} must be named with {suffix}.")
+    if len(os.fsencode(path.name)) > NAME_MAX - len(".request.json"):  # what is written beside it has a longer one
+        raise UnusableInput(f"The name {path.name[:40]}... is too long for a file; please give a shorter one.")
     if path.is_dir():
         raise UnusableInput(f"{path} is a folder; give a file to write.")
-    if not path.absolute().parent.is_dir():
+    folder = path.absolute().parent
+    if not folder.is_dir():
         raise UnusableInput(f"The folder {path.parent} does not exist; make it first.")
+    if not os.access(folder, os.W_OK):
+        raise UnusableInput(f"Nothing can be written to {path.parent}; choose another folder.")
 
 
 def write_json(figures: Mapping, path: Path) -> None:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import re
+import secrets
+import shutil
+import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +19,38 @@ from gmtalker.errors import UnusableInput, first_line
 Request = TypeVar("Request")
 
 MEGABYTE = 2**20  # bytes
+_HOST = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:6]
+_UNFINISHED = re.compile(rf"\.writing-{_HOST}-(\d+)-")
+
+
+def unfinished_prefix() -> str:
+    """What the hidden names begin with under which this process writes; by it `sweep` knows whose they were."""
+    return f".writing-{_HOST}-{os.getpid()}-"
+
+
+def sweep(folder: Path) -> None:
+    """Delete what processes of this machine left half-written in a folder when they were killed."""
+    for left in Path(folder).glob(".writing-*"):
+        match = _UNFINISHED.match(left.name)
+        if match is None or _lives(int(match[1])):
+            continue
+        if left.is_dir() and not left.is_symlink():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
+
+
+def _lives(process: int) -> bool:
+    """Whether a process of this number runs, or nobody can tell."""
+    if os.name == "nt":  # there a signal of 0 would end it
+        return True
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:
+        pass  # another person's
+    return True
 
 
 @contextmanager
@@ -25,7 +62,8 @@ def whole_file(path: Path) -> Iterator[Path]:
     Errors: OSError when the file can't be written.
     """
     path = Path(path)
-    unfinished = path.with_name(f".writing-{path.name}")
+    # Not the name itself: it may be as long as names can be.
+    unfinished = path.with_name(f"{unfinished_prefix()}{secrets.token_hex(4)}{path.suffix[:16]}")
     try:
         yield unfinished
         os.replace(unfinished, path)

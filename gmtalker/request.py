@@ -100,7 +100,8 @@ class SpeakRequest:
         words = ["python", "-m", "gmtalker", "speak"]
         if self.avatar is not None:
             words.append(f"--avatar={_named(self.avatar)}")  # a name may begin as an option does
-        words += ["--speech", str(self.speech), "--output", output]
+        for option, value in (("--speech", str(self.speech)), ("--output", output)):
+            words += [f"{option}={value}"] if value.startswith("-") else [option, value]
         shown = {name: weight for name, weight in self.emotion.items() if weight}
         if shown:
             words += ["--emotion", ",".join(f"{name}={weight:g}" for name, weight in shown.items())]

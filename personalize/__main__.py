@@ -18,6 +18,7 @@ from gmtalker.command_line import (
     WrongUsage,
     add_json,
     bad_values_are_wrong_usage,
+    check_output,
     done,
     fail,
     for_machines,
@@ -129,6 +130,8 @@ def _add_hub(commands: argparse._SubParsersAction) -> None:
 
 
 def _check(options: argparse.Namespace) -> int:
+    if options.json not in (None, "-"):
+        check_output(Path(options.json), ".json")
     from personalize.check import check_clips
 
     results = []

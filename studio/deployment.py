@@ -27,6 +27,14 @@ def prepare() -> None:
         os.environ["GMTALKER_HOME"] = str(STORAGE)
 
 
+def reach_itself(host: str | None) -> None:
+    """See to it that the page asks itself whether it has started, not a proxy: gradio does, by its address."""
+    own = ["localhost", "127.0.0.1", "::1", *([host] if host else [])]
+    for name in ("NO_PROXY", "no_proxy"):
+        known = [entry for entry in os.environ.get(name, "").split(",") if entry]
+        os.environ[name] = ",".join(dict.fromkeys([*known, *own]))
+
+
 @contextmanager
 def own_uploads() -> Iterator[None]:
     """A folder of this page alone for what its visitors send and get, deleted at its end; the variable GRADIO_TEMP_DIR

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from fastapi import HTTPException
 from fastapi.responses import StreamingResponse
@@ -75,5 +77,6 @@ async def _pieces(growing: Growing) -> AsyncIterator[bytes]:
 
 
 def player(name: str) -> str:
-    """The HTML that plays a growing video."""
-    return f'<video src="{ROUTE}/{name}" autoplay controls playsinline></video>'
+    """The HTML that plays a growing video; the page may stand below a path, as GRADIO_ROOT_PATH tells it."""
+    below = urlsplit(os.environ.get("GRADIO_ROOT_PATH", "")).path.rstrip("/")
+    return f'<video src="{below}{ROUTE}/{name}" autoplay controls playsinline></video>'

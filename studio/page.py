@@ -125,6 +125,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _launch(options: argparse.Namespace, place: deployment.Deployment) -> tuple[gr.Blocks, PipelineLoader]:
     """Open the page. Returns: it, and its pipeline, which is to be loaded."""
+    deployment.reach_itself(options.host or place.host)
     # ZeroGPU has a GPU for a speech only: previews are drawn without.
     pipeline, live = PipelineLoader(partial(bundled_stages, "cpu" if is_lent() else None)), LiveVideos()
     sign_in = place.login and not options.auth

@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import time
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import c2pa
@@ -18,6 +20,7 @@ from gmtalker.avatars.storage import rename_avatar
 from gmtalker.errors import UnusableInput, UnusableVideo
 from gmtalker.media.video import read_frames
 from gmtalker.pipeline import GMTalkerPipeline
+from gmtalker.provenance import credentials
 from gmtalker.provenance.credentials import Seal, avatar_id, verify
 from gmtalker.request import SpeakRequest
 
@@ -132,6 +135,62 @@ def test_a_label_is_seen_and_repeated_by_the_command(tiny_pipeline, tiny_avatar,
     shown = next(read_frames(tiny_pipeline.speak(request, tmp_path / "shown.mp4")))
     changed = np.abs(shown.astype(int) - plain).max(2) > 60
     assert changed[-12:].any() and not changed[: shown.shape[0] // 2].any()
+
+
+def put_pair(home: Path, since: timedelta, until: timedelta) -> None:
+    """A pair of ours that is valid between two moments, told from now."""
+    folder, now = home / "provenance", datetime.now(timezone.utc)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for name, data in zip(("certificate.pem", "key.pem"), credentials._new_pair(now + since, now + until)):
+        (folder / name).write_bytes(data)
+
+
+CARD_OF_NOBODY = {"name": "x", "consent": {}, "versions": {}}
+
+
+@pytest.mark.parametrize(("since", "until"), [(400, 4000), (-4000, -10)])
+def test_a_pair_that_was_made_while_the_clock_was_wrong_is_renewed(home, video, since, until):
+    put_pair(home, timedelta(days=since), timedelta(days=until))
+    before = (home / "provenance" / "key.pem").read_bytes()
+    Seal(CARD_OF_NOBODY).sign(video)
+    assert (home / "provenance" / "key.pem").read_bytes() != before
+    assert verify(video).credentials == "valid" and verify(video).signed_here
+    assert len(list(home.glob("provenance-until-*/key.pem"))) == 1, "the old one is kept"
+
+
+def test_ones_own_certificate_out_of_its_dates_is_named_before_anything_is_drawn(home, monkeypatch):
+    with monkeypatch.context() as patched:
+        patched.setattr(credentials, "AUTHORITY", "A real authority")
+        put_pair(home, timedelta(days=-20), timedelta(days=-10))
+    with pytest.raises(UnusableInput, match=r"certificate\.pem is valid from .* to .*, and today is"):
+        Seal(CARD_OF_NOBODY)
+
+
+def test_a_video_whose_certificate_has_ended_since_is_not_called_changed(home, video):
+    put_pair(home, timedelta(days=-2), timedelta(seconds=2.5))
+    Seal(CARD_OF_NOBODY).sign(video)
+    time.sleep(3)
+    found = verify(video)
+    assert found.credentials in ("valid", "outdated") and "was not changed" in found.sentence()
+
+
+def test_who_signed_is_told_apart(home, video):
+    Seal(CARD_OF_NOBODY).sign(video)
+    assert "signed by this workspace" in verify(video).sentence()
+    shutil.rmtree(home / "provenance")
+    found = verify(video)
+    assert found.credentials == "valid" and not found.signed_here and "does not know" in found.sentence()
+
+
+def test_verify_tells_a_script_by_its_exit_code(video, tmp_path, capsys):
+    data = bytearray(video.read_bytes())
+    data[len(data) // 2] ^= 1
+    (tmp_path / "changed.mp4").write_bytes(data)
+    ffmpeg("-i", video, "-c", "copy", tmp_path / "stripped.mp4")
+    ffmpeg("-f", "lavfi", "-i", "testsrc=size=128x96:rate=25:duration=1", "-pix_fmt", "yuv420p", tmp_path / "other.mp4")
+    codes = [main(["verify", str(tmp_path / f"{name}.mp4")]) for name in ("changed", "stripped", "other")]
+    assert [main(["verify", str(video)]), *codes] == [0, 4, 4, 3]
 
 
 def test_verify_on_the_command_line(video, capsys):

@@ -27,7 +27,7 @@ from gmtalker.avatars.avatar import (
 )
 from gmtalker.avatars.workspace import avatars_folder, clean_name, slug, workspace
 from gmtalker.errors import UnusableAvatar, first_line
-from gmtalker.files import MEGABYTE, whole_file
+from gmtalker.files import MEGABYTE, sweep, unfinished_prefix, whole_file
 
 HALF_DONE = (".writing-", ".deleting-", ".importing-", ".pulling-")
 ABANDONED = 7 * 24 * 3600  # seconds: longer than any training
@@ -125,7 +125,7 @@ def write_avatar(name: str, replace: bool = False) -> Iterator[Path]:
     if destination.exists() and not replace:
         raise UnusableAvatar(f"There is an avatar {name!r} already; choose another name or delete it first.")
     _sweep(destination.parent)
-    writing = Path(tempfile.mkdtemp(prefix=".writing-", dir=destination.parent))
+    writing = Path(tempfile.mkdtemp(prefix=unfinished_prefix(), dir=destination.parent))
     try:
         yield writing
         if read_card(writing)["name"] != name:
@@ -140,7 +140,8 @@ def write_avatar(name: str, replace: bool = False) -> Iterator[Path]:
 
 
 def _sweep(avatars: Path) -> None:
-    """Delete what processes that were killed left half-written, long ago."""
+    """Delete what processes that were killed left half-written: those of this machine at once, any other's after long."""
+    sweep(avatars)
     for folder in avatars.iterdir():
         if folder.name.startswith(HALF_DONE) and folder.stat().st_mtime < time.time() - ABANDONED:
             shutil.rmtree(folder, ignore_errors=True)

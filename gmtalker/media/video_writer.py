@@ -17,6 +17,7 @@ import numpy as np
 
 from gmtalker.clock import FPS, SAMPLE_RATE
 from gmtalker.errors import UnusableInput, UnusableSpeech
+from gmtalker.files import sweep, unfinished_prefix
 from gmtalker.media.audio import stream_sound
 
 WRITTEN_SAMPLE_RATE = 48_000  # players and editors expect it; 16 kHz would also cut the voice's upper half
@@ -62,8 +63,9 @@ class VideoWriter:
     def __enter__(self) -> VideoWriter:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            sweep(self.path.parent)
             # Beside the output, so that the finished file is renamed, not copied.
-            self._folder = Path(tempfile.mkdtemp(prefix=".writing-", dir=self.path.parent))
+            self._folder = Path(tempfile.mkdtemp(prefix=unfinished_prefix(), dir=self.path.parent))
         except OSError as error:
             raise self._unwritable(error.strerror) from error
         try:

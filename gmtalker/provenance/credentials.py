@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import tempfile
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -33,14 +33,18 @@ KEY_FILE, CERTIFICATE_FILE = "key.pem", "certificate.pem"
 VALID_DAYS = 3650
 AUTHORITY = "Authority of one workspace"
 LABEL = "AI-generated"
+# c2pa's codes of a certificate out of its dates.
+DATES = {"signingCredential.expired", "signingCredential.invalid", "claimSignature.outsideValidity"}
 
 
 @dataclass(frozen=True)
 class Findings:
     """What a video says of its origin.
 
-    credentials: "valid" (signed, and not a byte was changed since), "broken" (changed since it was signed) or "none".
+    credentials: "valid" (signed, and not a byte was changed since), "outdated" (the same, but the certificate was not valid yet,
+        or no more), "broken" (changed since it was signed) or "none".
     program, signer: as the manifest names them; None without a readable manifest.
+    signed_here: whether the certificate is this workspace's own.
     marked: whether the pictures hold the mark.
     avatar_id: 10 hexadecimal digits, from the mark or else from the manifest.
     avatar: the name of the avatar with that id, where it is in the workspace.
@@ -49,17 +53,30 @@ class Findings:
     credentials: str
     program: str | None
     signer: str | None
+    signed_here: bool
     marked: bool
     avatar_id: str | None
     avatar: str | None
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether this program made it, as its credentials or its mark say."""
+        return self.marked or bool(self.program and self.program.startswith(PROGRAM))
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is known that nothing was changed."""
+        return self.credentials in ("valid", "outdated")
 
     def sentence(self) -> str:
         """What it means, for the person who asked."""
         who = f"with the avatar {self.avatar or self.avatar_id}" if self.avatar_id else ""
         made = f"AI-generated: made by {PROGRAM} {who}".rstrip()
-        if self.credentials == "valid":
+        if self.is_whole:
             ours = made if self.program and self.program.startswith(PROGRAM) else f"Its content credentials name {self.program}"
-            return f"{ours}; it was not changed since it was signed ({self.signer})."
+            by = "signed by this workspace" if self.signed_here else f"signed by {self.signer}, whom this workspace does not know"
+            late = "; the certificate was out of its dates then" if self.credentials == "outdated" else ""
+            return f"{ours}; it was not changed since it was signed ({by}{late})."
         if self.credentials == "broken":
             return f"{made if self.marked else 'It carries content credentials'}; it was changed after it was signed."
         if self.marked:
@@ -68,7 +85,7 @@ class Findings:
 
     def to_json(self) -> dict:
         """The fields, and the sentence."""
-        return self.__dict__ | {"sentence": self.sentence()}
+        return asdict(self) | {"sentence": self.sentence()}
 
 
 def avatar_id(card: dict) -> str:
@@ -145,14 +162,56 @@ def _labelled(frame: np.ndarray) -> np.ndarray:
 
 
 def _signing_pair(folder: Path) -> tuple[bytes, bytes]:
-    """Certificates and private key (PEM) of the folder; made when both are missing. Errors: UnusableInput when one is."""
+    """Certificates and private key (PEM) of the folder; made when both are missing, renewed when ours are out of their dates.
+
+    Errors: UnusableInput when one is missing, or another's certificate is out of its dates: before anything is drawn.
+    """
     certificate, key = folder / CERTIFICATE_FILE, folder / KEY_FILE
     if not certificate.exists() and not key.exists():
         _make_pair(folder)
     try:
-        return certificate.read_bytes(), key.read_bytes()
+        pair = certificate.read_bytes(), key.read_bytes()
     except OSError as error:
         raise UnusableInput(f"{folder} needs both {KEY_FILE} and {CERTIFICATE_FILE}, or neither, to sign videos.") from error
+    own, since, until = _dates(pair[0])
+    now = datetime.now(timezone.utc)
+    if since <= now <= until:
+        return pair
+    if not own:
+        dates = f"{since:%Y-%m-%d} to {until:%Y-%m-%d}"
+        raise UnusableInput(f"{certificate} is valid from {dates}, and today is {now:%Y-%m-%d}; please put a valid one there.")
+    old = folder.with_name(f"{folder.name}-until-{now:%Y%m%d%H%M%S}")
+    try:
+        folder.rename(old)  # kept: by its certificate verify knows the videos that were signed with it
+    except OSError:
+        pass  # another process was first
+    return _signing_pair(folder)
+
+
+def _dates(chain: bytes) -> tuple[bool, datetime, datetime]:
+    """Whether the first certificate of a chain (PEM) is one that this program made, and from when until when it is valid."""
+    from cryptography import x509
+
+    try:
+        first = x509.load_pem_x509_certificates(chain)[0]
+    except (ValueError, IndexError):
+        return False, datetime.min.replace(tzinfo=timezone.utc), datetime.max.replace(tzinfo=timezone.utc)  # told when it is used
+    names = first.issuer.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
+    own = any(name.value == AUTHORITY for name in names)
+    return own, first.not_valid_before_utc, first.not_valid_after_utc
+
+
+def _own_serials() -> set[str]:
+    """Serial numbers of the certificates that this workspace signs with, or has signed with."""
+    from cryptography import x509
+
+    serials = set()
+    for path in workspace().glob(f"provenance*/{CERTIFICATE_FILE}"):
+        try:
+            serials.add(str(x509.load_pem_x509_certificates(path.read_bytes())[0].serial_number))
+        except (OSError, ValueError, IndexError):
+            continue
+    return serials
 
 
 def _make_pair(folder: Path) -> None:
@@ -172,16 +231,21 @@ def _make_pair(folder: Path) -> None:
                 raise
 
 
-def _new_pair() -> tuple[bytes, bytes]:
-    """Certificates and private key (PEM): a certificate for signing, by an authority of its own whose key nobody keeps."""
+def _new_pair(since: datetime | None = None, until: datetime | None = None) -> tuple[bytes, bytes]:
+    """Certificates and private key (PEM): a certificate for signing, by an authority of its own whose key nobody keeps.
+
+    since, until: when they are valid; None is from yesterday, and for VALID_DAYS.
+    """
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec
 
+    since = since or datetime.now(timezone.utc) - timedelta(days=1)  # clocks differ
+    dates = since, until or since + timedelta(days=VALID_DAYS)
     root, own = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
-    authority = _certificate(AUTHORITY, root.public_key(), True).sign(root, hashes.SHA256())
+    authority = _certificate(AUTHORITY, root.public_key(), True, dates).sign(root, hashes.SHA256())
     certificate = (
-        _certificate("One workspace", own.public_key(), False)
+        _certificate("One workspace", own.public_key(), False, dates)
         .add_extension(x509.ExtendedKeyUsage([x509.ExtendedKeyUsageOID.EMAIL_PROTECTION]), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(root.public_key()), critical=False)
         .sign(root, hashes.SHA256())
@@ -191,15 +255,19 @@ def _new_pair() -> tuple[bytes, bytes]:
     return certificate.public_bytes(pem) + authority.public_bytes(pem), secret
 
 
-def _certificate(name: str, key: ec.EllipticCurvePublicKey, authority: bool) -> x509.CertificateBuilder:
-    """A certificate of a key, issued by AUTHORITY, as far as that of an authority and that of a signer are alike."""
+def _certificate(
+    name: str, key: ec.EllipticCurvePublicKey, authority: bool, dates: tuple[datetime, datetime]
+) -> x509.CertificateBuilder:
+    """A certificate of a key, issued by AUTHORITY, as far as that of an authority and that of a signer are alike.
+
+    dates: from when until when it is valid.
+    """
     from cryptography import x509
 
     usage = dict.fromkeys(
         ("content_commitment", "key_encipherment", "data_encipherment", "key_agreement", "encipher_only", "decipher_only"), False
     )
     usage |= {"digital_signature": not authority, "key_cert_sign": authority, "crl_sign": authority}
-    now = datetime.now(timezone.utc) - timedelta(minutes=5)  # clocks differ
     organisation = x509.NameAttribute(x509.NameOID.ORGANIZATION_NAME, PROGRAM)
     subject, issuer = (
         x509.Name([organisation, x509.NameAttribute(x509.NameOID.COMMON_NAME, common)]) for common in (name, AUTHORITY)
@@ -210,8 +278,8 @@ def _certificate(name: str, key: ec.EllipticCurvePublicKey, authority: bool) -> 
         .issuer_name(issuer)
         .public_key(key)
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now)
-        .not_valid_after(now + timedelta(days=VALID_DAYS))
+        .not_valid_before(dates[0])
+        .not_valid_after(dates[1])
         .add_extension(x509.BasicConstraints(ca=authority, path_length=0 if authority else None), critical=True)
         .add_extension(x509.KeyUsage(**usage), critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
@@ -219,11 +287,12 @@ def _certificate(name: str, key: ec.EllipticCurvePublicKey, authority: bool) -> 
 
 
 class _Manifest(NamedTuple):
-    """What a file's manifest says: credentials, program and signer as Findings has them, and the id of the avatar."""
+    """What a file's manifest says: credentials, program, signer and signed_here as Findings has them, and the avatar's id."""
 
     credentials: str
     program: str | None = None
     signer: str | None = None
+    signed_here: bool = False
     avatar_id: str | None = None
 
 
@@ -241,8 +310,8 @@ def verify(video: Path) -> Findings:
         mark = None  # a changed byte may have hit the pictures; the credentials still tell
     identity = mark.hex() if mark else manifest.avatar_id
     known = {avatar_id(entry.card): entry.name for entry in list_avatars()}
-    credentials, program, signer, _ = manifest
-    return Findings(credentials, program, signer, mark is not None, identity, known.get(identity))
+    credentials, program, signer, signed_here, _ = manifest
+    return Findings(credentials, program, signer, signed_here, mark is not None, identity, known.get(identity))
 
 
 def _read_manifest(video: Path) -> _Manifest:
@@ -255,6 +324,7 @@ def _read_manifest(video: Path) -> _Manifest:
             if reader is None:
                 return _Manifest("none")
             state, manifest = reader.get_validation_state(), reader.get_active_manifest() or {}
+            faults = _faults(reader.get_validation_results() or {})
     except FileNotFoundError as error:
         raise UnusableVideo(f"{video.name} does not exist.") from error
     except OSError as error:
@@ -265,7 +335,17 @@ def _read_manifest(video: Path) -> _Manifest:
     program = f"{generator.get('name', 'an unnamed program')} {generator.get('version', '')}".strip()
     avatar = next((x["data"] for x in manifest.get("assertions", ()) if x.get("label") == AVATAR_ASSERTION), {})
     credentials = "valid" if str(state).lower() in ("valid", "trusted") else "broken"
-    return _Manifest(credentials, program, manifest.get("signature_info", {}).get("issuer"), avatar.get("id"))
+    if credentials == "broken" and faults and faults <= DATES:
+        credentials = "outdated"
+    signature = manifest.get("signature_info", {})
+    signed_here = str(signature.get("cert_serial_number")) in _own_serials()
+    return _Manifest(credentials, program, signature.get("issuer"), signed_here, avatar.get("id"))
+
+
+def _faults(results: dict) -> set[str]:
+    """The codes of what c2pa found wrong with the active manifest, but that it does not know the signer."""
+    failed = results.get("activeManifest", {}).get("failure", ())
+    return {str(item.get("code")) for item in failed} - {"signingCredential.untrusted"}
 
 
 def _holds_manifest(video: Path) -> bool:
