@@ -14,7 +14,7 @@ from personalize.examined import THUMBNAIL, Examined, FaceLook, Sample, face_dif
 from personalize.report_line import ReportLine
 
 RATE_MIN = 14.0  # pictures a second that differ, below which lips are not seen to close
-EQUAL = 0.02  # of 255: the mean change between two frames that are one picture
+EQUAL = 0.06  # of 255: the mean change between two frames that are one picture
 STANDS_STILL = 0.02  # share of the frames that differ from the one before, below which the picture hardly ever changes
 FROZEN_SECONDS = 1.0
 ROOM_MIN = 0.2  # face heights above the forehead; 70 real clips that hold the whole hair have 0.27 or more

@@ -59,6 +59,7 @@ class FaceLook:
     sides: brightness of the darker half of the face over that of the other.
     lips: colour difference of lips and chin (CIE Lab).
     mask: of the lower face and the forehead, in hue and chroma alone.
+    pale: by how much less red lips are than the forehead (CIE a).
     """
 
     points: np.ndarray
@@ -68,6 +69,7 @@ class FaceLook:
     sides: float
     lips: float
     mask: float
+    pale: float
 
     @classmethod
     def of(cls, frame: np.ndarray, points: np.ndarray) -> FaceLook:
@@ -88,15 +90,16 @@ class FaceLook:
             float(min(left[0], right[0]) / max(left[0], right[0], 1)),
             float(np.linalg.norm(lips - chin)),
             float(min(from_forehead)),
+            float(forehead[1] - lips[1]),
         )
 
     @property
     def is_covered(self) -> bool:
-        """Whether something lies over the mouth: lips and chin have one colour, or the lower face none of the forehead's."""
-        return self.lips < LIPS_MIN or self.mask > MASK_MIN
+        """Whether something lies over the mouth: lips and chin have one colour, or a colour that is no skin's."""
+        return self.lips < LIPS_MIN or self.mask > MASK_MIN or self.pale > PALE_MIN
 
 
-LIPS_MIN, MASK_MIN = 1.5, 26.0  # 70 real clips: lips 2.5 or more, lower faces 23 or less
+LIPS_MIN, MASK_MIN, PALE_MIN = 1.5, 26.0, 18.0  # 70 real clips: lips 2.5 or more, lower faces 23 or less, pale 12 or less
 
 
 @dataclass(frozen=True)
