@@ -28,7 +28,7 @@ if TYPE_CHECKING:  # for types alone: diffusers and its libraries take ten secon
     from gmtalker.pipeline import GMTalkerPipeline
 
 # Below the first limit of a pair the clip fails, below the second the report warns.
-SECONDS_MIN, SECONDS_GOOD = 3.0, 60.0  # seconds
+SECONDS_MIN, SECONDS_GOOD = 3.0, 50.0  # seconds
 SIDE_MIN, SIDE_GOOD = 128, 256  # pixels of the picture's shorter side
 FACE_MIN, FACE_GOOD = 60, 100  # pixels from the forehead to the chin
 FOUND_MIN, FOUND_GOOD = 0.5, 0.9  # share of the sampled frames that show a face
