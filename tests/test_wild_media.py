@@ -126,7 +126,7 @@ def test_glued_recordings_are_heard_whole(tmp_path, suffix):
     glued = tmp_path / f"glued.{suffix}"
     glued.write_bytes(one * 3)
     sound = whole(glued)
-    assert len(sound) == pytest.approx(6 * SAMPLE_RATE, rel=0.03)
+    assert len(sound) == pytest.approx(6 * SAMPLE_RATE, rel=0.05 if suffix == "mp3" else 0.03)  # mp3 fills its ends up
     loud = np.abs(sound.reshape(-1)[: 6 * SAMPLE_RATE // 1600 * 1600]).reshape(-1, 1600).max(1) > 0.2
     assert (np.diff(loud.astype(int)) == 1).sum() == 3, "every beep is there"
     if suffix != "mp3":  # whose frames need no file around them

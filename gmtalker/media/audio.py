@@ -14,8 +14,8 @@ from av.filter import Graph
 
 from gmtalker.clock import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
 from gmtalker.errors import UnusableInput, UnusableSpeech, UnusableVideo
-from gmtalker.media.container import FORMATS_WITH_GUESSED_LENGTH, open_media, picture_stream
-from gmtalker.media.sound_track import SILENCE, SoundTrack, decoded_frames, sound_track
+from gmtalker.media.container import FORMATS_WITH_GUESSED_LENGTH, begins_at_zero, open_media, picture_stream
+from gmtalker.media.sound_track import SIDE_BY_SIDE, SILENCE, SoundTrack, channels_of, decoded_frames, sound_track
 
 HOURS_MAX = 2  # of a recording
 GAP_SECONDS_MAX = 60.0  # a longer hole in a file's clock is a broken clock, not a pause
@@ -67,7 +67,7 @@ def heard_clearly(sound: np.ndarray) -> np.ndarray:
 
     low = sosfilt(butter(4, HUM_HERTZ, fs=SAMPLE_RATE, output="sos"), sound)
     if np.square(low).mean() > HUM_SHARE * np.square(sound).mean():
-        sound = sosfilt(butter(4, HUM_HERTZ, "highpass", fs=SAMPLE_RATE, output="sos"), sound - sound.mean()).astype(np.float32)
+        sound = sosfilt(butter(8, HUM_HERTZ, "highpass", fs=SAMPLE_RATE, output="sos"), sound - sound.mean()).astype(np.float32)
     raised = QUIET - voice_level(sound)
     return sound if raised <= 0 else (sound * 10 ** (raised / 20)).astype(np.float32)
 
@@ -156,7 +156,7 @@ def _steady(frames: Iterable[av.AudioFrame], track: SoundTrack, clock: float, ra
             yield from _resampled(resampler, track, None)
             yield np.zeros(round(gap * rate), np.float32)
             kind = (frame.format.name, frame.layout.name, frame.sample_rate)
-            resampler = av.AudioResampler(format="fltp", rate=rate)
+            resampler = av.AudioResampler(format=SIDE_BY_SIDE, rate=rate)
         clock += gap + frame.samples / frame.sample_rate
         frame.pts = None  # the resampler would otherwise mend the clock its own way
         yield from _resampled(resampler, track, frame)
@@ -166,12 +166,14 @@ def _steady(frames: Iterable[av.AudioFrame], track: SoundTrack, clock: float, ra
 def _resampled(resampler: av.AudioResampler | None, track: SoundTrack, frame: av.AudioFrame | None) -> Iterator[np.ndarray]:
     # The resampler's own way down to mono raises two equal channels by 3 dB and clips.
     for out in resampler.resample(frame) if resampler else ():
-        yield track.mixed(out.to_ndarray(), out.layout.name)
+        yield track.mixed(channels_of(out), out.layout.name)
 
 
 def _first_picture_time(path: Path) -> float | None:
     """Seconds of the file's clock at its first picture, as decoded: what the header says can lie before a cut."""
     with open_media(path, UnusableVideo) as container:
+        if begins_at_zero(container):
+            return 0.0
         try:
             for frame in container.decode(picture_stream(container)):
                 if frame.time is not None:

@@ -94,6 +94,14 @@ def open_media(path: Path, unusable: type[UnusableInput], part: Part | None = No
         raise unusable(f"{path.name} is damaged or of a kind that can't be read. {_ADVICE[unusable]}") from error
 
 
+def begins_at_zero(container: InputContainer) -> bool:
+    """Whether pictures and sound of a file begin together, whatever the first picture's time: AVI counts pictures.
+
+    Its first one may be told late, where a program left out some that look the same, or its codec orders them anew.
+    """
+    return bool(container.format.name == "avi")
+
+
 def picture_stream(container: InputContainer) -> av.VideoStream | None:
     """The first video stream, or None; the cover picture of a song is no video."""
     for stream in container.streams.video:

@@ -14,6 +14,8 @@ from av.container import InputContainer
 from gmtalker.errors import UnusableInput
 from gmtalker.media.container import Part, open_media, recordings_in
 
+# Samples of all channels one after another: of eight planes, one for each channel, PyAV reads a ninth, which is not there.
+SIDE_BY_SIDE = "flt"
 SILENCE = 2e-4  # deviation of a tenth of a second, -74 dB of full scale: below it nothing can be heard
 SILENT_CHANNEL = 1e-5  # of the loudest channel's energy
 CANCELS = 0.2  # of the loudest channel's energy in the mix, under which the mix has lost it: another one is its inverse
@@ -128,10 +130,16 @@ def decoded_samples(container: InputContainer, index: int) -> Iterator[tuple[np.
     for frame in decoded_frames(container, index):
         if kind != (frame.format.name, frame.layout.name, frame.sample_rate):
             kind = (frame.format.name, frame.layout.name, frame.sample_rate)
-            resampler = av.AudioResampler(format="fltp")
+            resampler = av.AudioResampler(format=SIDE_BY_SIDE)
         frame.pts = None
         for out in resampler.resample(frame):
-            yield out.to_ndarray(), frame
+            yield channels_of(out), frame
+
+
+def channels_of(frame: av.AudioFrame) -> np.ndarray:
+    """Samples (channels, n) of a frame in the format SIDE_BY_SIDE."""
+    samples: np.ndarray = frame.to_ndarray().reshape(-1, len(frame.layout.channels)).T
+    return samples
 
 
 class _Survey:

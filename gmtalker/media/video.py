@@ -15,7 +15,7 @@ from av.container import InputContainer
 from gmtalker.clock import FPS
 from gmtalker.errors import UnusableVideo
 from gmtalker.media.colour import ToRgb, whole_pictures
-from gmtalker.media.container import FORMATS_WITH_GUESSED_LENGTH, open_media, picture_stream, recordings_in
+from gmtalker.media.container import FORMATS_WITH_GUESSED_LENGTH, begins_at_zero, open_media, picture_stream, recordings_in
 
 SIDE_MAX = 8192  # pixels; past 8K a file is a mistake or an attack on the memory
 REORDERED_MAX = 8  # pictures between the place of one in a file and its place on the screen
@@ -75,6 +75,7 @@ def read_frames(path: Path, fps: float = FPS, turns: int = 0) -> Iterator[np.nda
         for frame, step in _timed(whole_pictures(_decoded(container, stream)), usual):
             if previous is None:
                 convert = _Upright(frame, stream, turns)  # later pictures may differ: all get the first's size
+                clock = min(max(frame.time or 0.0, 0.0), HOLE_SECONDS_MAX) if begins_at_zero(container) else 0.0
             else:
                 clock += step
                 while index / fps < clock - slack:
@@ -86,11 +87,12 @@ def read_frames(path: Path, fps: float = FPS, turns: int = 0) -> Iterator[np.nda
             raise UnusableVideo(f"{name} holds no picture that can be read. Please save or upload it again.")
         lasts = float(previous.duration * previous.time_base) if previous.duration else usual
         end = clock + (lasts if 0 < lasts < HOLE_SECONDS_MAX else usual)
-        while index == 0 or index / fps < end - slack:
+        declared = _declared_seconds(container, stream)
+        shown = min(end, declared) if begins_at_zero(container) and declared else end
+        while index == 0 or index / fps < shown - slack:
             converted = convert(previous) if converted is None else converted
             yield converted
             index += 1
-        declared = _declared_seconds(container, stream)
     if end < 0.95 * declared - 0.5 and _scanned_seconds(path) < 0.95 * declared - 0.5:
         raise UnusableVideo(f"{name} breaks off after {end:.1f} of {declared:.1f} seconds. Please save or upload it again.")
 
