@@ -18,11 +18,13 @@ from gmtalker.errors import UnusableAvatar, UnusableInput
 from gmtalker.progress import Progress
 from personalize import jobs
 from personalize.__main__ import main
+from personalize.check import Report
 from personalize.consent import Consent
+from personalize.report_line import ReportLine
 from personalize.request import TrainRequest
 
 ROOT = Path(__file__).resolve().parent.parent
-CLIP_LINES = [{"name": "length", "status": "warn", "value": "5 seconds", "advice": "Film longer."}]
+CLIP_LINES = [ReportLine("length", "warn", "5 seconds", "Film longer.")]
 PRETENDER = """
 import sys, time
 from gmtalker.errors import UnusableInput
@@ -354,14 +356,16 @@ def test_training_speaks_json_lines(clip, capsys, monkeypatch):
         return Path("/home/avatars/anna")
 
     monkeypatch.setattr("personalize.train.train_avatar", train_avatar)
-    monkeypatch.setattr("personalize.__main__._check_one", lambda path: {"clip": str(path), "lines": CLIP_LINES})
+    monkeypatch.setattr(
+        "personalize.check.check_clips", lambda paths, pipeline: [Report(path.name, CLIP_LINES) for path in paths]
+    )
     assert main(["train", str(clip), "--name", "anna", "--i-have-consent", "--json"]) == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line.get("stage") for line in lines] == [
         "checking the clips", "", "finding the face", "finding the face", "training the head", "training the head",
         "training the head", None,
     ]  # fmt: skip
-    assert lines[1]["message"] == "Film longer." and "percent" not in lines[1]
+    assert lines[1]["message"] == "Length: 5 seconds. Film longer." and "percent" not in lines[1]
     assert (lines[2]["percent"], lines[2]["seconds_left"]) == (0.0, 90) and lines[3]["step"] == 50 and "percent" not in lines[3]
     wanted = {"stage", "percent", "seconds_left", "step", "its", "quality", "pixel"}
     assert set(lines[4]) == set(lines[5]) == wanted and lines[4]["percent"] == 26.4 and lines[4]["quality"] == {"psnr": 30.0}
@@ -372,7 +376,7 @@ def test_training_speaks_json_lines(clip, capsys, monkeypatch):
 def test_a_saved_request_is_trained_as_it_stands(clip, capsys, monkeypatch, tmp_path):
     trained = []
     monkeypatch.setattr("personalize.train.train_avatar", lambda request, on_progress: trained.append(request) or tmp_path)
-    monkeypatch.setattr("personalize.__main__._check_one", lambda path: {"clip": str(path), "lines": []})
+    monkeypatch.setattr("personalize.check.check_clips", lambda paths, pipeline: [Report(path.name, []) for path in paths])
     asked = request("anna", clip, preset="draft", emotions={clip: "sad"}, size=512)
     asked.save(tmp_path / "asked.json")
     assert main(["train", "--request", str(tmp_path / "asked.json")]) == 0 and trained == [asked]
