@@ -357,7 +357,7 @@ def test_training_speaks_json_lines(clip, capsys, monkeypatch):
 
     monkeypatch.setattr("personalize.train.train_avatar", train_avatar)
     monkeypatch.setattr(
-        "personalize.check.check_clips", lambda paths, pipeline: [Report(path.name, CLIP_LINES) for path in paths]
+        "personalize.check.check_clips", lambda clips, pipeline: [Report(clip.name, CLIP_LINES) for clip in clips]
     )
     assert main(["train", str(clip), "--name", "anna", "--i-have-consent", "--json"]) == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
