@@ -19,6 +19,7 @@ from gmtalker.media.container import FORMATS_WITH_GUESSED_LENGTH, begins_at_zero
 
 SIDE_MAX = 8192  # pixels; past 8K a file is a mistake or an attack on the memory
 REORDERED_MAX = 8  # pictures between the place of one in a file and its place on the screen
+LATE_BY_ORDER = 2.5  # pictures by which the first one of an AVI may be told late, as decoders give them in another order
 HOLE_SECONDS_MAX = 60.0  # a longer jump in a file's clock is a broken clock, not a held picture
 
 
@@ -75,7 +76,7 @@ def read_frames(path: Path, fps: float = FPS, turns: int = 0) -> Iterator[np.nda
         for frame, step in _timed(whole_pictures(_decoded(container, stream)), usual):
             if previous is None:
                 convert = _Upright(frame, stream, turns)  # later pictures may differ: all get the first's size
-                clock = min(max(frame.time or 0.0, 0.0), HOLE_SECONDS_MAX) if begins_at_zero(container) else 0.0
+                clock = _held_at_first(frame, usual) if begins_at_zero(container) else 0.0
             else:
                 clock += step
                 while index / fps < clock - slack:
@@ -95,6 +96,12 @@ def read_frames(path: Path, fps: float = FPS, turns: int = 0) -> Iterator[np.nda
             index += 1
     if end < 0.95 * declared - 0.5 and _scanned_seconds(path) < 0.95 * declared - 0.5:
         raise UnusableVideo(f"{name} breaks off after {end:.1f} of {declared:.1f} seconds. Please save or upload it again.")
+
+
+def _held_at_first(first: av.VideoFrame, usual: float) -> float:
+    """Seconds that the first picture of an AVI is held before the next one counts: more than what its codec's order explains."""
+    late = first.time or 0.0
+    return min(late - usual, HOLE_SECONDS_MAX) if late > LATE_BY_ORDER * usual else 0.0
 
 
 def _timed(frames: Iterator[av.VideoFrame], usual: float) -> Iterator[tuple[av.VideoFrame, float]]:
