@@ -131,7 +131,7 @@ def _add_hub(commands: argparse._SubParsersAction) -> None:
 
 def _check(options: argparse.Namespace) -> int:
     if options.json not in (None, "-"):
-        check_output(Path(options.json), ".json")
+        check_output(Path(options.json), Path(options.json).suffix.lower())
     from personalize.check import check_clips
 
     results = []

@@ -12,9 +12,10 @@ import cv2
 import numpy as np
 
 from gmtalker.clock import FPS, SAMPLES_PER_FRAME
-from gmtalker.errors import UnusableInput
+from gmtalker.errors import UnusableInput, UnusableVideo
 from gmtalker.face.lips import lip_opening
-from gmtalker.media.audio import read_sound_or_none, stream_sound, voice_level
+from gmtalker.media.audio import read_sound_or_none
+from gmtalker.media.sound_track import sound_track
 from gmtalker.tracks import count_blinks
 from personalize.check_faults import another_person_between, faults
 from personalize.check_sound import muted_seconds, synchrony
@@ -262,7 +263,7 @@ def _loudness(sound: np.ndarray, path: Path) -> list[ReportLine]:
     if not len(energy):
         return []
     silent, heard = (float(value) for value in 10 * np.log10(np.maximum(np.quantile(energy, (0.1, 0.9)), 1e-10)))
-    loud = voice_level(np.concatenate(list(stream_sound(path))))
+    loud = sound_track(path, UnusableVideo).level
     value = f"{loud:.0f} dB"
     if loud < LOUDNESS_MIN:
         lines = [ReportLine("loudness", "warn", value, "The voice is too quiet; come closer to the microphone.")]

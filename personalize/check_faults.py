@@ -10,7 +10,7 @@ from gmtalker.assets import GENERIC
 from gmtalker.clock import FPS
 from gmtalker.face.lips import lip_opening
 from gmtalker.face.model import FaceModel
-from personalize.examined import THUMBNAIL, Examined, FaceLook, Sample, face_difference
+from personalize.examined import THUMBNAIL, Examined, FaceLook, Sample, face_difference, runs
 from personalize.report_line import ReportLine
 
 RATE_MIN = 14.0  # pictures a second that differ, below which lips are not seen to close
@@ -66,12 +66,9 @@ def _seconds(samples: Sequence[Sample]) -> str:
 
 
 def _another_person(clip: Examined) -> ReportLine | None:
-    bounds = [0.0, *clip.cuts, np.inf]
-    parts = [[s.look for s in clip.looks if a <= s.second < b] for a, b in zip(bounds[:-1], bounds[1:])]
-    starts = [bound for bound, part in zip(bounds, parts) if len(part) >= SAMPLES_MIN]
-    parts = [part for part in parts if len(part) >= SAMPLES_MIN]
-    for start, part in zip(starts[1:], parts[1:]):
-        if face_difference(parts[0], part, _model()) > ANOTHER_AFTER_CUT:
+    takes = [(start, [sample.look for sample in samples]) for start, samples in clip.takes() if len(samples) >= SAMPLES_MIN]
+    for start, part in takes[1:]:
+        if face_difference(takes[0][1], part, _model()) > ANOTHER_AFTER_CUT:
             advice = "Please give a clip of one person, who agreed to it; of one person in several rooms give several clips."
             return ReportLine("same person", "fail", f"another person from second {start:.0f} on", advice)
     return None
@@ -100,13 +97,10 @@ def _rate(clip: Examined) -> ReportLine | None:
 
 
 def _frozen(clip: Examined) -> ReportLine | None:
-    """Only of clips whose pictures differ otherwise."""
-    still = clip.steps <= EQUAL
-    edges = np.flatnonzero(np.diff(np.concatenate([[0], still.astype(int), [0]])))
-    runs = [(first, last) for first, last in zip(edges[::2], edges[1::2]) if last - first >= FROZEN_SECONDS * FPS]
-    if not runs:
+    frozen = [(first, last) for first, last in runs(clip.steps <= EQUAL) if last - first >= FROZEN_SECONDS * FPS]
+    if not frozen:
         return None
-    seconds, first = sum(last - start for start, last in runs) / FPS, runs[0][0] / FPS
+    seconds, first = sum(last - start for start, last in frozen) / FPS, frozen[0][0] / FPS
     advice = f"From second {first:.0f} on one picture stands still; cut that out, or film again."
     whole = seconds > 0.8 * len(clip.steps) / FPS
     return ReportLine("movement", "fail" if whole else "warn", f"frozen for {seconds:.1f} seconds", advice)
@@ -159,9 +153,8 @@ def _one_sided(clip: Examined) -> ReportLine | None:
 
 
 def _pumping(clip: Examined) -> ReportLine | None:
-    bounds = [0.0, *clip.cuts, np.inf]
-    for first, last in zip(bounds[:-1], bounds[1:]):
-        light = np.array([sample.brightness for sample in clip.looks if first <= sample.second < last])
+    for _, samples in clip.takes():
+        light = np.array([sample.brightness for sample in samples])
         if len(light) >= 8 and np.ptp(np.quantile(light, (0.05, 0.95))) > PUMPING * np.median(light):
             value = f"changes by {np.ptp(np.quantile(light, (0.05, 0.95))) / np.median(light):.0%}"
             return ReportLine(
@@ -194,9 +187,7 @@ def _closed_lids(clip: Examined) -> np.ndarray:
     if clip.stretch.track is None:
         return np.zeros(0)
     closed = clip.stretch.track.motion.blink.mean(1).numpy() > 0.5
-    edges = np.flatnonzero(np.diff(np.concatenate([[0], closed.astype(int), [0]])))
-    lasts: np.ndarray = (edges[1::2] - edges[::2]) / FPS
-    return lasts
+    return np.array([last - first for first, last in runs(closed)]) / FPS
 
 
 def _slow(clip: Examined) -> ReportLine | None:

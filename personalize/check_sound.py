@@ -10,7 +10,7 @@ import torch
 from gmtalker.clock import EMOTIONS, FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
 from gmtalker.media.audio import silent_frames
 from gmtalker.media.sound_track import SILENCE
-from personalize.examined import Stretch
+from personalize.examined import Stretch, runs
 from personalize.report_line import ReportLine
 from personalize.sound_sync import SpokenFootage, footage_sync, is_another_voice, sound_lag
 
@@ -31,8 +31,7 @@ def muted_seconds(sound: np.ndarray, seconds: float) -> list[ReportLine]:
     frames = round(seconds * FPS)
     padded = np.pad(sound, (0, max(0, frames * SAMPLES_PER_FRAME - len(sound))))[: frames * SAMPLES_PER_FRAME]
     quiet = padded.reshape(frames, SAMPLES_PER_FRAME).std(1) < SILENCE
-    edges = np.flatnonzero(np.diff(np.concatenate([[0], quiet.astype(int), [0]])))
-    muted = sum(last - first for first, last in zip(edges[::2], edges[1::2]) if last - first >= MUTED_SECONDS * FPS) / FPS
+    muted = sum(last - first for first, last in runs(quiet) if last - first >= MUTED_SECONDS * FPS) / FPS
     if not muted:
         return []
     value = f"{muted:.0f} of {seconds:.0f} seconds hold no sound"

@@ -166,6 +166,11 @@ class Examined:
         """The samples with a look."""
         return [sample for sample in self.samples if sample.look is not None]
 
+    def takes(self) -> list[tuple[float, list[Sample]]]:
+        """From cut to cut: the second at which each begins, and its samples with a look."""
+        bounds = [0.0, *self.cuts, np.inf]
+        return [(begin, [sample for sample in self.looks if begin <= sample.second < end]) for begin, end in pairwise(bounds)]
+
 
 def examine(path: Path, detect: Detector | None) -> Examined:
     """Read a clip once, and look.
@@ -256,6 +261,12 @@ def _cuts(thumbnails: np.ndarray, steps: np.ndarray) -> list[float]:
     last = len(thumbnails) - 1
     stays = [np.abs(thumbnails[min(j + 3, last)] - thumbnails[max(j - 2, 0)]).mean() > CUT_CHANGE for j in jumps]
     return [round(float(j + 1) / FPS, 2) for j, stay in zip(jumps, stays) if stay]
+
+
+def runs(flags: np.ndarray) -> list[tuple[int, int]]:
+    """Begin and end of each run of True in (n,) bool."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], flags.astype(int), [0]])))
+    return list(zip(edges[::2].tolist(), edges[1::2].tolist()))
 
 
 def _box(frame: np.ndarray, points: np.ndarray) -> np.ndarray:

@@ -136,7 +136,7 @@ def _consent_card() -> tuple[gr.Textbox, gr.Checkbox]:
 def _clips_card() -> ClipsCard:
     with gr.Column(elem_classes="card"):
         gr.Markdown(word("upload"))
-        clips = gr.File(label=word("clips"), file_count="multiple", file_types=None, elem_id="clips", height=150)
+        clips = gr.File(label=word("clips"), file_count="multiple", elem_id="clips", height=150)
         with gr.Accordion(word("webcam"), open=False, elem_id="webcam-group"):
             webcam = gr.Video(
                 label=word("webcam"),

@@ -175,6 +175,29 @@ def test_a_video_whose_certificate_has_ended_since_is_not_called_changed(home, v
     assert found.credentials in ("valid", "outdated") and "was not changed" in found.sentence()
 
 
+@pytest.mark.parametrize(
+    ("codes", "credentials_are"),
+    [
+        (["signingCredential.expired"], "outdated"),
+        (["signingCredential.untrusted", "claimSignature.outsideValidity"], "outdated"),
+        (["signingCredential.expired", "assertion.dataHash.mismatch"], "broken"),
+        (["signingCredential.invalid"], "broken"),
+        ([], "broken"),
+    ],
+)
+def test_dates_are_told_from_changes_by_what_c2pa_says(home, video, monkeypatch, codes, credentials_are):
+    class Reader:
+        """What c2pa says of a file: signing one with another clock is not for a test."""
+
+        try_create = classmethod(lambda cls, kind, file: cls())
+        get_validation_state = staticmethod(lambda: "Invalid")
+        get_active_manifest = staticmethod(lambda: {"claim_generator_info": [{"name": "GMTalker Studio"}]})
+        get_validation_results = staticmethod(lambda: {"activeManifest": {"failure": [{"code": code} for code in codes]}})
+
+    monkeypatch.setattr(c2pa, "Reader", Reader)
+    assert verify(video).credentials == credentials_are
+
+
 def test_who_signed_is_told_apart(home, video):
     Seal(CARD_OF_NOBODY).sign(video)
     assert "signed by this workspace" in verify(video).sentence()

@@ -89,10 +89,10 @@ def what_was_heard(path: Path) -> list[str]:
         said.append(f"{path.name} holds {track.tracks} sound tracks; number {track.index + 1} is heard.")
     if track is not None and len(track.parts) > 1:
         said.append(f"{path.name} holds {len(track.parts)} recordings one after another; all are heard.")
-    pieces = list(stream_sound(path))
-    level = voice_level(np.concatenate(pieces)) if pieces else 0.0
-    if level < VERY_QUIET:
-        said.append(f"{path.name} is too quiet: {level:.0f} dB. It is heard as if it were louder; the film keeps it as it is.")
+    if track is not None and track.level < VERY_QUIET:
+        said.append(
+            f"{path.name} is too quiet: {track.level:.0f} dB. It is heard as if it were louder; the film keeps it as it is."
+        )
     return said
 
 

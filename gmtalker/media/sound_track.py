@@ -48,6 +48,7 @@ class SoundTrack:
     parts: the recordings one after another that are read.
     mixes: by channel layout, the weights (channels,) that make one channel of it.
     gain: what keeps the loudest sample within full scale; 1 but for files in floating point.
+    level: dB below full scale of the louder tenths of a second, in the loudest channel.
     is_audible: whether there is more in it than silence.
     """
 
@@ -56,6 +57,7 @@ class SoundTrack:
     parts: tuple[Part, ...]
     mixes: dict[str, np.ndarray] = field(default_factory=dict)
     gain: float = 1.0
+    level: float = -100.0
     is_audible: bool = False
 
     def mixed(self, samples: np.ndarray, layout: str) -> np.ndarray:
@@ -111,8 +113,9 @@ def _surveyed(path: Path, unusable: type[UnusableInput], index: int, tracks: int
             continue  # whoever reads it says so
     mixes = {name: survey.weights() for name, survey in surveys.items()}
     peak = max((survey.peak() for survey in surveys.values()), default=0.0)
-    audible = any(survey.loudest >= SILENCE for survey in surveys.values())
-    return SoundTrack(index, tracks, tuple(parts), mixes, 1 / peak if peak > 1 else 1.0, audible)
+    heard = np.array([level for survey in surveys.values() for level in survey.levels] or [0.0])
+    level = float(20 * np.log10(max(np.quantile(heard, 0.9), 1e-5)))
+    return SoundTrack(index, tracks, tuple(parts), mixes, 1 / peak if peak > 1 else 1.0, level, bool(heard.max() >= SILENCE))
 
 
 def decoded_frames(container: InputContainer, index: int) -> Iterator[av.AudioFrame]:
@@ -149,7 +152,7 @@ class _Survey:
         self.names = [channel.name for channel in frame.layout.channels]
         count = len(self.names)
         self.products, self.sums, self.samples = np.zeros((count, count)), np.zeros(count), 0
-        self.peaks, self.loudest = np.zeros(count), 0.0
+        self.peaks, self.levels = np.zeros(count), []
 
     def hear(self, samples: np.ndarray, rate: int) -> None:
         """Take in samples (channels, n) at a rate in Hz."""
@@ -160,7 +163,7 @@ class _Survey:
         self.peaks = np.maximum(self.peaks, np.abs(samples).max(1, initial=0.0))
         for piece in np.array_split(samples, max(1, samples.shape[1] * 10 // rate), axis=1):
             if piece.shape[1] > 1:  # the deviation, not the level: a constant offset is not heard
-                self.loudest = max(self.loudest, float(piece.std(1).max()))
+                self.levels.append(float(piece.std(1).max()))
 
     def weights(self) -> np.ndarray:
         """(channels,) how much of each is heard."""

@@ -34,7 +34,7 @@ VALID_DAYS = 3650
 AUTHORITY = "Authority of one workspace"
 LABEL = "AI-generated"
 # c2pa's codes of a certificate out of its dates.
-DATES = {"signingCredential.expired", "signingCredential.invalid", "claimSignature.outsideValidity"}
+DATES = {"signingCredential.expired", "claimSignature.outsideValidity"}
 
 
 @dataclass(frozen=True)
@@ -183,8 +183,11 @@ def _signing_pair(folder: Path) -> tuple[bytes, bytes]:
     old = folder.with_name(f"{folder.name}-until-{now:%Y%m%d%H%M%S}")
     try:
         folder.rename(old)  # kept: by its certificate verify knows the videos that were signed with it
-    except OSError:
-        pass  # another process was first
+    except OSError as error:
+        if certificate.exists() and certificate.read_bytes() == pair[0]:  # else another process was first
+            raise UnusableInput(
+                f"The certificate in {folder} is out of its dates, and can't be renewed ({error.strerror})."
+            ) from error
     return _signing_pair(folder)
 
 
