@@ -4,7 +4,7 @@ INSTALLED := .venv/installed
 # Tests run one process a core; more threads inside them would only fight.
 TEST_PROCESSES ?= 2
 
-.PHONY: setup studio test lint bench clean
+.PHONY: setup studio test wild fuzz lint bench clean
 .DELETE_ON_ERROR:
 
 setup: $(INSTALLED)
@@ -25,6 +25,14 @@ lint: setup
 
 test: lint
 	OMP_NUM_THREADS=1 $(VENV_PYTHON) -m pytest -n $(TEST_PROCESSES) --dist loadgroup
+
+# Every input of the wild, and of chance: the tests have a quick part of each.
+wild: setup
+	WILD=1 OMP_NUM_THREADS=1 $(VENV_PYTHON) -m pytest tests/wild -n $(TEST_PROCESSES)
+
+fuzz: setup
+	rm -f build/fuzz.jsonl
+	FUZZ=500 OMP_NUM_THREADS=1 $(VENV_PYTHON) -m pytest tests/test_fuzz.py -n $(TEST_PROCESSES)
 
 bench: setup
 	mkdir -p build

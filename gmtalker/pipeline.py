@@ -279,6 +279,7 @@ class GMTalkerPipeline:
         if not is_spoken(features):
             name = "this sound" if isinstance(request.speech, np.ndarray) else Path(request.speech).name
             watcher.say(f"Nobody speaks in {name}: the mouth stays at rest.")
+            features = self.encode(np.zeros_like(waveform))
         weights = request.weights(frames)
         expression = self.expression(
             features,

@@ -7,9 +7,7 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from gmtalker.clock import SIZES
 from gmtalker.command_line import (
@@ -34,9 +32,6 @@ from gmtalker.progress import Progress
 from personalize import benchmark_command, jobs
 from personalize.consent import CONSENT_WORDS, Consent
 from personalize.request import PRESETS, TrainRequest
-
-if TYPE_CHECKING:
-    from gmtalker.pipeline import GMTalkerPipeline
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -133,25 +128,20 @@ def _check(options: argparse.Namespace) -> int:
     if options.json not in (None, "-"):
         check_output(Path(options.json), Path(options.json).suffix.lower())
     from personalize.check import check_clips
+    from personalize.check_sound import SynchronyApart
 
     results = []
-    for clip, report in zip(options.clips, check_clips(options.clips, _pipeline)):
-        results.append(report.to_json() | {"clip": str(clip)})
-        if options.json != "-":
-            _print_report(clip, results[-1])
+    with SynchronyApart() as in_step:
+        for clip, report in zip(options.clips, check_clips(options.clips, in_step)):
+            results.append(report.to_json() | {"clip": str(clip)})
+            if options.json != "-":
+                _print_report(clip, results[-1])
     if options.json == "-":
         print_json({"clips": results})
     elif options.json:
         with whole_file(Path(options.json)) as unfinished:
             unfinished.write_text(json.dumps({"clips": results}, ensure_ascii=False, indent=2), encoding="utf-8")
     return UNUSABLE if any(result["failed"] for result in results) else DONE
-
-
-@cache
-def _pipeline() -> GMTalkerPipeline:
-    from gmtalker.pipeline import GMTalkerPipeline  # late: its libraries take seconds
-
-    return GMTalkerPipeline.from_pretrained()
 
 
 def _print_report(clip: Path, result: Mapping) -> None:
@@ -216,16 +206,18 @@ def _work(options: argparse.Namespace, job: jobs.Job, request: TrainRequest) -> 
 def _warnings(clips: Sequence[Path]) -> list[str]:
     """The advice of the check on usable clips. Errors: UnusableInput saying why one is not usable."""
     from personalize.check import check_clips
+    from personalize.check_sound import SynchronyApart
 
     advice = []
-    for report in check_clips(clips, _pipeline):
-        if report.error:
-            raise UnusableInput(report.error)
-        for line in report.lines:
-            if line.status == "fail":
-                raise UnusableInput(f"{report.clip} can't be used ({line.name}: {line.value}): {line.advice}")
-            if line.status == "warn":
-                advice.append(f"{line.name.capitalize()}: {line.value}. {line.advice}")
+    with SynchronyApart() as in_step:
+        for report in check_clips(clips, in_step):
+            if report.error:
+                raise UnusableInput(report.error)
+            for line in report.lines:
+                if line.status == "fail":
+                    raise UnusableInput(f"{report.clip} can't be used ({line.name}: {line.value}): {line.advice}")
+                if line.status == "warn":
+                    advice.append(f"{line.name.capitalize()}: {line.value}. {line.advice}")
     return advice
 
 

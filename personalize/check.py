@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,20 +17,19 @@ from gmtalker.media.audio import read_sound_or_none
 from gmtalker.media.sound_track import sound_track
 from gmtalker.tracks import count_blinks
 from personalize.check_faults import another_person_between, faults
-from personalize.check_sound import muted_seconds, synchrony
+from personalize.check_sound import InStep, muted_seconds
 from personalize.examined import Detector, Examined, FaceLook, Sample, Stretch, examine
 from personalize.looks import LookPicture
 from personalize.report_line import ReportLine
 from personalize.request import HELD_OUT_SECONDS_MAX, HELD_OUT_SHARE, PRESETS, size_for
 
-if TYPE_CHECKING:  # for types alone: diffusers and its libraries take ten seconds, which a check need not wait for
+if TYPE_CHECKING:
     from gmtalker.media.video import VideoInfo
-    from gmtalker.pipeline import GMTalkerPipeline
 
 # Below the first limit of a pair the clip fails, below the second the report warns.
 SECONDS_MIN, SECONDS_GOOD = 3.0, 50.0  # seconds
 SIDE_MIN, SIDE_GOOD = 128, 256  # pixels of the picture's shorter side
-FACE_MIN, FACE_GOOD = 60, 100  # pixels from the forehead to the chin
+FACE_MIN, FACE_GOOD = 60, 110  # pixels from the forehead to the chin
 FOUND_MIN, FOUND_GOOD = 0.5, 0.9  # share of the sampled frames that show a face
 SECOND_FACE_SHARE = 0.1  # of the sampled frames that may show a second face
 SECOND_FACE_HEIGHT = 0.4  # of the first one's; smaller ones are posters, or errors of the detector
@@ -79,18 +77,16 @@ class Report:
         return {"clip": self.clip, "failed": self.failed} | error | {"lines": [asdict(line) for line in self.lines]}
 
 
-def check_clip(path: Path, detect: Detector | None = None, pipeline: Callable[[], GMTalkerPipeline] | None = None) -> Report:
+def check_clip(path: Path, detect: Detector | None = None, in_step: InStep | None = None) -> Report:
     """Examine two frames a second, 60 at most, the first and last seconds frame by frame, and the sound.
 
     detect: finds the faces in a frame; None for MediaPipe.
-    pipeline: loads what tells whether sound and picture are apart, while the pictures are looked at; None leaves that line out.
+    in_step: tells whether sound and picture are together, such as SynchronyApart; None leaves that line out.
     Errors: UnusableVideo when the clip can't be read to its end.
     """
     path = Path(path)
     sound = read_sound_or_none(path)
-    with ThreadPoolExecutor(1) as beside:
-        loading = beside.submit(pipeline) if pipeline is not None and sound is not None else None
-        clip = examine(path, detect)
+    clip = examine(path, detect)
     info, samples, stretch = clip.info, clip.samples, clip.stretch
     lines = [ReportLine("readable", "pass", f"{info.fps:.4g} frames per second"), _length(info), _size(clip), _found(samples)]
     if not any(sample.heights for sample in samples):
@@ -103,7 +99,7 @@ def check_clip(path: Path, detect: Detector | None = None, pipeline: Callable[[]
     lines.append(_sound(sound is not None))
     if sound is not None:
         lines += [*_loudness(sound, path), *muted_seconds(sound, info.seconds)]
-        lines += synchrony(stretch, sound, loading.result()) if loading and stretch.found.any() else []
+        lines += in_step(stretch, sound) if in_step is not None and stretch.found.any() else []
     lines.append(_used(info, samples))
     reading = info.seconds * FPS * stretch.seconds / max(len(stretch.frames), 1)
     first = int(stretch.found.argmax())
@@ -112,16 +108,16 @@ def check_clip(path: Path, detect: Detector | None = None, pipeline: Callable[[]
     return Report(path.name, lines, info.seconds, reading, _overlay(stretch), _height(samples), look, faces)
 
 
-def check_clips(paths: Sequence[Path], pipeline: Callable[[], GMTalkerPipeline] | None = None) -> Iterator[Report]:
+def check_clips(paths: Sequence[Path], in_step: InStep | None = None) -> Iterator[Report]:
     """Examine clips that are to become one avatar: each by itself, and whether it shows the person of the first one.
 
-    pipeline: as in check_clip.
+    in_step: as in check_clip.
     Yields: a report for each, in their order; of a clip that can't be read one with an error.
     """
     first: Report | None = None
     for path in paths:
         try:
-            report = check_clip(path, pipeline=pipeline)
+            report = check_clip(path, in_step=in_step)
         except UnusableInput as error:
             yield Report(Path(path).name, [], error=str(error))
             continue

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -80,9 +81,10 @@ class PersonalizeHandlers:
         if not files:
             raise refusal(say(visitor, "upload_first"))
         pipeline = or_sentence(self.pipeline)
-        from personalize.check import check_clips  # late: it needs torch
+        from personalize.check import check_clips  # late: they need torch
+        from personalize.check_sound import synchrony
 
-        reports = list(check_clips([Path(file) for file in files], lambda: pipeline))
+        reports = list(check_clips([Path(file) for file in files], partial(synchrony, stages=pipeline.stages)))
         cards = []
         for report in reports:
             title = f"<h4>{escape(report.clip)}</h4>" if len(files) > 1 else ""

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 
 from gmtalker.errors import UnusableVideo
 from personalize.check import check_clip
+from personalize.check_sound import synchrony
 from tests.media import babble, bundled_clip, ffmpeg, real_clip, write_clip
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -186,7 +188,7 @@ def test_a_pipeline_tells_whether_sound_and_lips_are_together(tiny_pipeline, mon
     monkeypatch.setattr("personalize.check_sound.sound_lag", lambda *arguments: next(lags))
     lines = []
     for _ in range(3):
-        report = check_clip(SPEAKING, pipeline=lambda: tiny_pipeline)
+        report = check_clip(SPEAKING, in_step=partial(synchrony, stages=tiny_pipeline.stages))
         lines += [line for line in report.lines if line.name == "sound with lips"]
     assert [line.value for line in lines] == ["together", "sound 80 ms late", "sound 120 ms early"]
     assert [line.status for line in lines] == ["pass", "warn", "warn"] and "corrects" in lines[1].advice

@@ -356,9 +356,7 @@ def test_training_speaks_json_lines(clip, capsys, monkeypatch):
         return Path("/home/avatars/anna")
 
     monkeypatch.setattr("personalize.train.train_avatar", train_avatar)
-    monkeypatch.setattr(
-        "personalize.check.check_clips", lambda clips, pipeline: [Report(clip.name, CLIP_LINES) for clip in clips]
-    )
+    monkeypatch.setattr("personalize.check.check_clips", lambda clips, in_step: [Report(clip.name, CLIP_LINES) for clip in clips])
     assert main(["train", str(clip), "--name", "anna", "--i-have-consent", "--json"]) == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line.get("stage") for line in lines] == [
@@ -376,7 +374,7 @@ def test_training_speaks_json_lines(clip, capsys, monkeypatch):
 def test_a_saved_request_is_trained_as_it_stands(clip, capsys, monkeypatch, tmp_path):
     trained = []
     monkeypatch.setattr("personalize.train.train_avatar", lambda request, on_progress: trained.append(request) or tmp_path)
-    monkeypatch.setattr("personalize.check.check_clips", lambda paths, pipeline: [Report(path.name, []) for path in paths])
+    monkeypatch.setattr("personalize.check.check_clips", lambda paths, in_step: [Report(path.name, []) for path in paths])
     asked = request("anna", clip, preset="draft", emotions={clip: "sad"}, size=512)
     asked.save(tmp_path / "asked.json")
     assert main(["train", "--request", str(tmp_path / "asked.json")]) == 0 and trained == [asked]

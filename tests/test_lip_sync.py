@@ -1,6 +1,7 @@
 """The lip-sync network finds by how much sound is late, and knows a mouth's own speech from that of somebody else."""
 
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -20,6 +21,7 @@ from gmtalker.pretrain.samples import VIEWS, PretrainOptions, TrackedSpeech
 from gmtalker.pretrain.sync import SyncClip
 from personalize import sound_sync
 from personalize.check import check_clip
+from personalize.check_sound import synchrony
 from personalize.sound_sync import SpokenFootage, is_another_voice, sound_lag
 from tests.conftest import FEATURES, perturbed
 from tests.media import bundled_clip
@@ -252,7 +254,7 @@ def test_sound_that_is_400_ms_late_is_found_and_another_voice_is_named(talk, mod
 def test_the_report_says_that_the_sound_is_not_this_mouths(tiny_pipeline, monkeypatch):
     unsure = measure_sync.SyncMeasure(agreement=0.1, lag_frames=7.0, confidence=1.0, frames=125)
     monkeypatch.setattr("personalize.check_sound.footage_sync", lambda *arguments: unsure)
-    report = check_clip(bundled_clip("preview.mp4"), pipeline=lambda: tiny_pipeline)
+    report = check_clip(bundled_clip("preview.mp4"), in_step=partial(synchrony, stages=tiny_pipeline.stages))
     line = next(line for line in report.lines if line.name == "sound with lips")
     assert (line.status, line.value) == ("warn", "the sound is not this mouth's (agreement 1.0)") and "dubbed" in line.advice
 

@@ -1,9 +1,10 @@
-"""evaluate, emotions, voice, lips, bench: the sub-parsers of python -m gmtalker that measure."""
+"""evaluate, emotions, voice, lips, bench, measure endurance: the sub-parsers of python -m gmtalker that measure."""
 
 from __future__ import annotations
 
 import argparse
 import math
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from gmtalker.command_line import (
     WrongUsage,
     add_avatar,
     add_device,
+    bad_values_are_wrong_usage,
     check_output,
     finite,
     labelled_clip,
@@ -32,16 +34,20 @@ if TYPE_CHECKING:
 
 MOVED = "{} is `python -m personalize benchmark {}` now: it trains avatars in order to measure them."
 LIPS_MOVED = "emotions --speech is `python -m gmtalker lips --speeches` now."
+SMALL_DISK_MAX = 500 * 2**20  # bytes; a disk with more room is somebody's own
 HIDDEN = {"help": argparse.SUPPRESS}  # options of what has moved: they are only there to say so
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
-    """Add `evaluate`, `emotions`, `voice`, `lips` and `bench`."""
+    """Add `evaluate`, `emotions`, `voice`, `lips`, `bench` and `measure`."""
     _add_evaluate(commands.add_parser("evaluate", help="measure an avatar on held-out videos of its person"))
     _add_emotions(commands.add_parser("emotions", help="measure the generic stages: emotions and head motion"))
     _add_voice(commands.add_parser("voice", help="measure how well emotions are heard in voices"))
     _add_lips(commands.add_parser("lips", help="measure lips: closures, noise, no speaker, unseen speakers, any speech"))
     _add_bench(commands.add_parser("bench", help="speed and memory on this machine, stage by stage"))
+    measure = commands.add_parser("measure", help="measure what takes long: endurance")
+    endurance = "accidents and load: programs killed, an hour of speech, many visitors, a full disk"
+    _add_endurance(measure.add_subparsers(required=True, metavar="what").add_parser("endurance", help=endurance))
 
 
 def _add_evaluate(evaluate: argparse.ArgumentParser) -> None:
@@ -127,6 +133,20 @@ def _add_bench(bench: argparse.ArgumentParser) -> None:
     )
     add_device(bench)
     bench.set_defaults(run=_bench)
+
+
+def _add_endurance(endurance: argparse.ArgumentParser) -> None:
+    endurance.add_argument("--json", type=Path, required=True, metavar="F", help="where the figures are written")
+    endurance.add_argument("--parts", default="", metavar="P,Q", help="only these (default: all)")
+    endurance.add_argument("--clip", type=Path, metavar="CLIP", help="of a person, for trainings (default: none)")
+    endurance.add_argument("--kills", type=int, default=20, metavar="N", help="of each program (20)")
+    endurance.add_argument("--minutes", type=float, default=60.0, metavar="M", help="of the long speech (60)")
+    endurance.add_argument("--visitors", type=int, default=50, metavar="N", help="at once on the page (50)")
+    endurance.add_argument("--videos", type=int, default=200, metavar="N", help="in the page's queue (200)")
+    endurance.add_argument(
+        "--small-disk", type=Path, metavar="DIR", help="on a disk of 50 to 500 MB, to be filled up (default: none)"
+    )
+    endurance.set_defaults(run=_endurance)
 
 
 def _evaluate(options: argparse.Namespace) -> None:
@@ -283,6 +303,20 @@ def _bench(options: argparse.Namespace) -> None:
             figures = measure_mark(pipeline, options.marks, on_progress)
         else:
             figures = measure_speed(pipeline, options.avatar, long=options.long)
+    write_json(figures, options.json)
+
+
+def _endurance(options: argparse.Namespace) -> None:
+    check_output(options.json, ".json")
+    for package in ("psutil", "gradio"):
+        need_package(package)
+    if options.small_disk is not None and shutil.disk_usage(options.small_disk).free > SMALL_DISK_MAX:
+        raise WrongUsage(f"{options.small_disk} is on a large disk; --small-disk fills it up.")
+    from gmtalker.measure.endurance import Ordeal, measure_endurance
+
+    given = options.clip, options.kills, options.minutes, options.visitors, options.videos, options.small_disk
+    with bad_values_are_wrong_usage(), progress_bar(options) as on_progress:
+        figures = measure_endurance(Ordeal(*given), names_in(options.parts), on_progress)
     write_json(figures, options.json)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from itertools import chain
@@ -14,6 +15,7 @@ from av.filter import Graph
 
 from gmtalker.clock import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
 from gmtalker.errors import UnusableInput, UnusableSpeech, UnusableVideo
+from gmtalker.media.apart import apart
 from gmtalker.media.container import FORMATS_WITH_GUESSED_LENGTH, begins_at_zero, open_media, picture_stream
 from gmtalker.media.sound_track import SIDE_BY_SIDE, SILENCE, SoundTrack, channels_of, decoded_frames, sound_track
 
@@ -38,6 +40,7 @@ def read_speech(path: Path) -> np.ndarray:
     return speech
 
 
+@apart(UnusableSpeech)
 def sound_seconds(path: Path) -> float:
     """Length of a speech as its file declares it, or else as read. Errors: UnusableSpeech when it can't be read."""
     track = sound_track(Path(path), UnusableSpeech)
@@ -63,13 +66,22 @@ def heard_clearly(sound: np.ndarray) -> np.ndarray:
 
     sound: (samples,) at 16 kHz.
     """
-    from scipy.signal import butter, sosfilt  # late: half a second that opening the page need not wait for
+    if _low_share(sound) > HUM_SHARE:
+        from scipy.signal import butter, sosfilt  # late: a second that opening the page, or most sounds, need not wait for
 
-    low = sosfilt(butter(4, HUM_HERTZ, fs=SAMPLE_RATE, output="sos"), sound)
-    if np.square(low).mean() > HUM_SHARE * np.square(sound).mean():
         sound = sosfilt(butter(8, HUM_HERTZ, "highpass", fs=SAMPLE_RATE, output="sos"), sound - sound.mean()).astype(np.float32)
     raised = QUIET - voice_level(sound)
     return sound if raised <= 0 else (sound * 10 ** (raised / 20)).astype(np.float32)
+
+
+def _low_share(sound: np.ndarray) -> float:
+    """How much of the energy of a sound (samples,) at 16 kHz lies below HUM_HERTZ."""
+    low = whole = 0.0
+    for first in range(0, len(sound), 60 * SAMPLE_RATE):
+        energy = np.square(np.abs(np.fft.rfft(sound[first : first + 60 * SAMPLE_RATE])))
+        low += float(energy[: math.ceil(HUM_HERTZ * min(60 * SAMPLE_RATE, len(sound) - first) / SAMPLE_RATE)].sum())
+        whole += float(energy.sum())
+    return low / max(whole, 1e-12)
 
 
 def voice_level(sound: np.ndarray) -> float:
@@ -91,11 +103,13 @@ def what_was_heard(path: Path) -> list[str]:
         said.append(f"{path.name} holds {len(track.parts)} recordings one after another; all are heard.")
     if track is not None and track.level < VERY_QUIET:
         said.append(
-            f"{path.name} is too quiet: {track.level:.0f} dB. It is heard as if it were louder; the film keeps it as it is."
+            f"{path.name} is too quiet: {track.peak:.0f} dB at its loudest. "
+            "It is heard as if it were louder; the film keeps it as it is."
         )
     return said
 
 
+@apart()
 def stream_sound(path: Path, unusable: type[UnusableInput] = UnusableSpeech, rate: int = SAMPLE_RATE) -> Iterator[np.ndarray]:
     """The samples of a recording piece by piece, as they are; none for a file without an audio stream.
 

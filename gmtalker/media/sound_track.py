@@ -6,12 +6,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
 from av.container import InputContainer
 
 from gmtalker.errors import UnusableInput
+from gmtalker.media.apart import apart
 from gmtalker.media.container import Part, open_media, recordings_in
 
 # Samples of all channels one after another: of eight planes, one for each channel, PyAV reads a ninth, which is not there.
@@ -49,6 +51,7 @@ class SoundTrack:
     mixes: by channel layout, the weights (channels,) that make one channel of it.
     gain: what keeps the loudest sample within full scale; 1 but for files in floating point.
     level: dB below full scale of the louder tenths of a second, in the loudest channel.
+    peak: dB below full scale of the loudest sample.
     is_audible: whether there is more in it than silence.
     """
 
@@ -58,7 +61,17 @@ class SoundTrack:
     mixes: dict[str, np.ndarray] = field(default_factory=dict)
     gain: float = 1.0
     level: float = -100.0
+    peak: float = -100.0
     is_audible: bool = False
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any] | None) -> SoundTrack | None:
+        """The inverse of asdict, through JSON; None stays None."""
+        if values is None:
+            return None
+        mixes = {layout: np.array(weights) for layout, weights in values["mixes"].items()}
+        parts = tuple((int(first), int(end)) for first, end in values["parts"])
+        return cls(**values | {"mixes": mixes, "parts": parts})
 
     def mixed(self, samples: np.ndarray, layout: str) -> np.ndarray:
         """(n,) float32 of one channel, from (channels, n)."""
@@ -81,6 +94,7 @@ def sound_track(path: Path, unusable: type[UnusableInput]) -> SoundTrack | None:
 
 
 @lru_cache(16)  # a speech is read for its features, and again in its own quality for the film
+@apart(decoded=SoundTrack.from_json)
 def _sound_track(path: Path, unusable: type[UnusableInput], size: int, changed: int) -> SoundTrack | None:
     parts = recordings_in(path, unusable)
     with open_media(path, unusable, parts[0] if len(parts) > 1 else None) as container:
@@ -115,7 +129,8 @@ def _surveyed(path: Path, unusable: type[UnusableInput], index: int, tracks: int
     peak = max((survey.peak() for survey in surveys.values()), default=0.0)
     heard = np.array([level for survey in surveys.values() for level in survey.levels] or [0.0])
     level = float(20 * np.log10(max(np.quantile(heard, 0.9), 1e-5)))
-    return SoundTrack(index, tracks, tuple(parts), mixes, 1 / peak if peak > 1 else 1.0, level, bool(heard.max() >= SILENCE))
+    gain, loudest = 1 / peak if peak > 1 else 1.0, float(20 * np.log10(max(min(peak, 1.0), 1e-5)))
+    return SoundTrack(index, tracks, tuple(parts), mixes, gain, level, loudest, bool(heard.max() >= SILENCE))
 
 
 def decoded_frames(container: InputContainer, index: int) -> Iterator[av.AudioFrame]:

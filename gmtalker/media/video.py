@@ -14,6 +14,7 @@ from av.container import InputContainer
 
 from gmtalker.clock import FPS
 from gmtalker.errors import UnusableVideo
+from gmtalker.media.apart import apart
 from gmtalker.media.colour import ToRgb, whole_pictures
 from gmtalker.media.container import FORMATS_WITH_GUESSED_LENGTH, begins_at_zero, open_media, picture_stream, recordings_in
 
@@ -40,6 +41,7 @@ class VideoInfo:
     has_sound: bool
 
 
+@apart(decoded=lambda values: VideoInfo(**values))
 def read_info(path: Path) -> VideoInfo:
     """The VideoInfo of a file; decodes one picture.
 
@@ -56,6 +58,7 @@ def read_info(path: Path) -> VideoInfo:
         return VideoInfo(width, height, _declared_seconds(container, stream) or _scanned_seconds(path), _rate(stream), has_sound)
 
 
+@apart()
 def read_frames(path: Path, fps: float = FPS, turns: int = 0) -> Iterator[np.ndarray]:
     """Frames of a video, upright, with square pixels, resampled by their timestamps.
 

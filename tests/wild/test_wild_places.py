@@ -17,7 +17,7 @@ from gmtalker.__main__ import main
 from gmtalker.request import SpeakRequest
 from studio.live_video import player
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
