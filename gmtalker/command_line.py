@@ -18,14 +18,13 @@ from typing import TYPE_CHECKING
 from gmtalker.avatars.workspace import home
 from gmtalker.clock import EMOTIONS
 from gmtalker.errors import UnusableInput
-from gmtalker.files import whole_file
+from gmtalker.files import NAME_BYTES_MAX, whole_file
 from gmtalker.progress import OnProgress, Progress
 
 if TYPE_CHECKING:
     from gmtalker.pipeline import GMTalkerPipeline
 
 DONE, UNUSABLE, WRONG_USAGE = 0, 1, 2
-NAME_MAX = 255  # bytes of a file's name
 DATASETS = ("mead", "cremad", "lsp", "hdtf", "voxceleb2")
 # How the stages of the pipeline are called for people; other stages have names that people read already.
 TITLES = {"listening": "reading the speech", "expression": "generating the expression", "drawing": "drawing the frames"}
@@ -84,7 +83,13 @@ def run(parser: argparse.ArgumentParser, arguments: list[str] | None, stopped: s
 
 def _is_dashed_file(word: str) -> bool:
     """Whether a word is the name of a file that begins as an option does."""
-    return word.startswith("-") and "." in word and "=" not in word and len(os.fsencode(word)) < NAME_MAX and Path(word).is_file()
+    return (
+        word.startswith("-")
+        and "." in word
+        and "=" not in word
+        and len(os.fsencode(word)) < NAME_BYTES_MAX
+        and Path(word).is_file()
+    )
 
 
 def place_sentence(error: OSError) -> str:
@@ -201,7 +206,7 @@ def check_output(path: Path, suffix: str) -> None:
     """Before the work: can its result be written there? Errors: WrongUsage for another suffix, UnusableInput for a bad place."""
     if path.suffix.lower() != suffix:
         raise WrongUsage(f"The output {path.name} must be named with {suffix}.")
-    if len(os.fsencode(path.name)) > NAME_MAX - len(".request.json"):  # what is written beside it has a longer one
+    if len(os.fsencode(path.name)) > NAME_BYTES_MAX - len(".request.json"):  # what is written beside it has a longer one
         raise UnusableInput(f"The name {path.name[:40]}... is too long for a file; please give a shorter one.")
     if path.is_dir():
         raise UnusableInput(f"{path} is a folder; give a file to write.")

@@ -19,6 +19,7 @@ from gmtalker.errors import UnusableInput, first_line
 Request = TypeVar("Request")
 
 MEGABYTE = 2**20  # bytes
+NAME_BYTES_MAX = 255  # of a file
 _HOST = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
 _UNFINISHED = re.compile(rf"\.writing-{_HOST}-(\d+)-")
 

@@ -13,6 +13,7 @@ from studio.components import MIXED
 from studio.generation import TAKES
 from studio.timeline import Timeline, timeline_controls
 from studio.translations import word
+from studio.uploads import keeping_names
 
 PRESETS = {
     "neutral": {},
@@ -87,20 +88,26 @@ class Visit:
 
     settings: of the video that is being made.
     videos: made before, the newest first (create_handlers.Remembered).
+    given: name of the last speech that came as a file of another kind.
     first_seed: of the three takes.
     """
 
     settings: gr.State
     videos: gr.State
+    given: gr.State
     first_seed: gr.State
 
 
 @dataclass(frozen=True)
 class CreateTab:
-    """The tab's components."""
+    """The tab's components.
+
+    other: takes a speech that the player's own upload does not: a video, or a file whose name does not say what it is.
+    """
 
     avatar: AvatarCard
     speech: gr.Audio
+    other: gr.UploadButton
     emotion: EmotionCard
     movement: MovementCard
     stage: Stage
@@ -127,10 +134,12 @@ def create_tab() -> CreateTab:
     """Lay the tab out."""
     with gr.Row():
         with gr.Column(scale=3):
-            avatar, speech, emotion, movement = _avatar_card(), _speech_card(), _emotion_card(), _movement_card()
+            avatar, (speech, other), emotion, movement = _avatar_card(), _speech_card(), _emotion_card(), _movement_card()
         with gr.Column(scale=2, elem_classes="stage"):
             stage = _stage()
-    return CreateTab(avatar, speech, emotion, movement, stage, Visit(gr.State({}), gr.State([]), gr.State(0)))
+    return CreateTab(
+        avatar, speech, other, emotion, movement, stage, Visit(gr.State({}), gr.State([]), gr.State(""), gr.State(0))
+    )
 
 
 def _avatar_card() -> AvatarCard:
@@ -156,10 +165,12 @@ def _avatar_card() -> AvatarCard:
     return AvatarCard(gallery, avatar, strip)
 
 
-def _speech_card() -> gr.Audio:
+def _speech_card() -> tuple[gr.Audio, gr.UploadButton]:
     with gr.Column(elem_classes="card"):
         gr.Markdown(word("create_speech"))
-        speech = gr.Audio(label=word("speech"), type="filepath", sources=["upload", "microphone"], elem_id="speech")
+        speech = keeping_names(
+            gr.Audio(label=word("speech"), type="filepath", sources=["upload", "microphone"], elem_id="speech")
+        )
         examples = sorted(SPEECHES.glob("*.flac"))
         gr.Examples(
             [[str(path)] for path in examples],
@@ -169,7 +180,9 @@ def _speech_card() -> gr.Audio:
             api_visibility="private",
             example_labels=[path.stem.capitalize() for path in examples],
         )
-    return speech
+        # Browsers know sound by the ends of names, and gradio takes nothing else for its player.
+        other = keeping_names(gr.UploadButton(word("speech_other"), size="sm", elem_id="speech-other"))
+    return speech, other
 
 
 def _emotion_card() -> EmotionCard:

@@ -14,7 +14,9 @@ from PIL import Image
 
 from gmtalker.avatars.storage import find_avatar
 from gmtalker.clock import MOTIONS
+from gmtalker.errors import UnusableSpeech
 from gmtalker.media.audio import sound_seconds
+from gmtalker.media.sound_track import sound_track
 from studio.accounts import in_own_workspace
 from studio.avatars import names, picture_of, portraits
 from studio.components import HIDDEN, MIXED, PRIVATE, Updates, note, or_sentence, refusal
@@ -89,6 +91,13 @@ class CreateHandlers:
     def choose(self, visitor: gr.Request, event: gr.SelectData) -> str:
         """The name of the avatar whose picture was clicked."""
         return names()[event.index]
+
+    def take_speech(self, path: str) -> Updates:
+        """A speech from any file that holds sound."""
+        or_sentence(sound_seconds, Path(path))
+        if or_sentence(sound_track, Path(path), UnusableSpeech) is None:
+            raise refusal(f"{Path(path).name} holds no sound. Please record it again with the microphone on.")
+        return {self.tab.speech: path, self.tab.visit.given: Path(path).name}
 
     def preset(self, name: str) -> Callable[[], Updates]:
         """A handler that sets the sliders to a preset."""
@@ -192,15 +201,19 @@ class CreateHandlers:
 
     @in_own_workspace
     def remember(
-        self, visitor: gr.Request, video: str | None, videos: Sequence[Remembered], settings: Mapping[str, object]
+        self, visitor: gr.Request, video: str | None, videos: Sequence[Remembered], settings: Mapping[str, object], given: str
     ) -> Updates:
-        """Add the video to those of this visit, and show the command that repeats it."""
+        """Add the video to those of this visit, and show the command that repeats it.
+
+        given: name of the last speech of another kind: the player has it as a file that browsers know.
+        """
         if video is None:  # stopped
             return gr.skip()
         request = self._request(visitor, settings)
         label = f"{time.strftime('%H:%M:%S')} · {_description(request, visitor)}"
         videos = [Remembered(label, video, request), *videos][:VIDEOS_KEPT]
-        named = replace(request, speech=Path(request.speech).name)
+        spoken = Path(request.speech)
+        named = replace(request, speech=given if spoken.stem in (given, Path(given).stem) else spoken.name)
         stage = self.tab.stage
         return {
             stage.video: gr.Video(visible=True),
@@ -291,6 +304,7 @@ def _connect_settings(tab: CreateTab, handlers: CreateHandlers) -> None:
         concurrency_id="preview",
         **HIDDEN,
     )
+    tab.other.upload(handlers.take_speech, tab.other, [tab.speech, tab.visit.given], **HIDDEN)
     avatar.change(handlers.show_strip, avatar, tab.avatar.strip, **HIDDEN)
     tab.avatar.gallery.select(handlers.choose, None, avatar, **HIDDEN)
     tab.stage.reset.click(handlers.reset, None, list(handlers.reset()), queue=False, **HIDDEN)
@@ -304,7 +318,7 @@ def _connect_videos(tab: CreateTab, handlers: CreateHandlers) -> None:
     shown = [stage.progress, stage.growing, stage.video]
     made = emptied.then(handlers.speak, None, shown, inputs_kwargs=settings, api_name="speak", **HEAVY)
     remembered = [stage.video, visit.videos, stage.history, stage.command]
-    finished = made.success(handlers.remember, [stage.video, visit.videos, visit.settings], remembered, **HIDDEN)
+    finished = made.success(handlers.remember, [stage.video, visit.videos, visit.settings, visit.given], remembered, **HIDDEN)
     continued = finished.then(None, None, None, js=CONTINUE_PLAYING, **PRIVATE)
     continued.then(lambda: "", None, stage.growing, **AT_ONCE)
     _connect_end(made, tab, handlers)

@@ -10,6 +10,7 @@ from gmtalker.assets import BUNDLED
 from personalize.request import PRESETS
 from studio.avatars import picture_of
 from studio.translations import word
+from studio.uploads import keeping_names
 
 NOT_MIRRORED = gr.WebcamOptions(mirror=False)  # an avatar must not part its hair on the other side
 EXAMPLE_SIZE = (256, 256)
@@ -136,7 +137,7 @@ def _consent_card() -> tuple[gr.Textbox, gr.Checkbox]:
 def _clips_card() -> ClipsCard:
     with gr.Column(elem_classes="card"):
         gr.Markdown(word("upload"))
-        clips = gr.File(label=word("clips"), file_count="multiple", elem_id="clips", height=150)
+        clips = keeping_names(gr.File(label=word("clips"), file_count="multiple", elem_id="clips", height=150))
         with gr.Accordion(word("webcam"), open=False, elem_id="webcam-group"):
             webcam = gr.Video(
                 label=word("webcam"),

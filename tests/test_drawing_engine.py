@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -122,3 +124,19 @@ def test_the_engine_can_be_chosen(network, monkeypatch):
     monkeypatch.setenv("GMTALKER_ENGINE", "openvino")
     with pytest.raises(UnusableInput, match="not installed"):
         engine_name(CPU)
+
+
+@openvino
+def test_threads_that_draw_first_do_not_wait_for_each_other():
+    """A fresh process, whose threads change places all the time: without the lock it hangs in nearly every run."""
+    script = (
+        "import sys, threading\nfrom gmtalker.avatars.drawing_engine import _openvino\nsys.setswitchinterval(1e-6)\n"
+        "together = threading.Barrier(4)\n"
+        "def draw():\n    together.wait()\n    _openvino().Type.u8.to_dtype()\n"
+        "threads = [threading.Thread(target=draw) for _ in range(4)]\n"
+        "[thread.start() for thread in threads]\n[thread.join() for thread in threads]\nprint('drawn')"
+    )
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
+    for _ in range(3):
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, env=environment)
+        assert done.stdout.strip() == "drawn", done.stderr

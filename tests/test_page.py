@@ -286,6 +286,34 @@ def test_a_newcomer_gets_a_happy_video(page, speech: Path, tmp_path: Path):
     page.wait_for_function("document.querySelector('#emotion-neutral input[type=number]').value == 1")
 
 
+NAMES = (
+    "-speech.ogg",
+    "100%20 sure %s #1 ?x=1&y=2.ogg",
+    'it\'s "quoted"; `touch x` $(touch y).ogg',
+    "new\nline.ogg",
+    "长" * 80 + ".ogg",
+)
+
+
+@pytest.mark.parametrize("name", [*NAMES, "NO_EXTENSION", "a film.mp4"])
+def test_a_speech_of_any_name_is_spoken_and_named_in_the_command(page, tmp_path: Path, name: str):
+    (tmp_path / "here").mkdir()
+    path = tmp_path / "here" / name
+    ffmpeg("-i", bundled_clip("preview.mp4"), "-t", 0.5, tmp_path / "sound.ogg")
+    path.write_bytes((bundled_clip("preview.mp4") if name.endswith(".mp4") else tmp_path / "sound.ogg").read_bytes())
+    if name.endswith(".ogg"):
+        use_speech(page, path)
+    else:  # the player of sound does not take it
+        with page.expect_file_chooser() as chooser:
+            page.locator("#speech-other").click()
+        chooser.value.set_files(path)
+        page.locator("#speech .waveform-container, #speech #waveform").first.wait_for(state="attached", timeout=MINUTE)
+    created_video(page, tmp_path)
+    words = command_shown(page).split("speak ", 1)[1]
+    printed = subprocess.run(["sh", "-c", f'printf "%s\\n" {words}'], capture_output=True, text=True, cwd=path.parent)
+    assert name in printed.stdout and [file.name for file in path.parent.iterdir()] == [name]
+
+
 def test_a_video_of_the_visit_comes_back_with_its_settings(page, speech: Path, tmp_path: Path):
     use_speech(page, speech)
     set_slider(page, "emotion-sad", 0.6)

@@ -182,10 +182,18 @@ class OpenVinoEngine:
         return path
 
 
+_first_use = threading.Lock()
+
+
 def _openvino() -> ModuleType:
     """The library without its telemetry, which would tell a host elsewhere of every start."""
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
-    return importlib.import_module("openvino")  # late: not everybody has it
+    with _first_use:
+        library = importlib.import_module("openvino")  # late: not everybody has it
+        # It makes its table of number types at the first use, under a lock that it waits for with Python's held: two threads that
+        # come at once would wait for each other for ever.
+        library.Type.u8.to_dtype()
+    return library
 
 
 def _forget_old(folder: Path) -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import lzma
+import os
 import shutil
+import struct
 import tempfile
 import time
 import unicodedata
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +21,7 @@ from gmtalker.assets import BUNDLED
 from gmtalker.avatars.avatar import (
     CARD,
     LARGEST_AVATAR,
+    LARGEST_FILE,
     MOST_FILES,
     check_files,
     check_place,
@@ -25,11 +30,13 @@ from gmtalker.avatars.avatar import (
     read_card,
     save_card,
 )
-from gmtalker.avatars.workspace import avatars_folder, clean_name, slug, workspace
+from gmtalker.avatars.workspace import LONGEST_NAME, avatars_folder, clean_name, slug, workspace
 from gmtalker.errors import UnusableAvatar, first_line
 from gmtalker.files import MEGABYTE, sweep, unfinished_prefix, whole_file
 
 HALF_DONE = (".writing-", ".deleting-", ".importing-", ".pulling-")
+END_OF_ZIP_MAX = 22 + 2**16  # bytes: the end of a zip file, which says how many entries it has, and a comment
+UNPACKED_MAX = 20  # times the archive's size: weights, videos and pictures hardly shrink, only a bomb does
 ABANDONED = 7 * 24 * 3600  # seconds: longer than any training
 
 
@@ -211,11 +218,13 @@ def import_avatar(archive_path: Path, name: str | None = None) -> Path:
     """
     archive_path = Path(archive_path)
     with tempfile.TemporaryDirectory(prefix=".importing-", dir=avatars_folder()) as temporary:
-        unpacked = Path(temporary)
+        unpacked = Path(temporary) / (slug(archive_path.stem[:LONGEST_NAME]) if archive_path.stem.isprintable() else "avatar")
+        unpacked.mkdir()
         try:
+            _check_archive(archive_path)
             with zipfile.ZipFile(archive_path) as archive:
-                _unpack(archive, unpacked)
-        except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError, ValueError) as error:
+                _unpack(archive, unpacked, archive_path.stat().st_size)
+        except (OSError, EOFError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, RuntimeError, ValueError) as error:
             raise UnusableAvatar(f"{archive_path.name} is not an exported avatar ({first_line(error)}).") from error
         card = read_avatar(unpacked).card
         card.pop("hub", None)  # whoever packed it may claim any repo
@@ -228,12 +237,33 @@ def import_avatar(archive_path: Path, name: str | None = None) -> Path:
         return avatars_folder() / slug(card["name"])
 
 
-def _unpack(archive: zipfile.ZipFile, folder: Path) -> None:
+def _check_archive(path: Path) -> None:
+    """Check how many entries a zip file has before its list of them is read, which may be as large as the file.
+
+    Errors: ValueError for more than an avatar has, or for a file without such a list.
+    """
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(size - END_OF_ZIP_MAX, 0))
+        end = file.read()
+    found = end.rfind(b"PK\x05\x06")
+    if found < 0 or len(end) < found + 22:
+        raise ValueError("it is no zip file")
+    entries, listed = struct.unpack("<H", end[found + 10 : found + 12])[0], struct.unpack("<I", end[found + 12 : found + 16])[0]
+    if entries > 2 * MOST_FILES or listed > MEGABYTE:  # folders are entries, too
+        raise ValueError("it holds too many files")
+
+
+def _unpack(archive: zipfile.ZipFile, folder: Path, packed_bytes: int) -> None:
+    """Write the files of an archive of so many bytes. Errors: ValueError for one that is no avatar's."""
     entries = [entry for entry in archive.infolist() if not entry.is_dir()]
-    if len(entries) > MOST_FILES or sum(entry.file_size for entry in entries) > LARGEST_AVATAR:
+    unpacked_bytes = sum(entry.file_size for entry in entries)
+    if len(entries) > MOST_FILES or unpacked_bytes > LARGEST_AVATAR or unpacked_bytes > UNPACKED_MAX * packed_bytes + MEGABYTE:
         raise ValueError("it is too large")
     for entry in entries:
         check_place(entry.filename)
+        if entry.file_size > LARGEST_FILE.get(Path(entry.filename).suffix.lower(), LARGEST_AVATAR):
+            raise ValueError(f"{entry.filename} is too large")
         path = folder / entry.filename
         path.parent.mkdir(parents=True, exist_ok=True)
         with archive.open(entry) as source, open(path, "xb") as target:

@@ -18,6 +18,8 @@ SHOULDER_STEP = 0.02  # crop widths that count as one step of the shoulders, abo
 CONTEXT_CELLS = 48  # cells to a side of the grid on which that is known
 POSE_DIM = POSE.stop - POSE.start
 POSE_REACH = 4.0  # usual deviations of the pose from its median, further than which context motion knows nothing
+FACE_MAX = 1e3  # of places and movements, whose units are about a face or a radian
+PIXELS_MAX = 2**15  # of a place in a picture: further out is no picture's
 FORMER_NAMES = {"surroundings": "context_motion"}  # tensors of face.safetensors: former name to present name
 LATER_TENSORS = {"pose_whitening"}  # that files of earlier versions lack
 
@@ -92,6 +94,11 @@ class PersonFace(FaceShape):
             raise ValueError("reference must be a picture (size, size, 3) of uint8")
         if self.reference.shape[0] != self.reference.shape[1] or not 64 <= len(self.reference) <= 2048:
             raise ValueError("reference must be square, 64 to 2048 pixels")
+        if not (np.abs(self.crop) <= PIXELS_MAX).all() or not 1 <= self.crop[2] or not (self.source_size <= PIXELS_MAX).all():
+            raise ValueError("crop and source_size must be those of a picture")
+        for name in ("neutral_shape", "reference_points", "motion_mean", "motion_scale"):
+            if not (np.abs(getattr(self, name)) <= FACE_MAX).all():
+                raise ValueError(f"{name} holds a number that no face has")
 
     def within_reach(self, motion: np.ndarray) -> np.ndarray:
         """Motion (frames, 10) with poses that are further out than the footage brought back to its edge, docs/method.md (30c)."""

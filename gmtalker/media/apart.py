@@ -138,7 +138,7 @@ class _Worker:
         # One thread of the linear algebra: each would reserve memory that counts against the limit.
         settings = {_INSIDE: "1", "PYTHONPATH": paths, "PYTHONSAFEPATH": "1", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "gmtalker.media.apart"],
+            [sys.executable, "-m", "gmtalker.media.apart", str(MEMORY_BYTES), str(CPU_SECONDS)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -271,9 +271,9 @@ def _widen(pipe: IO[bytes] | None) -> None:
 # --- The worker's side ---------------------------------------------------------------------------------------------------------
 
 
-def main() -> None:
+def main(memory_bytes: int, cpu_seconds: int) -> None:
     """Answer requests until the caller is gone."""
-    _limit()
+    _limit(memory_bytes)
     stdin, stdout = sys.stdin.buffer, sys.stdout.buffer
     sys.stdout = sys.stderr  # what a library prints is no result
     for name in ("gmtalker.media.video", "gmtalker.media.audio"):
@@ -281,13 +281,13 @@ def main() -> None:
     while line := stdin.readline():
         if line.strip():  # an empty one stops a request that is over already
             try:
-                _answer(json.loads(line), stdin, stdout)
+                _answer(json.loads(line), stdin, stdout, cpu_seconds)
             except BrokenPipeError:  # the caller is gone
                 os._exit(0)
 
 
-def _answer(request: dict, stdin: IO[bytes], stdout: IO[bytes]) -> None:
-    _allow_time()
+def _answer(request: dict, stdin: IO[bytes], stdout: IO[bytes], cpu_seconds: int) -> None:
+    _allow(cpu_seconds)
     try:
         result = _call(request)
         if not inspect.isgenerator(result):
@@ -295,7 +295,7 @@ def _answer(request: dict, stdin: IO[bytes], stdout: IO[bytes]) -> None:
         else:
             for array in result:
                 _write(stdout, {"kind": "array", "dtype": str(array.dtype), "shape": array.shape}, array)
-                _allow_time()
+                _allow(cpu_seconds)
                 if select.select([stdin], [], [], 0)[0]:  # it wants no more
                     result.close()
                     break
@@ -328,11 +328,11 @@ def _write(stdout: IO[bytes], head: dict, array: np.ndarray | None = None) -> No
     stdout.flush()
 
 
-def _limit() -> None:
+def _limit(memory_bytes: int) -> None:
     """No file is written but a table of colours, no core dumped, and no more memory taken than the largest film needs."""
     if resource is None:
         return
-    limits = ((resource.RLIMIT_AS, MEMORY_BYTES), (resource.RLIMIT_FSIZE, TABLE_BYTES), (resource.RLIMIT_CORE, 0))
+    limits = ((resource.RLIMIT_AS, memory_bytes), (resource.RLIMIT_FSIZE, TABLE_BYTES), (resource.RLIMIT_CORE, 0))
     for kind, most in limits:
         try:
             resource.setrlimit(kind, (most, most))
@@ -340,14 +340,14 @@ def _limit() -> None:
             continue
 
 
-def _allow_time() -> None:
-    """From now on, CPU_SECONDS of the processor."""
+def _allow(cpu_seconds: int) -> None:
+    """From now on, so much time of the processor."""
     if resource is None:
         return
     used = resource.getrusage(resource.RUSAGE_SELF)
     _, hard = resource.getrlimit(resource.RLIMIT_CPU)
-    resource.setrlimit(resource.RLIMIT_CPU, (int(used.ru_utime + used.ru_stime) + CPU_SECONDS, hard))
+    resource.setrlimit(resource.RLIMIT_CPU, (int(used.ru_utime + used.ru_stime) + cpu_seconds, hard))
 
 
 if __name__ == "__main__":
-    main()
+    main(*map(int, sys.argv[1:]))

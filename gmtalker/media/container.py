@@ -166,15 +166,13 @@ def _later_waves(data: mmap.mmap) -> list[int]:
 def _later_ogg(data: mmap.mmap) -> list[int]:
     """Pages that begin a stream, after pages that do not: a stream that begins when another has ended."""
     starts, place, begun = [], 0, True
-    while data[place : place + 4] == b"OggS" and len(starts) <= PARTS_MAX:
+    while data[place : place + 4] == b"OggS" and place + 27 <= len(data) and len(starts) <= PARTS_MAX:
         begins = bool(data[place + 5] & 2)
         if begins and not begun:
             starts.append(place)
         begun = begins
         segments = data[place + 26]
         place += 27 + segments + sum(data[place + 27 : place + 27 + segments])
-        if place + 27 > len(data):
-            break
     return starts
 
 

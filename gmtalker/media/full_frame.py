@@ -24,6 +24,7 @@ from gmtalker.media.video_writer import VideoWriter
 
 VIDEO_FILE, CLEAN_FILE, TRACK_FILE = "idle.mp4", "behind.mp4", "idle.safetensors"
 IDLE_FRAMES_MAX = 125  # of a loop
+CROP_SIDE_MAX = 2**13  # pixels; the drawn square is made as large
 FEATHER = 0.08  # of the crop's side, over which the generated picture fades into the footage
 SOLID = 0.9  # of a matte, from which on a pixel shows the person alone
 TINT_MAX = 12.0  # of 255: light changes a little between takes; more is another room
@@ -57,8 +58,10 @@ class IdleLoop:
             pictures = [_packed(frame) for frame in islice(read_frames(video), IDLE_FRAMES_MAX)]
             shoulders, crop = track["shoulders"][: len(pictures)], track["crop"]
             moves = "moves" in track and bool(track["moves"][0])
-            if not pictures or shoulders.shape != (len(pictures), 4) or crop.shape != (3,) or not crop[2] >= 16:
+            if not pictures or shoulders.shape != (len(pictures), 4) or crop.shape != (3,) or not 16 <= crop[2] <= CROP_SIDE_MAX:
                 raise ValueError("its track and its pictures differ")
+            if not (np.isfinite(shoulders).all() and (np.abs(crop) <= CROP_SIDE_MAX).all()):
+                raise ValueError("its track holds impossible numbers")
         except (OSError, KeyError, ValueError, SafetensorError, UnusableVideo) as error:
             raise UnusableAvatar("The footage that this avatar stands in is broken; train or import it again.") from error
         if moves:

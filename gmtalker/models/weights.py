@@ -25,6 +25,8 @@ WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"  # the name diffusers' from
 HEAD_FOLDER, POSITIONS_FOLDER = "articulation_head", "position_means"  # inside the folder of a pretrained speech encoder
 CONFIG_BYTES_MAX = 1 << 20
 DIMENSION_MAX = 1 << 16  # no dimension of ours comes near it, and a config from anywhere must not fill the memory
+COUNT_MAX = 256  # of what a network has several of; a thousand times as many take minutes to make, even without weights
+COUNTS = ("layers", "steps", "blocks", "emotions", "heads", "components", "reach")  # how options that are such counts end
 Network = TypeVar("Network", bound=NetworkConfig)
 
 
@@ -126,11 +128,16 @@ def _read_config(cls: type[NetworkConfig], folder: Path) -> dict:
     known = set(inspect.signature(cls.__init__).parameters) - {"self"}
     if set(config) != known:
         raise UnusableWeights(f"{folder.name} was made by another version: {_few(set(config) ^ known)} in its config.")
-    for value in config.values():
-        sizes = value if isinstance(value, list) else [value]
-        if any(isinstance(size, int) and not -1 <= size <= DIMENSION_MAX for size in sizes):
-            raise UnusableWeights(f"{folder.name} has a config with an impossible size.")
+    if not all(_is_possible(name, value) for name, value in config.items()):
+        raise UnusableWeights(f"{folder.name} has a config with an impossible size.")
     return config
+
+
+def _is_possible(name: str, value: object) -> bool:
+    """Whether an option of a config can be one of a network of ours."""
+    sizes = value if isinstance(value, list) else [value]
+    most = COUNT_MAX if name.endswith(COUNTS) else DIMENSION_MAX
+    return len(sizes) <= COUNT_MAX and all(-1 <= size <= most for size in sizes if isinstance(size, int))
 
 
 def _expected_shapes(cls: type[NetworkConfig], config: dict, folder: Path) -> dict[str, tuple[int, ...]]:
@@ -138,7 +145,7 @@ def _expected_shapes(cls: type[NetworkConfig], config: dict, folder: Path) -> di
     try:
         with torch.device("meta"):
             return {name: tuple(tensor.shape) for name, tensor in cls(**config).state_dict().items()}
-    except (TypeError, ValueError, RuntimeError, AssertionError) as error:
+    except (TypeError, ValueError, RuntimeError, AssertionError, ArithmeticError, MemoryError) as error:
         raise UnusableWeights(f"{folder.name} has a config that does not make a {cls.__name__}.") from error
 
 

@@ -18,6 +18,7 @@ import psutil
 import gmtalker
 from gmtalker.avatars.workspace import clean_name, owner, workspace
 from gmtalker.errors import UnusableAvatar, UnusableInput
+from gmtalker.files import NAME_BYTES_MAX
 from personalize.jobs.job import OPEN, Job, estimate, free_disk, own_avatar, same_name, uploads_folder
 from personalize.jobs.store import add_row, claim_next, delete_row, get, jobs, write_row
 from personalize.jobs.trainer import LOST, STOPPED
@@ -84,7 +85,7 @@ def _insert(request: TrainRequest, keep_clips: bool, here: bool) -> Job:
     if keep_clips:
         folder = uploads_folder(identifier)
         folder.mkdir(parents=True)
-        copies = {clip: folder / f"{number:02d} {clip.name}" for number, clip in enumerate(request.clips)}
+        copies = {clip: folder / _copy_name(number, clip) for number, clip in enumerate(request.clips)}
         for clip, copy in copies.items():
             shutil.copyfile(clip, copy)
         emotions = {copies[clip]: emotion for clip, emotion in request.emotions.items()}
@@ -95,6 +96,13 @@ def _insert(request: TrainRequest, keep_clips: bool, here: bool) -> Job:
     job = Job(id=identifier, log=str(log), owner=owner(), **values, **_first_state(here))
     add_row(job)
     return job
+
+
+def _copy_name(number: int, clip: Path) -> str:
+    """A copy's name: the clip's, after a number that keeps two of one name apart, as long as names can be."""
+    suffix = clip.suffix[:16]
+    whole = f"{number:02d} {clip.stem}".encode(errors="replace")[: NAME_BYTES_MAX - len(suffix.encode(errors="replace"))]
+    return whole.decode(errors="ignore") + suffix
 
 
 def _is_the_same(old: TrainRequest, new: TrainRequest) -> bool:

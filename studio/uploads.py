@@ -1,0 +1,51 @@
+"""Uploads under the names that people gave them: gradio keeps files under names of its own, which commands would then name."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, TypeVar
+
+import gradio as gr
+
+from gmtalker.files import NAME_BYTES_MAX
+
+Upload = TypeVar("Upload", gr.Audio, gr.File, gr.UploadButton)
+
+
+def keeping_names(upload: Upload) -> Upload:
+    """A component for uploads, whose handlers get the files under the names that they had where they came from.
+
+    It is changed, not derived from: gradio writes a file beside the source of every class of components.
+    """
+    received = upload.preprocess
+
+    def preprocess(payload: Any) -> Any:
+        paths, files = received(payload), getattr(payload, "root", payload)
+        if isinstance(paths, list):
+            return [under_its_name(str(path), file.orig_name) for path, file in zip(paths, files)]
+        return under_its_name(paths, payload.orig_name) if isinstance(paths, str) else paths
+
+    upload.preprocess = preprocess  # type: ignore[method-assign]
+    return upload
+
+
+def under_its_name(path: str, original: str | None) -> str:
+    """A second name for an upload, beside gradio's, in the folder that it has for itself.
+
+    path: of the file as gradio keeps it.
+    original: the name it had; anybody can send any.
+    Returns: the path with that name, or as it is where no file can be called so.
+    """
+    name = Path(original or "").name
+    if not name or name in (Path(path).name, ".", "..") or "\0" in name or len(os.fsencode(name)) > NAME_BYTES_MAX:
+        return path
+    named = Path(path).with_name(name)
+    try:
+        if not named.exists():
+            os.link(path, named)
+        elif not named.samefile(path):
+            return path
+    except (OSError, ValueError):  # a file system without links, or one on which no name has such letters
+        return path
+    return str(named)
