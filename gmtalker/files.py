@@ -9,8 +9,9 @@ import re
 import secrets
 import shutil
 import socket
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -21,24 +22,40 @@ Request = TypeVar("Request")
 MEGABYTE = 2**20  # bytes
 NAME_BYTES_MAX = 255  # of a file
 _HOST = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
-_UNFINISHED = re.compile(rf"\.writing-{_HOST}-(\d+)-")
+HIDDEN, PLAIN = ".writing", "gmtalker"  # how names begin of what is written beside what people see, and elsewhere
+_UNFINISHED = re.compile(rf"(?:{re.escape(HIDDEN)}|{PLAIN})-{_HOST}-(\d+)-")
 
 
-def unfinished_prefix() -> str:
-    """What the hidden names begin with under which this process writes; by it `sweep` knows whose they were."""
-    return f".writing-{_HOST}-{os.getpid()}-"
+def unfinished_prefix(kind: str = HIDDEN) -> str:
+    """What the names begin with under which this process writes; by it `sweep` knows whose they were."""
+    return f"{kind}-{_HOST}-{os.getpid()}-"
 
 
 def sweep(folder: Path) -> None:
     """Delete what processes of this machine left half-written in a folder when they were killed."""
-    for left in Path(folder).glob(".writing-*"):
+    for left in Path(folder).glob(f"*-{_HOST}-*"):
         match = _UNFINISHED.match(left.name)
         if match is None or _lives(int(match[1])):
             continue
         if left.is_dir() and not left.is_symlink():
             shutil.rmtree(left, ignore_errors=True)
         else:
-            left.unlink(missing_ok=True)
+            with suppress(OSError):  # somebody else's
+                left.unlink()
+
+
+@contextmanager
+def temporary_folder(place: Path | None = None) -> Iterator[Path]:
+    """A folder for the block; those that killed processes left there are deleted.
+
+    place: where it is, hidden; None is the system's own place for such.
+    Errors: OSError when it can't be made.
+    """
+    kind = PLAIN if place is None else HIDDEN
+    place = Path(tempfile.gettempdir() if place is None else place)
+    sweep(place)
+    with tempfile.TemporaryDirectory(prefix=unfinished_prefix(kind), dir=place, ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
 
 
 def _lives(process: int) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import tempfile
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from gmtalker import hub
 from gmtalker.assets import GENERIC
 from gmtalker.errors import UnusableAvatar, UnusableInput
 from gmtalker.face.model import FaceModel
+from gmtalker.files import temporary_folder
 from gmtalker.models.expression_generator import ExpressionGenerator
 from gmtalker.models.motion_generator import MotionGenerator
 from gmtalker.models.speech_encoder import SpeechEncoder
@@ -148,9 +148,9 @@ def push_stages(stages: GenericStages, repo: str, private: bool = True, token: s
     Returns: the repo's address.
     Errors: UnusableInput when the Hub does not take them; then nothing there has changed.
     """
-    with tempfile.TemporaryDirectory(prefix="gmtalker-") as folder:
-        save_stages(stages, Path(folder))
-        files = {path.relative_to(folder).as_posix(): path for path in Path(folder).rglob("*") if path.is_file()}
+    with temporary_folder() as folder:
+        save_stages(stages, folder)
+        files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
         hub.push_files(files | {CARD: _card_for(stages.card, repo).encode()}, repo, INDEX, private, token)
     return hub.address_of(repo)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -28,6 +27,7 @@ from gmtalker.face.lip_guard import as_spoken
 from gmtalker.face.model import FaceModel
 from gmtalker.face.person import PersonFace
 from gmtalker.face.tracking import track_of_person, track_points
+from gmtalker.files import temporary_folder
 from gmtalker.media.audio import read_sound_or_none, silent_frames
 from gmtalker.models.articulation import ARTICULATION_DIM
 from gmtalker.models.expression_generator import (
@@ -181,8 +181,8 @@ def relearn_style(
     usable, emotion = np.concatenate([part.usable for part in parts]), torch.cat([part.emotion for part in parts])
     footage = SpokenFootage(*tensors, usable, emotion, starts)
     footage = shift_sound(footage, sound_lag(pipeline.expression_generator, footage, pipeline.face_model))
-    with tempfile.TemporaryDirectory(prefix="gmtalker-") as work:
-        report = adapt_style(footage, pipeline, Path(work), minutes, folder, on_progress)
+    with temporary_folder() as work:
+        report = adapt_style(footage, pipeline, work, minutes, folder, on_progress)
     save_card(folder, avatar.card | {"measures": avatar.card.get("measures", {}) | report.figures()})
     return report
 

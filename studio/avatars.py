@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from PIL import Image, UnidentifiedImageError
 from gmtalker.avatars.avatar import data_files
 from gmtalker.avatars.storage import AvatarEntry, export_avatar, import_avatar, list_avatars
 from gmtalker.avatars.workspace import slug
+from gmtalker.files import temporary_folder
 from personalize import jobs
 from studio.accounts import in_own_workspace
 from studio.components import HIDDEN, PRIVATE, Updates, or_sentence, table
@@ -209,8 +209,8 @@ class AvatarHandlers:
     @in_own_workspace
     def export(self, visitor: gr.Request, name: str) -> Iterator[gr.File]:
         """Pack an avatar into a file to download."""
-        with tempfile.TemporaryDirectory(prefix="gmtalker-") as folder:  # gradio keeps a copy of what it is given
-            yield gr.File(str(or_sentence(export_avatar, name, Path(folder) / f"{slug(name)}.gmtalker.zip")), visible=True)
+        with temporary_folder() as folder:  # gradio keeps a copy of what it is given
+            yield gr.File(str(or_sentence(export_avatar, name, folder / f"{slug(name)}.gmtalker.zip")), visible=True)
 
     @in_own_workspace
     def bring(self, visitor: gr.Request, archive: str) -> Updates:

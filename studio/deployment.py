@@ -5,12 +5,12 @@ it sets environment variables that they read at import.
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from gmtalker.files import temporary_folder
 from studio.spacefile import STORAGE_PATH, Limits, Spacefile
 
 STORAGE = Path(STORAGE_PATH)
@@ -46,8 +46,8 @@ def own_uploads() -> Iterator[None]:
     if os.environ.get("GRADIO_TEMP_DIR"):
         yield
         return
-    with tempfile.TemporaryDirectory(prefix="gmtalker-page-", ignore_cleanup_errors=True) as folder:
-        os.environ["GRADIO_TEMP_DIR"] = str(Path(folder).resolve())
+    with temporary_folder() as folder:
+        os.environ["GRADIO_TEMP_DIR"] = str(folder.resolve())
         try:
             yield
         finally:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextvars
-import tempfile
 import threading
 import time
 from collections import deque
@@ -19,6 +18,7 @@ import gradio as gr
 from gmtalker.avatars.workspace import slug
 from gmtalker.clock import SAMPLE_RATE
 from gmtalker.errors import UnusableInput
+from gmtalker.files import temporary_folder
 from gmtalker.media.audio import read_speech
 from gmtalker.media.side_by_side import side_by_side
 from gmtalker.progress import OnProgress, Progress, Stopped
@@ -70,9 +70,9 @@ def generate_video(
     Yields: progress as HTML, a player of what there is by then as HTML, and the video's file or None.
     Errors: gr.Error for what can't be used.
     """
-    with tempfile.TemporaryDirectory(prefix="gmtalker-") as folder:
-        output = Path(folder) / f"{slug(request.avatar) if request.avatar else 'avatar'}.mp4"
-        growing = Path(folder) / "growing.mp4"
+    with temporary_folder() as folder:
+        output = folder / f"{slug(request.avatar) if request.avatar else 'avatar'}.mp4"
+        growing = folder / "growing.mp4"
         name, state = live.open(growing)
         start, playing = time.monotonic(), ""
 
@@ -103,7 +103,7 @@ def three_takes(
     """
     from gmtalker.provenance.credentials import Seal  # late: it needs torch
 
-    with tempfile.TemporaryDirectory(prefix="gmtalker-") as folder:
+    with temporary_folder() as folder:
 
         def work(on_progress: OnProgress) -> Path:
             waveform = read_speech(request.speech)[: int(TAKE_SECONDS * SAMPLE_RATE)]
@@ -114,9 +114,9 @@ def three_takes(
                 def on_take(progress: Progress, before: int = number) -> None:
                     on_progress(replace(progress, done=progress.done + before * progress.total, total=TAKES * progress.total))
 
-                output = Path(folder) / f"{number}.mp4"
+                output = folder / f"{number}.mp4"
                 takes.append(pipeline.film(performance, output, on_take, stopping.is_set, label=request.label))
-            together = side_by_side(takes, Path(folder) / "takes.mp4")
+            together = side_by_side(takes, folder / "takes.mp4")
             # The marks are in the pictures; putting them side by side stripped the signature.
             Seal(performance.avatar.card).sign(together)
             return together

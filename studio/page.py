@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import getpass
+import signal
 import sys
+import threading
 from dataclasses import replace
 from functools import partial
 
@@ -85,8 +87,14 @@ def main(arguments: list[str] | None = None) -> int:
     if options.auth and not has_accounts():
         print("Nobody can come in yet: python app.py --add-user NAME lets somebody in.", file=sys.stderr)
         return 1
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _interrupt)  # as Ctrl-C: what visitors sent is deleted
     with deployment.own_uploads():
         return _serve(options)
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def _serve(options: argparse.Namespace) -> int:

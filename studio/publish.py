@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from huggingface_hub.utils import yaml_dump
 from gmtalker.assets import ASSETS, BUNDLED
 from gmtalker.avatars.avatar import card_json, data_files
 from gmtalker.errors import UnusableAvatar, UnusableInput
+from gmtalker.files import temporary_folder
 from studio.spacefile import INSTALLED, NAME, ROOT, STORAGE_PATH, Spacefile, check_repo_id, disagreement
 
 # What a Space is made of: these files and, of these folders, what is neither hidden nor left behind by Python or an installation.
@@ -164,8 +164,8 @@ def publish(planned: Plan, repo: str | None = None, public: bool | None = None, 
         if not private and not public:
             api.update_repo_settings(repo, repo_type="space", private=True)
         _configure(api, repo, spacefile)
-        with tempfile.TemporaryDirectory(prefix="gmtalker-") as folder:
-            planned.stage(Path(folder), repo)
+        with temporary_folder() as folder:
+            planned.stage(folder, repo)
             what = {"commit_message": "GMTalker Studio", "delete_patterns": "*"}  # what is here no more leaves the Space too
             api.upload_folder(repo_id=repo, repo_type="space", folder_path=folder, **what)
         if private and public:  # last: nobody sees half a Space

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from gmtalker.avatars.workspace import home
 from gmtalker.device import is_half_fast, usable_cores
 from gmtalker.errors import UnusableInput
+from gmtalker.files import temporary_folder
 from gmtalker.models.head_generator import HeadGenerator
 
 if TYPE_CHECKING:
@@ -161,8 +162,8 @@ class OpenVinoEngine:
             return path
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=folder) as making:
-                new = self._convert(Path(making) / path.name, matte)
+            with temporary_folder(folder) as making:
+                new = self._convert(making / path.name, matte)
                 for part in (new.with_suffix(".bin"), new):  # the one that tells of the other last
                     os.replace(part, folder / part.name)
         except OSError:  # a workspace that can't be written to

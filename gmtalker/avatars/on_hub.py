@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -24,7 +23,7 @@ from gmtalker.avatars.avatar import (
 from gmtalker.avatars.storage import find_avatar, list_avatars, lookup_avatar, pulled_from, write_avatar
 from gmtalker.avatars.workspace import avatars_folder, clean_name, slug
 from gmtalker.errors import UnusableAvatar
-from gmtalker.files import MEGABYTE
+from gmtalker.files import MEGABYTE, temporary_folder
 from gmtalker.hub import REPO_ID, Token, address_of, as_sentence, check_repo, client_of, declared_files, fetch, push_files
 
 README = "README.md"
@@ -114,10 +113,10 @@ def pull_avatar(repo: str, name: str | None = None, revision: str | None = None,
     with as_sentence(api, repo):
         commit, declared = declared_files(api, repo, revision)
     files = _checked(repo, declared)
-    with as_sentence(api, repo), tempfile.TemporaryDirectory(prefix=".pulling-", dir=avatars_folder()) as place:
+    with as_sentence(api, repo), temporary_folder(avatars_folder()) as place:
         if shutil.disk_usage(place).free < sum(files.values()):
             raise OSError(errno.ENOSPC, "as much as it declares does not fit")
-        fetched = Path(place) / repo.rpartition("/")[2]  # what is wrong with it is said of this name
+        fetched = place / repo.rpartition("/")[2]  # what is wrong with it is said of this name
         fetch(api, repo, commit, files, local_dir=fetched)
         shutil.rmtree(fetched / ".cache", ignore_errors=True)  # the client's own notes
         _check_sizes(fetched, files)

@@ -32,7 +32,7 @@ from gmtalker.avatars.avatar import (
 )
 from gmtalker.avatars.workspace import LONGEST_NAME, avatars_folder, clean_name, slug, workspace
 from gmtalker.errors import UnusableAvatar, first_line
-from gmtalker.files import MEGABYTE, sweep, unfinished_prefix, whole_file
+from gmtalker.files import MEGABYTE, sweep, temporary_folder, unfinished_prefix, whole_file
 
 HALF_DONE = (".writing-", ".deleting-", ".importing-", ".pulling-")
 END_OF_ZIP_MAX = 22 + 2**16  # bytes: the end of a zip file, which says how many entries it has, and a comment
@@ -184,9 +184,8 @@ def _bundled_names() -> set[str]:
 
 
 def _discard(folder: Path) -> None:
-    hidden = Path(tempfile.mkdtemp(prefix=".deleting-", dir=folder.parent))
-    folder.rename(hidden / folder.name)  # gone from every list at once, even when deleting takes long or fails
-    shutil.rmtree(hidden, ignore_errors=True)
+    with temporary_folder(folder.parent) as hidden:
+        folder.rename(hidden / folder.name)  # gone from every list at once, even when deleting takes long or fails
 
 
 def export_avatar(name_or_folder: str | Path | None, output: Path) -> Path:
@@ -217,8 +216,8 @@ def import_avatar(archive_path: Path, name: str | None = None) -> Path:
         for a bad name.
     """
     archive_path = Path(archive_path)
-    with tempfile.TemporaryDirectory(prefix=".importing-", dir=avatars_folder()) as temporary:
-        unpacked = Path(temporary) / (slug(archive_path.stem[:LONGEST_NAME]) if archive_path.stem.isprintable() else "avatar")
+    with temporary_folder(avatars_folder()) as temporary:
+        unpacked = temporary / (slug(archive_path.stem[:LONGEST_NAME]) if archive_path.stem.isprintable() else "avatar")
         unpacked.mkdir()
         try:
             _check_archive(archive_path)

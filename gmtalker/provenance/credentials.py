@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -18,7 +17,7 @@ from gmtalker import __version__
 from gmtalker.avatars.storage import list_avatars
 from gmtalker.avatars.workspace import workspace
 from gmtalker.errors import UnusableInput, UnusableVideo, first_line
-from gmtalker.files import whole_file
+from gmtalker.files import temporary_folder, whole_file
 from gmtalker.media.video import read_frames
 from gmtalker.provenance.watermark import PAYLOAD, Watermark, find_mark
 
@@ -221,8 +220,8 @@ def _make_pair(folder: Path) -> None:
     """Make a signing pair, and the folder that holds it."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     # The folder appears with both in it: two videos that are finished together must not mix two pairs.
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".making-") as making:
-        made = Path(making) / folder.name
+    with temporary_folder(folder.parent) as making:
+        made = making / folder.name
         made.mkdir()
         for name, data in zip((CERTIFICATE_FILE, KEY_FILE), _new_pair()):
             with open(os.open(made / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:

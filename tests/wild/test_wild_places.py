@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -136,3 +138,44 @@ def test_the_page_asks_itself_not_a_proxy(monkeypatch):
     assert os.environ["NO_PROXY"].split(",") == ["example.org", "localhost", "127.0.0.1", "::1", "10.0.0.1"]
     assert "127.0.0.1" in os.environ["no_proxy"]
     monkeypatch.setenv("no_proxy", "")
+
+
+def test_folders_of_killed_processes_are_swept_when_the_next_one_is_made(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    for kind in (files.HIDDEN, files.PLAIN):
+        stale = tmp_path / files.unfinished_prefix(kind).replace(f"-{os.getpid()}-", f"-{ended.pid}-")
+        (stale / "inside").mkdir(parents=True)
+    (tmp_path / "gmtalker-mine").mkdir()
+    with files.temporary_folder() as one, files.temporary_folder(tmp_path) as other:
+        assert {path.name for path in tmp_path.iterdir()} == {"gmtalker-mine", one.name, other.name}
+        assert not one.name.startswith(".") and other.name.startswith(".")
+    assert [path.name for path in tmp_path.iterdir()] == ["gmtalker-mine"]
+
+
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
+def test_what_visitors_sent_goes_with_the_page_or_at_its_next_start(tmp_path, end):
+    pytest.importorskip("gradio")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    (tmp_path / "temporary").mkdir()
+    environment = os.environ | {"TMPDIR": str(tmp_path / "temporary"), "GMTALKER_HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "app.py", "--port", str(port)]
+    page = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    for _ in range(1200):
+        try:
+            urllib.request.urlopen(f"http://127.0.0.1:{port}", timeout=5).close()
+            break
+        except OSError:
+            time.sleep(0.1)
+    own = [path for path in (tmp_path / "temporary").iterdir() if path.name.startswith(files.PLAIN)]
+    assert len(own) == 1
+    page.send_signal(end)
+    page.wait(60)
+    assert own[0].exists() == (end == signal.SIGKILL)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+        with files.temporary_folder():
+            assert not own[0].exists()
