@@ -107,12 +107,16 @@ def synchrony(stretch: Stretch, sound: np.ndarray, stages: GenericStages) -> lis
 
 def _drift(stretch: Stretch, sound: np.ndarray, stages: GenericStages) -> list[ReportLine]:
     """A lag that is another at the end of the clip."""
-    parts = [footage_sync(_spoken(stretch, sound, stages, of), stages.face_model) for of in ((True, False), (False, True))]
+    from gmtalker.measure.sync import CONFIDENCE_MIN  # late: diffusers takes seconds
+
+    # The voice is known to be this mouth's: a lag further out need not be surer than a near one.
+    ends = (_spoken(stretch, sound, stages, of) for of in ((True, False), (False, True)))
+    parts = [footage_sync(end, stages.face_model, CONFIDENCE_MIN) for end in ends]
     if any(part is None or not part.is_sure for part in parts) or abs(parts[0].lag_frames - parts[1].lag_frames) <= DRIFT_MAX:
         return []
     begin, end = (f"{part.lag_ms:+.0f} ms" for part in parts)
     advice = "Sound and picture run at different speeds; convert the film again, with a constant frame rate."
-    return [ReportLine("sound with lips", "warn", f"{begin} at the begin, {end} at the end", advice)]
+    return [ReportLine("sound with lips", "warn", f"{begin} at the start, {end} at the end", advice)]
 
 
 def _spoken(stretch: Stretch, sound: np.ndarray, stages: GenericStages, parts: tuple[bool, bool]) -> SpokenFootage:

@@ -20,6 +20,7 @@ from gmtalker.tracks import sample_rows
 if TYPE_CHECKING:  # for types alone: diffusers and its libraries take ten seconds, which checking a clip need not wait for
     from gmtalker.measure.sync import SyncMeasure
     from gmtalker.models.expression_generator import ExpressionGenerator
+    from gmtalker.models.lip_sync import LipSync
 
 SPEECH_FRAMES_MIN, SPEECH_FRAMES_MAX = 50, 1500  # of a clip that is used for the estimate; of all clips together
 LAG_MAX = 5  # frames to either side, where the lag is found by the lips of the expression generator
@@ -28,6 +29,8 @@ JUDGED_FRAMES_MIN = 100  # of speech, below which nothing is said of whose mouth
 # Confidence below which the sound is somebody else's. Over four seconds and more of training clips of people that the network did
 # not know, their own sound had 2.7 or more, and 95 % of other people's less than 1.8.
 OTHER_VOICE_MAX = 1.8
+FAR_SHIFTS = (-22, 22)  # frames around which the lag is looked for as well where it is not near 0: with what is near, 1.4 s
+FAR_CONFIDENCE_MIN = 2.7  # by which it must be sure there, as it was looked for in three places
 
 
 @dataclass(frozen=True)
@@ -52,24 +55,38 @@ class SpokenFootage:
         return [slice(first, end) for first, end in pairwise([*self.clip_starts, len(self.usable)])]
 
 
-def footage_sync(footage: SpokenFootage, face_model: FaceModel) -> SyncMeasure | None:
-    """Agreement and lag of sound and lips, by the lip-sync network.
+def footage_sync(footage: SpokenFootage, face_model: FaceModel, far_min: float = FAR_CONFIDENCE_MIN) -> SyncMeasure | None:
+    """Agreement and lag of sound and lips, by the lip-sync network: within 0.6 s, else where it is surely further out.
 
+    far_min: confidence from which a lag further out counts.
     Returns: None where that network is not at hand for these features, or there is too little speech.
     Source: docs/method.md section 10.
     """
-    from gmtalker.measure.sync import SpokenLips, load_lip_sync, sync_of_clips  # late, as above
+    from gmtalker.measure.sync import load_lip_sync  # late, as above
 
     network = load_lip_sync(footage.features.shape[1])
     if network is None:
         return None
+    near = _sync_at(network, footage, face_model, 0)
+    if near is None or near.is_sure:
+        return near
+    far = max((_sync_at(network, footage, face_model, shift) for shift in FAR_SHIFTS), key=lambda found: found.confidence)
+    return far if far.confidence >= far_min else near
+
+
+def _sync_at(network: LipSync, footage: SpokenFootage, face_model: FaceModel, shift: int) -> SyncMeasure | None:
+    """Agreement and lag around a lag of `shift` frames; None where there is too little speech."""
+    from gmtalker.measure.sync import SpokenLips, sync_of_clips  # late, as above
+
+    footage = shift_sound(footage, shift) if shift else footage
     clips, frames = [], 0
     for clip in footage.clips():
         clips.append(SpokenLips.of_track(footage.features[clip], footage.coefficients[clip], face_model, footage.usable[clip]))
         frames += int(footage.usable[clip].sum())
         if frames > SPEECH_FRAMES_MAX:
             break
-    return sync_of_clips(network, clips)
+    found = sync_of_clips(network, clips)
+    return found if found is None else replace(found, lag_frames=found.lag_frames + shift)
 
 
 def is_another_voice(sync: SyncMeasure | None) -> bool:

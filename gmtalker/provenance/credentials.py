@@ -74,7 +74,7 @@ class Findings:
         if self.is_whole:
             ours = made if self.program and self.program.startswith(PROGRAM) else f"Its content credentials name {self.program}"
             by = "signed by this workspace" if self.signed_here else f"signed by {self.signer}, whom this workspace does not know"
-            late = "; the certificate was out of its dates then" if self.credentials == "outdated" else ""
+            late = "; the certificate is out of its dates by the clock here" if self.credentials == "outdated" else ""
             return f"{ours}; it was not changed since it was signed ({by}{late})."
         if self.credentials == "broken":
             return f"{made if self.marked else 'It carries content credentials'}; it was changed after it was signed."

@@ -369,6 +369,11 @@ def heard(filters: str, *options: object) -> Callable[[Path], object]:
     return lambda path: ffmpeg("-i", TALKS, *options, "-af", filters, "-c:v", "copy", "-c:a", "aac", path)
 
 
+def dubbed(path: Path) -> None:
+    """A film with the words of another recording."""
+    ffmpeg("-i", TALKS, "-ss", 4, "-i", SPEECH, "-map", "0:v", "-map", "1:a", "-c:v", "copy", "-c:a", "aac", "-t", 5, path)
+
+
 def dark_half(frame: np.ndarray, number: int) -> np.ndarray:
     """Light from one side."""
     shade = np.interp(np.arange(frame.shape[1]), [0.44 * frame.shape[1], 0.54 * frame.shape[1]], [0.3, 1.0])
@@ -627,6 +632,16 @@ FILMS = (
     ),
     _checks("silent_film.mp4", "muted", effect("", "-an", "-c:v", "copy"), *USABLE, line("sound", "warn", "none")),
     _checks("desktop_silent_first.mkv", "tracks", tracks(lambda: 0 * words(), words), line("sound", "pass")),
+    _checks("in_step.mp4", "sync", heard("anull"), line("sound with lips", "pass")),
+    _checks("late_300.mp4", "sync", heard("adelay=300"), line("sound with lips", "warn", "[23][0-9]{2} ms late"), quick=True),
+    _checks("late_800.mp4", "sync", heard("adelay=800"), line("sound with lips", "warn", "[78][0-9]{2} ms late")),
+    _checks(
+        "early_300.mp4",
+        "sync",
+        heard("atrim=start=0.3,asetpts=N/SR/TB"),
+        line("sound with lips", "warn", "[23][0-9]{2} ms early"),
+    ),
+    _checks("dubbed.mp4", "sync", dubbed, line("sound with lips", "warn", "not this mouth")),
     # damage
     _checks("cut_short.mp4", "damage", cut_short(0.7), refused("damaged|breaks off|can't be read"), quick=True),
     _checks("words.mp4", "damage", lambda path: path.write_text("no film"), refused("damaged or of a kind"), quick=True),
