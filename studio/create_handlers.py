@@ -201,7 +201,12 @@ class CreateHandlers:
 
     @in_own_workspace
     def remember(
-        self, visitor: gr.Request, video: str | None, videos: Sequence[Remembered], settings: Mapping[str, object], given: str
+        self,
+        visitor: gr.Request,
+        video: str | None,
+        videos: Sequence[Remembered],
+        settings: Mapping[str, object],
+        given: str = "",
     ) -> Updates:
         """Add the video to those of this visit, and show the command that repeats it.
 
