@@ -21,7 +21,7 @@ import wave
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +32,7 @@ from gmtalker.assets import SPEECH
 from gmtalker.clock import FPS, SAMPLE_RATE
 from gmtalker.command_line import DONE, UNUSABLE
 from gmtalker.errors import UnusableInput
+from gmtalker.files import HIDDEN, MEGABYTE
 from gmtalker.media.audio import read_speech, stream_sound
 from gmtalker.media.video import read_frames, read_info
 from gmtalker.progress import OnProgress, Progress, ignore_progress
@@ -39,8 +40,6 @@ from gmtalker.progress import OnProgress, Progress, ignore_progress
 START_SECONDS = 300  # that a page may take to open
 SPEECH_SECONDS = 4.0  # of what is said where nothing else is asked for
 TRAINING_MINUTES = 1.0  # of the trainings that are killed; they write a checkpoint every 15 seconds
-HIDDEN = (".writing-", ".deleting-", ".importing-", ".pulling-")
-MEGABYTE = 2**20
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,6 @@ class _Place:
 
     folder: Path
     random: random.Random
-    environment: dict[str, str] = field(default_factory=dict)
 
     @property
     def home(self) -> Path:
@@ -81,18 +79,18 @@ class _Place:
     def speech(self) -> Path:
         return self.folder / "speech.wav"
 
-    def start(self, module: str, *words: object, home: Path | None = None, **options: object) -> subprocess.Popen:
+    def start(self, module: str, *words: object, **options: object) -> subprocess.Popen:
         """Start a program, in a process group of its own."""
         project = str(Path(gmtalker.__file__).resolve().parent.parent)
         paths = os.pathsep.join(filter(None, (project, os.environ.get("PYTHONPATH"))))
-        environment = os.environ | {"GMTALKER_HOME": str(home or self.home), "PYTHONPATH": paths} | self.environment
+        environment = os.environ | {"GMTALKER_HOME": str(self.home), "PYTHONPATH": paths}
         command = [sys.executable, "-m", module, *map(str, words)]
         return subprocess.Popen(command, env=environment, cwd=self.folder, start_new_session=True, **options)
 
-    def run(self, module: str, *words: object, home: Path | None = None) -> tuple[int, float, str]:
+    def run(self, module: str, *words: object) -> tuple[int, float, str]:
         """Run a program to its end. Returns: exit code, seconds, what it said on stderr."""
         began = time.monotonic()
-        process = self.start(module, *words, home=home, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        process = self.start(module, *words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
         said = process.communicate()[1].decode(errors="replace")
         return process.returncode, time.monotonic() - began, said
 

@@ -221,12 +221,6 @@ _idle: list[_Worker] = []
 _lock = threading.Lock()
 
 
-def warm_up() -> None:
-    """Start a worker where none waits, to have it ready when the first file is read."""
-    if not _idle and _INSIDE not in os.environ:
-        _put_back(_Worker())
-
-
 def _take() -> _Worker:
     with _lock:
         while _idle:

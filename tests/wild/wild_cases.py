@@ -478,35 +478,11 @@ FILMS = (
             ("hevc", ".mov", ("-c:v", "libx265", "-x265-params", "log-level=none"), "aac"),
             ("mpeg4", ".avi", ("-c:v", "mpeg4", "-q:v", 3), "mp3"),
             ("mpeg4_b", ".avi", ("-c:v", "mpeg4", "-bf", 2, "-q:v", 3), "mp3"),
-            (
-                "stream",
-                ".ts",
-                (
-                    "-c:v",
-                    "libx264",
-                ),
-                "aac",
-            ),
+            ("stream", ".ts", ("-c:v", "libx264"), "aac"),
             ("dvd", ".mpg", ("-c:v", "mpeg2video", "-q:v", 3), "mp2"),
             ("windows", ".wmv", ("-c:v", "wmv2", "-q:v", 3), "wmav2"),
-            (
-                "flash",
-                ".flv",
-                (
-                    "-c:v",
-                    "libx264",
-                ),
-                "aac",
-            ),
-            (
-                "matroska",
-                ".mkv",
-                (
-                    "-c:v",
-                    "libx264",
-                ),
-                "flac",
-            ),
+            ("flash", ".flv", ("-c:v", "libx264"), "aac"),
+            ("matroska", ".mkv", ("-c:v", "libx264"), "flac"),
             ("prores", ".mov", ("-c:v", "prores_ks", "-profile:v", 1), "pcm_s16le"),
             ("motion_jpeg", ".avi", ("-c:v", "mjpeg", "-q:v", 3), "pcm_s16le"),
         )
