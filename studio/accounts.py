@@ -2,41 +2,38 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 import functools
 import hashlib
 import hmac
 import inspect
 import json
-import math
 import os
-import re
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from functools import cache
+from contextlib import suppress
+from contextvars import ContextVar
+from dataclasses import dataclass
+from functools import cache, lru_cache
 from pathlib import Path
-from urllib.parse import unquote
 
 import gradio as gr
-from fastapi import Request, Response
-from fastapi.responses import HTMLResponse
-from gradio.utils import get_upload_folder
 from werkzeug.security import check_password_hash, generate_password_hash
 
-from gmtalker.assets import ASSETS
-from gmtalker.avatars.workspace import home, owned_by
+from gmtalker.avatars.workspace import clean_name, home, owned_by, private_home, workspace
+from gmtalker.errors import UnusableInput
 from gmtalker.files import whole_file
-from studio.translations import language_of, say
 
 METHOD = "scrypt"  # some 50 ms: a stolen file of passwords does not tell them
 FIRST_METHOD = {"n": 2**14, "r": 8, "p": 1}  # scrypt's parameters in the accounts that hold a salt and a key
 PASSWORD_LENGTH_MIN = 8
-FILES = "/gradio_api/file="
-NOT_THEIRS = "This file is somebody else's."
-STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"')  # of JSON
-SIGN_IN_FIRST = "Sign in with Hugging Face first."
-# What is answered before anybody has signed in: gradio's ways in and out, and its own question whether the server is up.
-OPEN = ("/login/", "/logout", "/gradio_api/startup-events")
+NAMES = "An account's name has 1 to 80 printable characters"
+# Guesses: what a name or an address may get wrong before it has to wait, and the longest wait, in seconds.
+NAME_FREE, NAME_WAIT_MAX = 3, 8.0
+ADDRESS_FREE, ADDRESS_WAIT_MAX = 10, 300.0
+REMEMBERED_SECONDS, REMEMBERED_MAX = 900.0, 10_000
 
 
 # --- Workspaces ----------------------------------------------------------------------------------------------------------------
@@ -72,42 +69,89 @@ def in_own_workspace(handler: Callable) -> Callable:
 
 def _as_visitor(values: tuple, work: Callable, *arguments: object, **named: object) -> object:
     visitor = next(value for value in values if isinstance(value, gr.Request))
-    with owned_by(getattr(visitor, "username", None) or ""):
+    with owned_by(name_of(visitor)):
         return work(*arguments, **named)
+
+
+def name_of(visitor: gr.Request) -> str:
+    """Who calls a handler; empty where nobody gives a name."""
+    name = getattr(visitor, "username", None)
+    return account_name(name) if name else ""
 
 
 # --- Names and passwords -------------------------------------------------------------------------------------------------------
 
 
-def add_account(name: str, password: str) -> None:
-    """Let somebody in, or give them another password.
+def account_name(name: str) -> str:
+    """A name as accounts have it: whoever types it with other spaces or letters in another form is the same person.
 
-    Errors: ValueError for an empty name or a password under 8 letters.
+    Errors: ValueError when no account can have it.
     """
-    if not name.strip() or not name.isprintable() or len(password) < PASSWORD_LENGTH_MIN:
-        raise ValueError(f"An account needs a name, and a password of at least {PASSWORD_LENGTH_MIN} letters")
-    accounts = _read_accounts() | {name: {"password": generate_password_hash(password, METHOD)}}
-    path = _accounts_file()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as unfinished:
-        with open(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
-            json.dump(accounts, file, ensure_ascii=False, indent=1)
+    try:
+        return clean_name(name)
+    except ValueError as error:
+        raise ValueError(NAMES) from error
+
+
+def add_account(name: str, password: str) -> None:
+    """Let somebody in, or give them another password; whoever is in with the old one is out.
+
+    Errors: ValueError for a name that is empty, too long or not printable, or a password under 8 letters; UnusableInput when
+        the accounts can't be read.
+    """
+    name = account_name(name)
+    if len(password) < PASSWORD_LENGTH_MIN:
+        raise ValueError(f"A password has at least {PASSWORD_LENGTH_MIN} letters")
+    _write_accounts(_read_accounts() | {name: {"password": generate_password_hash(password, METHOD)}})
+
+
+def remove_account(name: str, with_files: bool = False) -> Path:
+    """Let somebody in no more; whoever is in under that name is out.
+
+    with_files: also delete what they made.
+    Returns: the folder of what they made, which may exist.
+    Errors: UnusableInput when there is no such account.
+    """
+    accounts = _read_accounts()
+    try:
+        name = account_name(name)
+        del accounts[name]
+    except (ValueError, KeyError) as error:
+        raise UnusableInput(f"There is no account {name}; there are {', '.join(accounts) or 'none'}.") from error
+    _write_accounts(accounts)
+    folder = workspace(name)
+    if with_files:
+        shutil.rmtree(folder, ignore_errors=True)
+    return folder
 
 
 def has_accounts() -> bool:
-    """Whether anybody can come in."""
+    """Whether anybody can come in. Errors: UnusableInput when the accounts can't be read."""
     return bool(_read_accounts())
 
 
 def may_enter(name: str, password: str) -> bool:
     """Whether this is the password of that account; as slow for a name that nobody has."""
-    account = _read_accounts().get(name)
+    account = _account(name)
     if account is None:
         check_password_hash(_hash_of_nobody(), password)
         return False
     if "password" in account:
         return check_password_hash(account["password"], password)
     return _fits_first_form(account, password)
+
+
+def state_of(name: str) -> str | None:
+    """What stands for an account as it is now, None when there is none: another password makes it another."""
+    account = _account(name)
+    return None if account is None else hashlib.sha256(json.dumps(account, sort_keys=True).encode()).hexdigest()
+
+
+def _account(name: str) -> Mapping[str, str] | None:
+    try:
+        return _read_accounts().get(account_name(name))
+    except ValueError:
+        return None
 
 
 def _fits_first_form(account: Mapping[str, str], password: str) -> bool:
@@ -125,137 +169,99 @@ def _accounts_file() -> Path:
     return home() / "people.json"
 
 
+def _write_accounts(accounts: Mapping[str, Mapping[str, str]]) -> None:
+    private_home()
+    with whole_file(_accounts_file()) as unfinished:
+        with open(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
+            json.dump(accounts, file, ensure_ascii=False, indent=1)
+
+
 def _read_accounts() -> dict[str, dict[str, str]]:
+    """The accounts by name. Errors: UnusableInput when the file holds none."""
     path = _accounts_file()
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    try:
+        state = path.stat()
+    except FileNotFoundError:
+        return {}
+    return dict(_parsed_accounts(path, state.st_mtime_ns, state.st_size, state.st_ino))
 
 
-# --- Signing in with Hugging Face ----------------------------------------------------------------------------------------------
+@lru_cache(4)  # it is asked with every request
+def _parsed_accounts(path: Path, *state: int) -> Mapping[str, dict[str, str]]:
+    try:
+        accounts = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(accounts, dict) or not all(_is_account(account) for account in accounts.values()):
+            raise ValueError
+    except (OSError, ValueError, RecursionError) as error:
+        raise UnusableInput(f"{path} holds no accounts; please repair it, or put it aside and add everybody again.") from error
+    found: dict[str, dict[str, str]] = {}
+    for name, account in accounts.items():  # of two that are one person's, as first versions let in, the first
+        with suppress(ValueError):
+            found.setdefault(account_name(name), account)
+    return found
 
 
-def signed_in(request: Request) -> str | None:
-    """The name of who has signed in, by the session that gradio's LoginButton keeps; None for nobody."""
-    login = request.scope.get("session", {}).get("oauth_info")
-    return login["userinfo"]["preferred_username"] if login and login.get("expires_at", math.inf) > time.time() else None
+def _is_account(account: object) -> bool:
+    """Whether it holds what a password is compared with."""
+    if not isinstance(account, dict) or not all(isinstance(value, str) for value in account.values()):
+        return False
+    try:
+        return "password" in account or bool(bytes.fromhex(account["salt"]) and bytes.fromhex(account["key"]))
+    except (KeyError, ValueError):
+        return False
 
 
-class SignIn:
-    """Shows one page, with the way in, to whoever has not signed in, and refuses every other request of theirs.
+# --- Guesses -------------------------------------------------------------------------------------------------------------------
 
-    An ASGI middleware of the page's server, inside the one of gradio's that reads the session.
+ADDRESS: ContextVar[str] = ContextVar("address", default="")  # from which the request comes that is being answered
+
+
+@dataclass
+class _Wrong:
+    """Guesses that were wrong: how many, and when the last."""
+
+    count: int = 0
+    last: float = 0.0
+
+
+class Door:
+    """Checks passwords in a thread, and makes whoever guesses wait: a name a little, an address longer and longer.
+
+    A name is never shut: else anybody could keep its owner out.
     """
 
-    def __init__(self, app: Callable) -> None:
-        self.app = app
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock, self._wrong = clock, {}
+        self._few = asyncio.Semaphore(2)  # a check takes a core for 50 ms, and the others' requests wait for it
 
-    async def __call__(self, scope: dict, receive: Callable, send: Callable) -> None:
-        """Answer a request, or hand it on."""
-        if scope["type"] != "http" or scope["path"].startswith(OPEN) or signed_in(Request(scope)):
-            await self.app(scope, receive, send)
-        elif scope["path"] == "/":
-            await HTMLResponse(_sign_in_page(Request(scope)))(scope, receive, send)
-        else:
-            await Response(SIGN_IN_FIRST, status_code=401)(scope, receive, send)
+    def seconds_shut(self, address: str) -> float:
+        """How long nothing is checked for an address; 0 when it may try."""
+        wrong = self._wrong.get(("address", address), _Wrong())
+        if wrong.count < ADDRESS_FREE:
+            return 0.0
+        wait = min(2.0 ** (wrong.count - ADDRESS_FREE), ADDRESS_WAIT_MAX)
+        return max(0.0, wrong.last + wait - self._clock())
 
+    async def may_enter(self, name: str, password: str) -> bool:
+        """As `may_enter`, of a request from ADDRESS."""
+        address = ADDRESS.get()
+        if self.seconds_shut(address):
+            return False
+        wrong = self._wrong.get(("name", name), _Wrong()).count
+        if wrong >= NAME_FREE:
+            await asyncio.sleep(min(2.0 ** (wrong - NAME_FREE) / 2, NAME_WAIT_MAX))
+        async with self._few:
+            right = await asyncio.to_thread(may_enter, name, password)
+        for key in (("name", name), ("address", address)):
+            if right:
+                self._wrong.pop(key, None)
+            else:
+                self._remember(key)
+        return right
 
-def _sign_in_page(request: Request) -> str:
-    # In a window of its own: Hugging Face does not let its form be shown inside its page of the Space.
-    link = f'<a href="/login/huggingface" target="_blank">{say(request, "sign_in")}</a>'
-    return (
-        f'<!doctype html><html lang="{language_of(request)}"><meta charset="utf-8"><title>GMTalker Studio</title>'
-        '<meta name="viewport" content="width=device-width"><body style="font-family: system-ui; margin: 4rem auto; width: 80%">'
-        f"<h1>GMTalker Studio</h1><p>{say(request, 'sign_in_about')}</p><p>{link}</p></body></html>"
-    )
-
-
-# --- Files ---------------------------------------------------------------------------------------------------------------------
-
-
-class OwnFilesOnly:
-    """Serves each visitor, and accepts in their requests, only the files that this server has sent them the paths of: their
-    own uploads, and results made for them.
-
-    An ASGI middleware of the page's server, for pages where people come in by name. It reads the paths out of the responses.
-    """
-
-    def __init__(self, app: Callable) -> None:
-        self.app, self.paths_sent = app, {}
-        self.cache = os.path.realpath(get_upload_folder())
-
-    async def __call__(self, scope: dict, receive: Callable, send: Callable) -> None:
-        """Answer a request, or hand it on."""
-        name = _visitor_name(Request(scope)) if scope["type"] == "http" else None
-        if name is None:  # nobody has come in: gradio itself answers
-            await self.app(scope, receive, send)
-            return
-        theirs = self.paths_sent.setdefault(name, set())
-        path = unquote(scope["path"]).partition(FILES)[2]
-        if path and not _is_public(path) and os.path.realpath(path) not in theirs:
-            await Response(NOT_THEIRS, status_code=403)(scope, receive, send)
-            return
-        if scope["method"] == "POST" and not scope["path"].rstrip("/").endswith("/upload"):
-            request = Request(scope, receive)
-            body = await request.body()
-            if not all(file in theirs or _is_public(file) for file in self._files_in(body)):
-                await Response(NOT_THEIRS, status_code=403)(scope, receive, send)
-                return
-            receive = _replayed(body, receive)
-        await self.app(scope, receive, send if path else self._noting_files(send, theirs))
-
-    def _noting_files(self, send: Callable, theirs: set[str]) -> Callable:
-        """send, which also notes the files in what is sent; a path may lie across two pieces."""
-        line = b""  # from its start: read from amid a string, what is quoted and what is not would change places
-
-        async def noting(message: dict) -> None:
-            nonlocal line
-            if message["type"] == "http.response.body":
-                line += message.get("body", b"")
-                theirs.update(self._files_in(line))
-                line = line.rpartition(b"\n")[2]  # no string of JSON holds a line break
-            await send(message)
-
-        return noting
-
-    def _files_in(self, text: bytes) -> list[str]:
-        """Files of gradio's cache that JSON names."""
-        found = []
-        for match in STRINGS.finditer(text):
-            if b"gradio" in match[0] or self.cache.encode() in match[0]:
-                try:
-                    path = json.loads(match[0])
-                except ValueError:
-                    continue
-                path = os.path.realpath(unquote(path).partition(FILES)[2] or path)
-                if path.startswith(self.cache + os.sep):
-                    found.append(path)
-        return found
-
-
-def _replayed(body: bytes, receive: Callable) -> Callable:
-    """receive, which first gives a body that was read already."""
-    given = False
-
-    async def again() -> dict:
-        nonlocal given
-        if given:
-            return await receive()
-        given = True
-        return {"type": "http.request", "body": body, "more_body": False}
-
-    return again
-
-
-def _visitor_name(request: Request) -> str | None:
-    """Who sends a request, by the session or by the cookie that gradio gave them when they came in; None for nobody known."""
-    if request.app.auth_dependency is not None:
-        return request.app.auth_dependency(request)
-    for kind in ("access-token", "access-token-unsecure"):
-        token = request.cookies.get(f"{kind}-{request.app.cookie_id}")
-        if token in request.app.tokens:
-            return request.app.tokens[token]
-    return None
-
-
-def _is_public(path: str) -> bool:
-    """Whether a file comes with the program: examples and the page's own pictures."""
-    return Path(path).resolve().is_relative_to(ASSETS)
+    def _remember(self, key: tuple[str, str]) -> None:
+        now = self._clock()
+        self._wrong = {old: wrong for old, wrong in self._wrong.items() if now - wrong.last < REMEMBERED_SECONDS}
+        if key in self._wrong or len(self._wrong) < REMEMBERED_MAX:
+            wrong = self._wrong.setdefault(key, _Wrong())
+            wrong.count, wrong.last = wrong.count + 1, now

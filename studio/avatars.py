@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 
 import gradio as gr
@@ -234,7 +235,7 @@ class AvatarHandlers:
         from personalize.share import share_avatar  # late: it needs torch
 
         _, address = or_sentence(share_avatar, name, repo.strip() or None, not public, token.strip() or None)
-        gr.Info(say(visitor, "shared", name=_plain(name), address=address))
+        gr.Info(say(visitor, "shared", name=_plain(name), address=escape(address)))
 
     def ask_to_delete(self, visitor: gr.Request, name: str) -> Updates:
         """Ask whether an avatar is to be deleted."""
@@ -249,7 +250,7 @@ class AvatarHandlers:
 
     def _imported(self, visitor: gr.Request, folder: Path) -> Updates:
         updates = self._changed(visitor, folder)
-        gr.Info(say(visitor, "imported", name=updates[self.tab.chosen]))
+        gr.Info(say(visitor, "imported", name=_plain(str(updates[self.tab.chosen]))))
         return updates
 
     def _changed(self, visitor: gr.Request, folder: Path) -> Updates:

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import os
+import re
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import TypeVar
 
 import gradio as gr
+from gradio.utils import get_upload_folder
 
+from gmtalker.assets import ASSETS
+from gmtalker.avatars.workspace import home
 from gmtalker.clock import EMOTIONS
 from gmtalker.errors import UnusableInput
+from gmtalker.files import HIDDEN as HIDDEN_FILES
+from gmtalker.files import PLAIN
 
 MIXED = EMOTIONS[1:]  # the emotions that have a slider; neutral is the rest
 PRIVATE = {"api_visibility": "private"}  # of every handler but the public one: each would be an endpoint and an MCP tool
@@ -30,8 +38,29 @@ def progress_bar(text: str, percent: float | None = None, failed: bool = False) 
 
 
 def refusal(sentence: str) -> gr.Error:
-    """The error with which a handler tells the visitor why not; it leaves no traceback in the server's log."""
-    return gr.Error(sentence, print_exception=False)
+    """The error with which a handler tells the visitor why not; it leaves no traceback in the server's log.
+
+    What others chose, as the names in their files, stays text, and no place on the server's disks is told.
+    """
+    return gr.Error(told(sentence), print_exception=False)
+
+
+def told(sentence: str) -> str:
+    """A sentence as gradio's messages show it, which are HTML; without places."""
+    return escape(without_places(sentence), quote=False)
+
+
+def without_places(sentence: str) -> str:
+    """A sentence with the names of files in the place of their paths on the server."""
+    for place in sorted({tempfile.gettempdir(), get_upload_folder(), str(home()), str(ASSETS.parent)}, key=len, reverse=True):
+        for path in {place, os.path.realpath(place)}:
+            sentence = re.sub(rf"(?<![\w./-]){re.escape(path)}((?:/[^\s'\"<>,;/]+)*)/?", _last_name, sentence)
+    return sentence
+
+
+def _last_name(path: re.Match[str]) -> str:
+    names = [name for name in path[1].split("/") if name and not name.startswith((HIDDEN_FILES, f"{PLAIN}-"))]
+    return names[-1] if names else "the server's folder"
 
 
 def or_sentence(call: Callable[..., Result], *arguments: object, **options: object) -> Result:

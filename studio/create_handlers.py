@@ -28,6 +28,7 @@ from studio.spacefile import Limits
 from studio.theme import CONTINUE_PLAYING
 from studio.timeline import connect_timeline
 from studio.translations import say
+from studio.turns import Turns, in_turn
 from studio.zero_gpu import speaker
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ LARGEST_RANDOM_SEED = 99_999
 STRIP_SIZE = (1600, 400)  # pixels at most
 VIDEOS_KEPT = 12  # of a visit
 AT_ONCE = {"queue": False, **PRIVATE}
-HEAVY = {"show_progress": "hidden", "concurrency_limit": 1, "concurrency_id": "heavy"}
+HEAVY = {"show_progress": "hidden", "concurrency_limit": None}  # gradio's own line would be first come, first served
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,7 @@ class CreateHandlers:
     def __init__(self, tab: CreateTab, pipeline: PipelineSource, live: LiveVideos, limits: Limits) -> None:
         self.tab, self.pipeline, self.live, self.limits = tab, pipeline, live, limits
         self.speaker, self.stops = speaker(pipeline), Stops()
+        self.in_turn = in_turn(Turns(), self.stops, tab.stage.progress)
 
     @property
     def offered(self) -> list[gr.blocks.Block]:
@@ -321,7 +323,7 @@ def _connect_videos(tab: CreateTab, handlers: CreateHandlers) -> None:
     begins = stage.create.click(handlers.begin, None, begun, inputs_kwargs={"lock": tab.movement.lock, **settings}, **AT_ONCE)
     emptied = begins.then(lambda: ("", gr.Video(None, visible=False)), None, [stage.growing, stage.video], **AT_ONCE)
     shown = [stage.progress, stage.growing, stage.video]
-    made = emptied.then(handlers.speak, None, shown, inputs_kwargs=settings, api_name="speak", **HEAVY)
+    made = emptied.then(handlers.in_turn(handlers.speak), None, shown, inputs_kwargs=settings, api_name="speak", **HEAVY)
     remembered = [stage.video, visit.videos, stage.history, stage.command]
     finished = made.success(handlers.remember, [stage.video, visit.videos, visit.settings, visit.given], remembered, **HIDDEN)
     continued = finished.then(None, None, None, js=CONTINUE_PLAYING, **PRIVATE)
@@ -338,7 +340,7 @@ def _connect_takes(tab: CreateTab, handlers: CreateHandlers) -> None:
     begun = [*_buttons(tab), tab.movement.seed, visit.settings]
     begins = stage.takes.click(handlers.begin_takes, None, begun, inputs_kwargs=tab.settings, **AT_ONCE)
     shown = [stage.progress, stage.takes_group, stage.takes_video, visit.first_seed, *stage.take_buttons]
-    tried = begins.then(handlers.try_takes, None, shown, inputs_kwargs=tab.settings, **HEAVY, **PRIVATE)
+    tried = begins.then(handlers.in_turn(handlers.try_takes), None, shown, inputs_kwargs=tab.settings, **HEAVY, **PRIVATE)
     _connect_end(tried, tab, handlers)
     for number, button in enumerate(stage.take_buttons):
         button.click(handlers.use_take(number), visit.first_seed, [tab.movement.seed, tab.movement.lock], **HIDDEN)

@@ -5,15 +5,20 @@ it sets environment variables that they read at import.
 from __future__ import annotations
 
 import os
+import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from gmtalker.avatars.workspace import private_home
 from gmtalker.files import temporary_folder
 from studio.spacefile import STORAGE_PATH, Limits, Spacefile
 
 STORAGE = Path(STORAGE_PATH)
+KEEP_SECONDS = 24 * 3600.0  # of what visitors send and get
+LOOK_SECONDS = 600.0  # between two looks for what is older
 
 
 def prepare() -> None:
@@ -36,22 +41,41 @@ def reach_itself(host: str | None) -> None:
 
 
 @contextmanager
-def own_uploads() -> Iterator[None]:
-    """A folder of this page alone for what its visitors send and get, deleted at its end; the variable GRADIO_TEMP_DIR
-    names another.
+def own_uploads(keep_seconds: float = KEEP_SECONDS) -> Iterator[None]:
+    """A folder of this page alone, in the workspace, for what its visitors send and get: deleted at its end, or where the page
+    was killed at the start of the next; the variable GRADIO_TEMP_DIR names another.
 
     gradio names a file in it by what it holds, and deletes its own at its end: of two pages with one folder, the first
     to end would take the other's.
+
+    keep_seconds: after which a file is deleted, also one whose upload broke off.
+    Errors: OSError when the workspace can't be written to.
     """
     if os.environ.get("GRADIO_TEMP_DIR"):
         yield
         return
-    with temporary_folder() as folder:
+    with temporary_folder(private_home()) as folder:
         os.environ["GRADIO_TEMP_DIR"] = str(folder.resolve())
+        ended = threading.Event()
+        threading.Thread(target=_delete_old, args=(folder, keep_seconds, ended), daemon=True).start()
         try:
             yield
         finally:
+            ended.set()
             del os.environ["GRADIO_TEMP_DIR"]
+
+
+def _delete_old(folder: Path, keep_seconds: float, ended: threading.Event) -> None:
+    while not ended.wait(min(keep_seconds, LOOK_SECONDS)):
+        delete_older(folder, time.time() - keep_seconds)
+
+
+def delete_older(folder: Path, moment: float) -> None:
+    """Delete the files below a folder that were written before a moment, in seconds since 1970."""
+    for path in folder.rglob("*"):
+        with suppress(OSError):  # another thread was first
+            if not path.is_dir() and path.lstat().st_mtime < moment:
+                path.unlink()
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +21,7 @@ from gmtalker.files import temporary_folder
 from gmtalker.media.audio import read_speech
 from gmtalker.media.side_by_side import side_by_side
 from gmtalker.progress import OnProgress, Progress, Stopped
-from studio.components import progress_bar, refusal
+from studio.components import progress_bar, refusal, told, without_places
 from studio.live_video import LiveVideos, player
 from studio.translations import say
 
@@ -144,7 +143,7 @@ def _in_a_thread(
         try:
             while not doing.done() or sentences:
                 while sentences:
-                    gr.Warning(escape(sentences.popleft()))
+                    gr.Warning(told(sentences.popleft()))
                 if latest and latest[0] is not shown:
                     shown = latest[0]
                     yield _description(shown, visitor), None
@@ -155,7 +154,7 @@ def _in_a_thread(
                 yield (say(visitor, "stopped"), None), None
                 return
             except (UnusableInput, ValueError) as error:
-                yield (str(error), None), None
+                yield (without_places(str(error)), None), None
                 raise refusal(str(error)) from error
             yield ("", 100.0), result
         finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import getpass
+import os
 import signal
 import sys
 import threading
@@ -18,12 +19,14 @@ import gradio as gr  # noqa: E402
 from starlette.middleware import Middleware  # noqa: E402
 
 from gmtalker.assets import SPEECHES  # noqa: E402
+from gmtalker.command_line import place_sentence  # noqa: E402
 from gmtalker.errors import UnusableInput  # noqa: E402
-from studio.accounts import OwnFilesOnly, SignIn, add_account, has_accounts, may_enter, signed_in  # noqa: E402
+from studio.accounts import Door, add_account, has_accounts, remove_account  # noqa: E402
 from studio.avatars import avatars_tab, connect_avatars  # noqa: E402
 from studio.components import HIDDEN, Updates  # noqa: E402
 from studio.create import create_tab  # noqa: E402
 from studio.create_handlers import CreateHandlers, connect_create  # noqa: E402
+from studio.guard import OwnFilesOnly, OwnPagesOnly, Sessions, SignIn, own_hosts, signed_in  # noqa: E402
 from studio.live_video import LiveVideos  # noqa: E402
 from studio.loading import PipelineLoader, PipelineSource, bundled_stages  # noqa: E402
 from studio.personalize import personalize_tab  # noqa: E402
@@ -36,13 +39,14 @@ HOUR = 3600
 SIGN_IN_MESSAGE = "Ask the owner of this page for a name and a password."
 
 
-def build(pipeline: PipelineSource, live: LiveVideos, place: deployment.Deployment) -> gr.Blocks:
+def build(pipeline: PipelineSource, live: LiveVideos, place: deployment.Deployment, keep_hours: float = 24.0) -> gr.Blocks:
     """The page around one pipeline. A shared demo has no training and keeps no avatars.
 
     pipeline: a function that returns the pipeline, and waits until it is loaded.
+    keep_hours: how long files that visitors send and get are kept.
     """
     gr.set_static_paths([str(SPEECHES)])
-    with gr.Blocks(title="GMTalker Studio", analytics_enabled=False, delete_cache=(HOUR, 24 * HOUR)) as page:
+    with gr.Blocks(title="GMTalker Studio", analytics_enabled=False, delete_cache=(HOUR, max(1, int(keep_hours * HOUR)))) as page:
         gr.Markdown(word("heading"), elem_id="heading")
         if place.login:
             gr.LoginButton(logout_value="👤 {} ⏻", size="sm", elem_id="sign-out")  # gradio compares its words: they stay plain
@@ -82,15 +86,23 @@ def main(arguments: list[str] | None = None) -> int:
     Returns: 0, or 1 when the generic stages can't be loaded, or when nobody could come in.
     """
     options = _parser().parse_args(arguments)
-    if options.add_user:
-        return _add_user(options.add_user)
-    if options.auth and not has_accounts():
-        print("Nobody can come in yet: python app.py --add-user NAME lets somebody in.", file=sys.stderr)
+    os.umask(0o077)  # all that the page and its trainings write are faces and voices
+    try:
+        if options.add_user or options.remove_user:
+            return _change_accounts(options)
+        if options.auth and not has_accounts():
+            print("Nobody can come in yet: python app.py --add-user NAME lets somebody in.", file=sys.stderr)
+            return 1
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, _interrupt)  # as Ctrl-C: what visitors sent is deleted
+        with deployment.own_uploads(options.keep_hours * HOUR):
+            return _serve(options)
+    except UnusableInput as error:
+        print(error, file=sys.stderr)
         return 1
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, _interrupt)  # as Ctrl-C: what visitors sent is deleted
-    with deployment.own_uploads():
-        return _serve(options)
+    except OSError as error:
+        print(place_sentence(error), file=sys.stderr)
+        return 1
 
 
 def _interrupt(*_: object) -> None:
@@ -102,9 +114,6 @@ def _serve(options: argparse.Namespace) -> int:
     try:
         place = deployment.Deployment.here()
         page, pipeline = _launch(options, place)
-    except UnusableInput as error:
-        print(error, file=sys.stderr)
-        return 1
     except OSError:  # gradio's own words name environment variables
         where = f"Port {options.port} is taken" if options.port else "No port from 7860 on is free"
         print(f"{where}, or this address can't be used; choose another with --port N or --host H.", file=sys.stderr)
@@ -112,9 +121,6 @@ def _serve(options: argparse.Namespace) -> int:
     try:
         pipeline.load()
         page.block_thread()
-    except UnusableInput as error:
-        print(error, file=sys.stderr)
-        return 1
     except KeyboardInterrupt:  # while it loads; later block_thread takes it
         return 0
     finally:
@@ -128,7 +134,22 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--port", type=int, default=None, help="default: the first free one from 7860 on")
     parser.add_argument("--auth", action="store_true", help="ask for a name and a password; each sees only what is theirs")
     parser.add_argument("--add-user", metavar="NAME", help="let somebody in: asks for a password, and ends")
+    parser.add_argument("--remove-user", metavar="NAME", help="let somebody in no more, and end; what they made stays")
+    parser.add_argument("--with-files", action="store_true", help="with --remove-user: what they made is deleted, too")
+    parser.add_argument(
+        "--allow-host", metavar="NAME", action="append", default=[], help="another name by which the page is asked for"
+    )
+    parser.add_argument(
+        "--keep-hours", metavar="H", type=_hours, default=24.0, help="how long what visitors send and get is kept (24)"
+    )
     return parser
+
+
+def _hours(text: str) -> float:
+    hours = float(text)
+    if not 0 < hours < 1e5:
+        raise argparse.ArgumentTypeError("a number of hours above 0")
+    return hours
 
 
 def _launch(options: argparse.Namespace, place: deployment.Deployment) -> tuple[gr.Blocks, PipelineLoader]:
@@ -136,9 +157,9 @@ def _launch(options: argparse.Namespace, place: deployment.Deployment) -> tuple[
     deployment.reach_itself(options.host or place.host)
     # ZeroGPU has a GPU for a speech only: previews are drawn without.
     pipeline, live = PipelineLoader(partial(bundled_stages, "cpu" if is_lent() else None)), LiveVideos()
-    sign_in = place.login and not options.auth
-    middleware = [Middleware(SignIn)] * sign_in + [Middleware(OwnFilesOnly)] * (sign_in or options.auth)
-    page = build(pipeline, live, replace(place, login=sign_in))
+    sign_in, door = place.login and not options.auth, Door()
+    middleware = _guards(options, replace(place, login=sign_in), door)
+    page = build(pipeline, live, replace(place, login=sign_in), options.keep_hours)
     page.launch(
         server_name=options.host or place.host,
         server_port=options.port,
@@ -152,7 +173,7 @@ def _launch(options: argparse.Namespace, place: deployment.Deployment) -> tuple[
         mcp_server=True,
         max_file_size=int(place.limits.upload_megabytes * 2**20),
         i18n=TRANSLATIONS,
-        auth=may_enter if options.auth else None,
+        auth=door.may_enter if options.auth else None,
         auth_message=SIGN_IN_MESSAGE if options.auth else None,
         auth_dependency=signed_in if sign_in else None,
         app_kwargs={"routes": [live.route()], "middleware": middleware},
@@ -161,7 +182,25 @@ def _launch(options: argparse.Namespace, place: deployment.Deployment) -> tuple[
     return page, pipeline
 
 
-def _add_user(name: str) -> int:
+def _guards(options: argparse.Namespace, place: deployment.Deployment, door: Door) -> list[Middleware]:
+    """What every request passes, from the outside to the inside."""
+    host, on_space = options.host or place.host, "SPACE_ID" in os.environ
+    guards = [Middleware(OwnPagesOnly, own_hosts(host, options.allow_host), host, on_space, place.demo)]
+    if options.auth:
+        guards.append(Middleware(Sessions, door))
+    elif place.login:
+        guards.append(Middleware(SignIn))
+    return guards + [Middleware(OwnFilesOnly)] * (place.login or options.auth)
+
+
+def _change_accounts(options: argparse.Namespace) -> int:
+    """--add-user and --remove-user."""
+    if options.remove_user:
+        folder = remove_account(options.remove_user, options.with_files)
+        if folder.exists():
+            print(f"What {options.remove_user} made is still in {folder}.")
+        return 0
+    name = options.add_user
     password = getpass.getpass(f"Password for {name}: ") if sys.stdin.isatty() else sys.stdin.readline().rstrip("\n")
     try:
         add_account(name, password)

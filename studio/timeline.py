@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import gradio as gr
 
-from studio.components import HIDDEN, MIXED, PRIVATE, or_sentence, refusal
+from studio.components import HIDDEN, MIXED, PRIVATE, or_sentence, refusal, told
 from studio.loading import PipelineSource
 from studio.theme import DRAG_KEYS
 from studio.translations import say, word
@@ -130,7 +130,7 @@ class TimelineHandlers:
         try:
             keys = keyframes.keys_of(rows)
         except ValueError as error:
-            gr.Warning(str(error))
+            gr.Warning(told(str(error)))
             return UNREADABLE, gr.Markdown(visible=False), gr.Image(visible=False)
         picture = or_sentence(keyframes.draw_curves, keys, speech, intensity) if keys else None
         return [key.to_json() for key in keys], gr.Markdown(visible=bool(keys)), gr.Image(picture, visible=bool(keys))

@@ -6,6 +6,7 @@ SCREENSHOTS=docs/screenshots keeps pictures of the walk there (only of people wh
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import re
 import signal
@@ -13,19 +14,23 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from shutil import which
+from urllib.parse import unquote
 
 import av
 import gradio_client
 import numpy as np
 import pytest
 import soundfile
+from firefox import FIREFOX, Firefox
 from media import REAL, bundled_clip, ffmpeg, real_clip, write_clip
 
 from gmtalker.assets import SPEECH
@@ -37,6 +42,7 @@ from personalize import jobs
 from personalize.consent import Consent
 from personalize.request import TrainRequest
 from studio.components import MIXED
+from studio.guard import FROM_ELSEWHERE
 
 PROJECT = Path(__file__).resolve().parent.parent
 SCREENSHOTS = os.environ.get("SCREENSHOTS")  # a folder
@@ -768,7 +774,7 @@ def test_nobody_is_served_the_files_of_others(shared: Shared, browser):
     twisted = address.replace("file=/", "file=//")
     assert ann.request.get(address).ok and bob.request.get(address).status == 403 == bob.request.get(twisted).status
     assert browser.new_context().request.get(address).status == 401
-    picture = {"path": address.split("file=")[1], "meta": {"_type": "gradio.FileData"}}
+    picture = {"path": unquote(address.split("file=")[1]), "meta": {"_type": "gradio.FileData"}}
     assert shared.speak("bob", "GRID s1", picture).status == 403
 
 
@@ -780,3 +786,92 @@ def test_nobody_speaks_with_the_avatars_of_others(shared: Shared):
         address = f"{shared.server.url}/gradio_api/call/speak/{event['event_id']}"
         answer = shared.tabs[name].request.get(address, timeout=3 * MINUTE).text()
         assert ("event: complete" in answer and ".mp4" in answer) == allowed and ("event: error" in answer) != allowed
+
+
+# --- Another website in the same browser ---------------------------------------------------------------------------------------
+
+# What a website does with the cookies of whoever looks at it; it tells as text what it could read.
+ATTACK = """
+(async () => {
+  const [target, address] = [%r, %r], read = {};
+  const ways = {config: '/config', info: '/gradio_api/info', page: '/', file: address, user: '/gradio_api/user'};
+  for (const [name, way] of Object.entries(ways)) {
+    try {
+      const answer = await fetch(target + way, {credentials: 'include'});
+      read[name] = answer.status + (await answer.text()).slice(0, 40);
+    } catch { read[name] = ''; }
+  }
+  const form = new FormData();
+  form.append('files', new Blob(['planted by a website']), 'planted.txt');
+  const planting = {method: 'POST', mode: 'no-cors', credentials: 'include', body: form};
+  await fetch(target + '/gradio_api/upload', planting).catch(() => 0);
+  await new Promise((seen) => {
+    const picture = new Image();
+    picture.onload = () => { read.picture = picture.width; seen(); };
+    picture.onerror = () => { read.picture = ''; seen(); };
+    picture.src = target + address;
+  });
+  await new Promise((seen) => {
+    const frame = document.createElement('iframe');
+    frame.onload = seen;
+    frame.src = target + '/';
+    document.body.append(frame);
+    setTimeout(seen, 5000);
+  });
+  return JSON.stringify(read);
+})()
+"""
+
+
+@pytest.fixture
+def website() -> Iterator[str]:
+    """Another website on this machine: of another origin, and to a browser another site than 127.0.0.1."""
+
+    class Site(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("content-type", "text/html")
+            self.end_headers()
+            self.wfile.write(b"<!doctype html><title>another website</title><body>")
+
+        def log_message(self, *values: object) -> None:
+            """Nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Site) as site:
+        threading.Thread(target=site.serve_forever, daemon=True).start()
+        yield f"http://localhost:{site.server_port}"
+        site.shutdown()
+
+
+def check_attack(shared: Shared, read: str, frames: list[str]) -> None:
+    """Nothing was read, shown or planted."""
+    assert set(json.loads(read)) == {"config", "info", "page", "file", "user", "picture"}
+    assert all(not value or f"403{FROM_ELSEWHERE}".startswith(str(value)) for value in json.loads(read).values()), read
+    assert not any(frame.startswith(shared.server.url) for frame in frames), frames
+    assert not [path for path in shared.people.rglob("planted*")]
+
+
+def test_another_website_gets_nothing_from_chromium(shared: Shared, website: str):
+    tab = shared.tabs["ann"]
+    open_tab(tab, "Create")
+    picture = tab.locator("#avatar-gallery img").first.evaluate("image => image.src").removeprefix(shared.server.url)
+    assert tab.request.get(shared.server.url + picture).ok
+    evil = tab.context.new_page()
+    evil.goto(website)
+    check_attack(shared, evil.evaluate(ATTACK % (shared.server.url, picture)), [frame.url for frame in evil.frames[1:]])
+
+
+@pytest.mark.skipif(FIREFOX is None, reason="needs Firefox: apt-get install firefox-esr")
+def test_another_website_gets_nothing_from_firefox(shared: Shared, website: str, tmp_path: Path):
+    firefox = Firefox(tmp_path)
+    try:
+        firefox.open(f"{shared.server.url}/")
+        form = "new URLSearchParams({username: 'ann', password: 'secret of ann'})"
+        assert "true" in firefox.evaluate(f"fetch('/login', {{method: 'POST', body: {form}}}).then(answer => answer.text())")
+        picture = shared.tabs["ann"].locator("#avatar-gallery img").first.evaluate("image => image.src")
+        picture = picture.removeprefix(shared.server.url)
+        assert firefox.evaluate(f"fetch({picture!r}).then(answer => String(answer.status))") == "200"
+        firefox.open(f"{website}/")
+        check_attack(shared, firefox.evaluate(ATTACK % (shared.server.url, picture)), firefox.frames())
+    finally:
+        firefox.close()

@@ -39,8 +39,9 @@ from gmtalker.progress import Stopped
 from gmtalker.request import SpeakRequest
 from personalize.__main__ import main as personalize_main
 from studio.__main__ import main
-from studio.accounts import OwnFilesOnly, SignIn, in_own_workspace, signed_in
+from studio.accounts import in_own_workspace
 from studio.deployment import Deployment
+from studio.guard import OwnFilesOnly, SignIn, signed_in
 from studio.live_video import LiveVideos
 from studio.page import build
 from studio.publish import FILES, FOLDERS, plan, publish

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gmtalker.avatars.workspace import home
+from gmtalker.avatars.workspace import home, private_home
 from gmtalker.device import is_half_fast, usable_cores
 from gmtalker.errors import UnusableInput
 from gmtalker.files import temporary_folder
@@ -161,6 +161,7 @@ class OpenVinoEngine:
                 os.utime(path)
             return path
         try:
+            private_home()
             folder.mkdir(parents=True, exist_ok=True)
             with temporary_folder(folder) as making:
                 new = self._convert(making / path.name, matte)

@@ -7,7 +7,7 @@ import os
 import re
 import unicodedata
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
 
@@ -17,6 +17,19 @@ LONGEST_NAME = 80
 def home() -> Path:
     """The folder of everything that is made on this machine: $GMTALKER_HOME, or ~/.gmtalker."""
     return Path(os.environ.get("GMTALKER_HOME") or Path.home() / ".gmtalker")
+
+
+def private_home() -> Path:
+    """home(), made when it is missing: a folder that nobody else on this machine can look into, with all that is below it.
+
+    Errors: OSError when it can't be made.
+    """
+    folder = home()
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with suppress(OSError):  # somebody else's, or a file system without rights
+        if folder.stat().st_mode & 0o077:
+            folder.chmod(0o700)
+    return folder
 
 
 _OWNER: ContextVar[str | None] = ContextVar("owner", default=None)
@@ -49,6 +62,7 @@ def workspace(name: str | None = None) -> Path:
 
 def avatars_folder() -> Path:
     """Where the workspace keeps avatars; made when it is missing."""
+    private_home()
     folder = workspace() / "avatars"
     folder.mkdir(parents=True, exist_ok=True)
     return folder

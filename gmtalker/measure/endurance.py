@@ -162,25 +162,35 @@ def killed_training(ordeal: Ordeal) -> dict | None:
     with _place(ordeal) as place:
         code, lasts, said = place.run("personalize", *words, "--name", "unbroken")
         _must_run(code, said)
-        kills, went_back, far = 0, 0, 0.0
+        kills, went_back, broken = 0, 0, []
         while kills < ordeal.kills:
-            process = place.start("personalize", *words, "--name", "broken", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            kills += _kill(process, place.random.uniform(1, lasts / 2))
-            if process.returncode == DONE:
-                break
-            now = _trained_seconds(place.home / "training" / "broken")
-            went_back += now < far
-            far = max(far, now)
-        code, _, said = place.run("personalize", *words, "--name", "broken")
-        _must_run(code, said)
-        quality = {name: _quality(place.home / "avatars" / name) for name in ("unbroken", "broken")}
+            broken.append(f"broken-{len(broken) + 1}")
+            killed, back = _train_and_kill(place, [*words, "--name", broken[-1]], ordeal.kills - kills, lasts)
+            kills, went_back = kills + killed, went_back + back
         return {
             "kills": kills,
+            "trainings": len(broken),
             "went_back_behind_a_checkpoint": went_back,
-            "psnr_unbroken_db": quality["unbroken"],
-            "psnr_broken_db": quality["broken"],
+            "psnr_unbroken_db": _quality(place.home / "avatars" / "unbroken"),
+            "psnr_broken_db": [_quality(place.home / "avatars" / name) for name in broken],
             "hidden_at_the_end": len(_hidden(place.home)) + len(_hidden(place.home / "avatars")),
         }
+
+
+def _train_and_kill(place: _Place, words: Sequence[object], most: int, lasts: float) -> tuple[int, int]:
+    """One training, killed until it ends all the same, or often enough. Returns: kills; how often a checkpoint was lost."""
+    kills, went_back, far = 0, 0, 0.0
+    while kills < most:
+        process = place.start("personalize", *words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        kills += _kill(process, place.random.uniform(1, lasts))
+        if process.returncode == DONE:
+            return kills, went_back
+        now = _trained_seconds(place.home / "training" / str(words[-1]))
+        went_back += now < far
+        far = max(far, now)
+    code, _, said = place.run("personalize", *words)
+    _must_run(code, said)
+    return kills, went_back
 
 
 def killed_page(ordeal: Ordeal) -> dict:

@@ -15,7 +15,7 @@ import numpy as np
 
 from gmtalker import __version__
 from gmtalker.avatars.storage import list_avatars
-from gmtalker.avatars.workspace import workspace
+from gmtalker.avatars.workspace import private_home, workspace
 from gmtalker.errors import UnusableInput, UnusableVideo, first_line
 from gmtalker.files import temporary_folder, whole_file
 from gmtalker.media.video import read_frames
@@ -218,6 +218,7 @@ def _own_serials() -> set[str]:
 
 def _make_pair(folder: Path) -> None:
     """Make a signing pair, and the folder that holds it."""
+    private_home()
     folder.parent.mkdir(parents=True, exist_ok=True)
     # The folder appears with both in it: two videos that are finished together must not mix two pairs.
     with temporary_folder(folder.parent) as making:

@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gmtalker.avatars.workspace import slug, workspace
+from gmtalker.avatars.workspace import private_home, slug, workspace
 from gmtalker.clock import FPS
 from gmtalker.progress import time_left
 from personalize.consent import Consent
@@ -133,6 +133,7 @@ def estimate(minutes: float, seconds: float, reading_seconds: float, upload_byte
 
 def free_disk() -> int:
     """Free bytes on the disk of the workspace."""
+    private_home()
     folder = workspace()
     folder.mkdir(parents=True, exist_ok=True)
     return shutil.disk_usage(folder).free

@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 
 import gmtalker
-from gmtalker.avatars.workspace import clean_name, owner, workspace
+from gmtalker.avatars.workspace import clean_name, owner, private_home, workspace
 from gmtalker.errors import UnusableAvatar, UnusableInput
 from gmtalker.files import NAME_BYTES_MAX
 from personalize.jobs.job import OPEN, Job, estimate, free_disk, own_avatar, same_name, uploads_folder
@@ -250,6 +250,7 @@ def command(job: Job) -> list[str]:
 
 
 def _launch(job: Job) -> None:
+    private_home()
     Path(job.log).parent.mkdir(parents=True, exist_ok=True)
     job.work.mkdir(parents=True, exist_ok=True)
     job.request.save(job.request_file)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 
-from gmtalker.avatars.workspace import home, owner
+from gmtalker.avatars.workspace import owner, private_home
 from gmtalker.errors import UnusableInput
 from personalize.jobs.job import Job, same_name
 
@@ -110,8 +110,8 @@ def _encoded(values: Mapping[str, object]) -> dict[str, object]:
 @contextmanager
 def _database() -> Iterator[sqlite3.Connection]:
     """A connection for one block, committed at its end. An older version's file gets the columns that it lacks."""
-    path = home() / "studio.sqlite"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path = private_home() / "studio.sqlite"
+    path.touch(mode=0o600)
     connection = sqlite3.connect(path, timeout=10)
     connection.row_factory = sqlite3.Row
     try:
