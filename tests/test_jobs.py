@@ -381,3 +381,15 @@ def test_a_saved_request_is_trained_as_it_stands(clip, capsys, monkeypatch, tmp_
     assert main(["train", str(clip), "--request", str(tmp_path / "asked.json")]) == 2
     assert "--request" in capsys.readouterr().err
     assert main(["train", "--request", str(clip)]) == 1 and "saved request" in capsys.readouterr().err
+
+
+def test_after_a_kill_the_same_command_goes_on_at_once(clip):
+    """Nobody need look at the list of trainings before: the row of the killed process still says that it runs."""
+    job = start("long", clip)
+    wait_for(job, "running")
+    os.kill(jobs.get(job.id).pid, signal.SIGKILL)
+    psutil.wait_procs([psutil.Process(jobs.get(job.id).pid)], timeout=10)
+    assert jobs.get(job.id).status == "running"
+    again = jobs.create(request("long", clip), here=True)
+    assert again.id == job.id and again.pid == os.getpid()
+    jobs.store.write_row(again.id, status="stopped", pid=None)  # this process trains nothing

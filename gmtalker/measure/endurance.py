@@ -183,7 +183,8 @@ def _train_and_kill(place: _Place, words: Sequence[object], most: int, lasts: fl
     while kills < most:
         process = place.start("personalize", *words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         kills += _kill(process, place.random.uniform(1, lasts))
-        if process.returncode == DONE:
+        if process.returncode >= 0:  # it was not killed
+            _must_run(process.returncode, f"a training that was killed does not go on: {' '.join(map(str, words))}")
             return kills, went_back
         now = _trained_seconds(place.home / "training" / str(words[-1]))
         went_back += now < far

@@ -49,6 +49,7 @@ def create(request: TrainRequest, keep_clips: bool = False, here: bool = False) 
     Errors: UnusableInput when the name is taken, a clip is missing, the queue is full, or there is too little room on the disk.
     """
     _check(request, keep_clips, here)
+    _find_dead()
     for old in jobs():
         if not same_name(old.name, request.name) or old.status == "done":
             continue
@@ -133,13 +134,8 @@ def _first_state(here: bool) -> dict:
 
 def refresh() -> None:
     """Find dead trainers and start the next job in the queue, if none runs."""
-    now = time.time()
-    for job in jobs(everybodys=True):
-        if job.status == "running" and _is_dead(job, now):
-            status, message = ("stopped", STOPPED) if job.stage == "stopping" else ("failed", LOST)
-            unchanged = ("status = 'running' AND heartbeat = ?", job.heartbeat)  # it may have ended properly since
-            write_row(job.id, *unchanged, status=status, message=message, seconds_left=None)
-    identifier = claim_next(now)
+    _find_dead()
+    identifier = claim_next(time.time())
     if identifier is None:
         return
     try:
@@ -147,6 +143,16 @@ def refresh() -> None:
     except (OSError, ValueError) as error:  # ValueError: a row that no version of this program wrote
         reason = error.strerror if isinstance(error, OSError) else error
         write_row(identifier, status="failed", message=f"The training could not be started: {reason}.")
+
+
+def _find_dead() -> None:
+    """Mark the trainings whose process is gone, so that they can be done again."""
+    now = time.time()
+    for job in jobs(everybodys=True):
+        if job.status == "running" and _is_dead(job, now):
+            status, message = ("stopped", STOPPED) if job.stage == "stopping" else ("failed", LOST)
+            unchanged = ("status = 'running' AND heartbeat = ?", job.heartbeat)  # it may have ended properly since
+            write_row(job.id, *unchanged, status=status, message=message, seconds_left=None)
 
 
 def stop(job: Job) -> Job:
