@@ -6,10 +6,11 @@ import argparse
 import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gmtalker.clock import EMOTIONS, MOTIONS
+from gmtalker.clock import EMOTIONS, LABEL_LANGUAGES, LABELS, MOTIONS
 from gmtalker.command_line import (
     DONE,
     WrongUsage,
@@ -29,13 +30,14 @@ from gmtalker.command_line import (
 from gmtalker.errors import UnusableInput
 from gmtalker.measure import command as measure
 from gmtalker.pretrain import command as pretrain
+from gmtalker.provenance.signing import TIME_STAMP_AUTHORITY
 
 if TYPE_CHECKING:
     from gmtalker.request import SpeakRequest
     from gmtalker.tracks import EmotionKey
 
 # Options of speak that are fields of a SpeakRequest, and those from which its emotion is read.
-FIELDS = ("avatar", "intensity", "seed", "head", "blink", "gaze", "motion", "full_frame", "label")
+FIELDS = ("avatar", "intensity", "seed", "head", "blink", "gaze", "motion", "full_frame", "label", "label_language")
 EMOTION_OPTIONS = ("emotion", "timeline", "script")
 EXAMPLE = "happy=0.7,sad=0.1"
 CHANGED, NOTHING_FOUND = 4, 3  # what verify returns, beside DONE for a video that is ours and whole
@@ -80,11 +82,9 @@ def _add_speak(speak: argparse.ArgumentParser) -> None:
     for part in ("head", "blink", "gaze"):
         speak.add_argument(f"--{part}", type=float, metavar="X", help=f"how much {part} movement (default 1)")
     speak.add_argument("--motion", choices=MOTIONS, help="how the head moves: as the person's own (default), still, or lively")
-    for option, text in (
-        ("--full-frame", "in the person's own footage, at its size"),
-        ("--label", "say in the picture that it is AI-generated"),
-    ):
-        speak.add_argument(option, action="store_true", default=None, help=text)
+    text = "in the person's own footage, at its size"
+    speak.add_argument("--full-frame", action="store_true", default=None, help=text)
+    _add_label(speak)
     speak.add_argument("--tracks", type=Path, metavar="F.safetensors", help="also save what the face does in each frame")
     add_device(speak)
     add_json(speak)
@@ -95,10 +95,24 @@ def _add_reenact(reenact: argparse.ArgumentParser) -> None:
     add_avatar(reenact)
     reenact.add_argument("--video", type=Path, required=True, metavar="F")
     reenact.add_argument("--output", type=Path, required=True, metavar="F.mp4")
-    reenact.add_argument("--label", action="store_true", help="say in the picture that it is AI-generated")
+    _add_label(reenact)
     add_device(reenact)
     add_json(reenact)
     reenact.set_defaults(run=_reenact)
+
+
+def _add_label(parser: argparse.ArgumentParser) -> None:
+    text = "say in the picture that it is AI-generated: the whole time (default), or in intervals"
+    parser.add_argument("--label", nargs="?", const=LABELS[1], choices=LABELS, help=text)
+    parser.add_argument("--label-language", choices=LABEL_LANGUAGES, help=f"of the label (default {LABEL_LANGUAGES[0]})")
+    text = f"a time-stamp authority (RFC 3161) that stamps the signature; default: ${TIME_STAMP_AUTHORITY}, or none"
+    parser.add_argument("--tsa", metavar="URL", help=text)
+
+
+def _set_tsa(options: argparse.Namespace) -> None:
+    """One setting for all that signs: the environment variable; the option sets it."""
+    if options.tsa:
+        os.environ[TIME_STAMP_AUTHORITY] = options.tsa
 
 
 # --- The request -------------------------------------------------------------------------------------------------------------
@@ -212,6 +226,7 @@ def _check_outputs(options: argparse.Namespace) -> None:
 
 
 def _speak(options: argparse.Namespace) -> None:
+    _set_tsa(options)
     request = request_of(options)
     if request.is_over_full():
         print("The emotion weights sum to more than 1; they are scaled to 1.", file=sys.stderr)
@@ -223,21 +238,25 @@ def _speak(options: argparse.Namespace) -> None:
 
 
 def _reenact(options: argparse.Namespace) -> None:
+    _set_tsa(options)
     check_output(options.output, ".mp4")
     from gmtalker.face.tracking import track_video
     from gmtalker.media.audio import read_sound_or_none
+    from gmtalker.provenance.label import Label
 
     pipeline = load_pipeline(options)
     sound, heard = read_sound_or_none(options.video), options.video
     with progress_bar(options) as on_progress:
         track = track_video(options.video, pipeline.face_model)
         performance = pipeline.reenact(track, options.avatar, speech=sound)
-        pipeline.film(performance, options.output, on_progress, sound=None if sound is None else heard, label=options.label)
+        performance = replace(performance, inputs=(options.video,), led=True)
+        label = None if options.label in (None, LABELS[0]) else Label(options.label, options.label_language or LABEL_LANGUAGES[0])
+        pipeline.film(performance, options.output, on_progress, sound=None if sound is None else heard, label=label)
     done(options, str(options.output), output=str(options.output))
 
 
 def _verify(options: argparse.Namespace) -> int:
-    from gmtalker.provenance.credentials import verify
+    from gmtalker.provenance.verification import verify
 
     findings = verify(options.video)
     if for_machines(options):

@@ -7,6 +7,8 @@ EMOTIONS = ("neutral", "angry", "contempt", "disgusted", "fear", "happy", "sad",
 SIZES = (256, 512, 1024)  # sides of generated heads, in pixels
 LARGEST_AMOUNT = 3.0  # times a person's own movement
 MOTIONS = ("own", "still", "lively")  # manners in which a person's head and eyes move
+LABELS = ("none", "whole", "intervals")  # when the visible label is seen
+LABEL_LANGUAGES = ("en", "zh")
 LARGEST_INTENSITY = 2.0  # of an emotion; 1 is as strong as people's
 
 

@@ -92,6 +92,28 @@ def _is_dashed_file(word: str) -> bool:
     )
 
 
+def add_token(parser: argparse.ArgumentParser) -> None:
+    """Add --token-file to a parser, and --token, which others on the machine see in the list of processes."""
+    text = "a file that holds a token of the Hub, - for stdin (default: HF_TOKEN, or that of `hf auth login`)"
+    parser.add_argument("--token-file", dest="token", type=_token_in, metavar="F", help=text)
+    parser.add_argument("--token", type=_seen_token, metavar="T", help="the token itself; others see it in the list of processes")
+
+
+def _token_in(path: str) -> str:
+    try:
+        token = sys.stdin.readline() if path == "-" else Path(path).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise argparse.ArgumentTypeError(f"{path} can't be read") from error
+    if not token.strip() or len(token.split()) > 1:
+        raise argparse.ArgumentTypeError(f"{path} holds no token")
+    return token.strip()
+
+
+def _seen_token(token: str) -> str:
+    print("A token on the command line is seen by others on this machine; --token-file or HF_TOKEN is not.", file=sys.stderr)
+    return token
+
+
 def place_sentence(error: OSError) -> str:
     """What to say when a place can't be read or written."""
     what = error.strerror or str(error)

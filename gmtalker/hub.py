@@ -33,7 +33,7 @@ REPO_ID = re.compile(r"[\w.-]+/[\w.-]+")  # owner/name
 ANSWER_SECONDS = 5.0  # for the first answer: without a network, the sentence should not take longer
 SILENCE_SECONDS = 60.0  # after which a line that was open is taken for dead
 LARGEST_FETCH = 4000 * MEGABYTE  # a large HuBERT among them
-LOG_IN = "`hf auth login`, HF_TOKEN, or --token where a command has it"
+LOG_IN = "`hf auth login`, HF_TOKEN, or --token-file where a command has it"
 NO_REPO = "{!r} can't be a repo on the Hub; those are called owner/name."
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 

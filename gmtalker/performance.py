@@ -15,6 +15,7 @@ from gmtalker.media.full_frame import IdleLoop
 from gmtalker.media.video_writer import VideoWriter
 from gmtalker.progress import OnProgress, Watcher
 from gmtalker.provenance.credentials import Seal
+from gmtalker.provenance.label import Label
 from gmtalker.tracks import EmotionWeights, FaceTrack
 
 Frames = Generator[np.ndarray, None, None]  # (height, width, 3) uint8 RGB, 25 a second
@@ -32,6 +33,8 @@ class Performance:
     weights: the emotion.
     speech: (samples,) at 16 kHz, None for a silent one.
     idle: the person's own footage to put the head into; None for head and shoulders alone.
+    inputs: the files that it is made of, but for the avatar: a speech, a video that leads it.
+    led: whether a real person's video leads it.
     """
 
     draw: Callable[..., Frames]
@@ -40,6 +43,8 @@ class Performance:
     weights: EmotionWeights
     speech: np.ndarray | None = None
     idle: IdleLoop | None = None
+    inputs: tuple[Path, ...] = ()
+    led: bool = False
 
     def __len__(self) -> int:
         return len(self.track)
@@ -80,7 +85,7 @@ def film(
     stop: Callable[[], bool] | None = None,
     sound: Path | None = None,
     live: Path | None = None,
-    label: bool = False,
+    label: Label | None = None,
 ) -> Path:
     """Draw a performance into an mp4 file, marked and signed as AI-generated.
 
@@ -88,18 +93,20 @@ def film(
     sound: the file that its speech was read from, to keep its quality; None writes the speech itself.
     stop: called before each frame; True ends the work.
     live: also write the video to this file, which can be watched while it grows (VideoWriter).
-    label: say it in the picture, too.
+    label: what says it in the picture, too.
     Returns: output.
     Errors: Stopped when stop() says so, UnusableInput when the output can't be written or signed.
     """
     watcher, output = Watcher(on_progress, stop, timed=("drawing",)), Path(output)
-    seal, frames = Seal(performance.avatar.card, label), iter(performance)
+    inputs = dict.fromkeys([*performance.inputs, *([] if sound is None else [Path(sound)])])
+    composite = performance.idle is not None or performance.led
+    seal, frames = Seal(performance.avatar.card, label, composite, [*inputs]), iter(performance)
     try:
         first = next(frames)
         speech = sound
         if speech is None and performance.speech is not None:
             speech = performance.speech[: len(performance) * SAMPLES_PER_FRAME]
-        with VideoWriter(output, first.shape[1], first.shape[0], speech, live=live, seal=seal.sign) as writer:
+        with VideoWriter(output, first.shape[1], first.shape[0], speech, live=live, seal=seal) as writer:
             writer.write(seal(first))
             for done, frame in enumerate(frames, start=2):
                 watcher.report("drawing", done - 1, len(performance))

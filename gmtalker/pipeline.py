@@ -14,7 +14,7 @@ from torch import Tensor
 from gmtalker.avatars.drawing_engine import DRAW_BATCH
 from gmtalker.avatars.motion import FollowingShoulders, MotionAmounts, person_motion, retarget
 from gmtalker.avatars.ready import AvatarLike, ReadyAvatars
-from gmtalker.clock import SAMPLES_PER_FRAME
+from gmtalker.clock import LABELS, SAMPLES_PER_FRAME
 from gmtalker.device import choose_device, is_half_fast, one_core, usable_cores
 from gmtalker.face.lip_guard import LipGuard
 from gmtalker.files import whole_file
@@ -23,6 +23,7 @@ from gmtalker.media.full_frame import IdleLoop
 from gmtalker.models.articulation import is_spoken
 from gmtalker.performance import Frames, Performance, film
 from gmtalker.progress import OnProgress, Watcher
+from gmtalker.provenance.label import Label
 from gmtalker.request import SpeakRequest, request_file
 from gmtalker.stages import GenericStages, HubOptions, load_stages, push_stages, save_stages
 from gmtalker.streaming import TEMPERATURE, ExpressionStream, Manner, TrackStream
@@ -319,7 +320,7 @@ class GMTalkerPipeline:
         for sentence in what_was_heard(Path(request.speech)):
             watcher.say(sentence)
         performance = self.perform(request, speech, watcher)
-        self.film(performance, output, on_progress, stop, Path(request.speech), live, request.label)
+        self.film(performance, output, on_progress, stop, Path(request.speech), live, label_of(request))
         request.save(request_file(output))
         if tracks is not None:
             with whole_file(tracks) as unfinished:
@@ -363,6 +364,11 @@ class GMTalkerPipeline:
         motion = person_motion(ready.avatar, torch.zeros(1, MOTION_DIM), MotionAmounts(0.0, 0.0, 0.0), weights=weights)
         settled = ExpressionTrack(expression.coefficients[-1:])
         return next(self.draw(FaceTrack(settled, motion, torch.ones(1, dtype=torch.bool)), ready, weights))
+
+
+def label_of(request: SpeakRequest) -> Label | None:
+    """The label that a request asks for."""
+    return None if request.label == LABELS[0] else Label(request.label, request.label_language)
 
 
 def _as_long_as(features: Tensor, frames: int) -> Tensor:

@@ -14,7 +14,7 @@ import numpy as np
 from gmtalker.avatars.avatar import Avatar
 from gmtalker.avatars.ready import AvatarLike, ReadyAvatar
 from gmtalker.avatars.storage import lookup_avatar
-from gmtalker.clock import LARGEST_AMOUNT, LARGEST_INTENSITY, MOTIONS
+from gmtalker.clock import LABEL_LANGUAGES, LABELS, LARGEST_AMOUNT, LARGEST_INTENSITY, MOTIONS
 from gmtalker.files import load_request, save_request
 from gmtalker.tracks import EmotionKey, EmotionWeights, over_full
 
@@ -25,7 +25,7 @@ JSON_KINDS: dict[str, type | tuple[type, ...]] = {
     "avatar": (str, type(None)),
     "emotion": dict,
     "full_frame": bool,
-    "label": bool,
+    "label": (bool, str),
 }
 
 
@@ -41,7 +41,8 @@ class SpeakRequest:
     seed: another take of the same speech.
     head, blink, gaze: how much of that movement; 1 is the person's own, 3 the most.
     full_frame: in the person's own footage, at its size, instead of head and shoulders alone.
-    label: say in the picture that it is AI-generated.
+    label: when a label in the picture says that it is AI-generated: "none", "whole" or "intervals" (provenance.label).
+    label_language: of its word: "en" or "zh".
     motion: "own", as the person moves; "still", with the head held nearly still; or "lively".
     Errors: ValueError naming the valid choices.
     """
@@ -56,7 +57,8 @@ class SpeakRequest:
     blink: float = 1.0
     gaze: float = 1.0
     full_frame: bool = False
-    label: bool = False
+    label: str = LABELS[0]
+    label_language: str = LABEL_LANGUAGES[0]
     motion: str = "own"
 
     def __post_init__(self) -> None:
@@ -76,8 +78,11 @@ class SpeakRequest:
             amount = getattr(self, name)
             if not isinstance(amount, (int, float)) or not 0 <= amount <= LARGEST_AMOUNT:
                 raise ValueError(f"{name} must be between 0 and {LARGEST_AMOUNT:g}, not {amount!r}")
-        if self.motion not in MOTIONS:
-            raise ValueError(f"motion must be one of {', '.join(MOTIONS)}, not {self.motion!r}")
+        if isinstance(self.label, bool):  # as requests of version 0.2 have it
+            object.__setattr__(self, "label", LABELS[int(self.label)])
+        for name, choices in (("motion", MOTIONS), ("label", LABELS), ("label_language", LABEL_LANGUAGES)):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} must be one of {', '.join(choices)}, not {getattr(self, name)!r}")
 
     @property
     def keys(self) -> tuple[EmotionKey, ...]:
@@ -112,7 +117,9 @@ class SpeakRequest:
             if value != SpeakRequest.__dataclass_fields__[name].default:
                 words += [f"--{name}", str(value) if name == "seed" else f"{value:g}"]
         words += ["--motion", self.motion] if self.motion != MOTIONS[0] else []
-        words += [f"--{name.replace('_', '-')}" for name in ("full_frame", "label") if getattr(self, name)]
+        words += ["--full-frame"] if self.full_frame else []
+        words += [f"--label={self.label}"] if self.label != LABELS[0] else []
+        words += [f"--label-language={self.label_language}"] if self.label_language != LABEL_LANGUAGES[0] else []
         return shlex.join(words)
 
     def to_json(self) -> dict[str, object]:

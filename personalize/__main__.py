@@ -6,15 +6,17 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
+from gmtalker.avatars.audit import record, recorded
 from gmtalker.clock import SIZES
 from gmtalker.command_line import (
     DONE,
     UNUSABLE,
     WrongUsage,
     add_json,
+    add_token,
     bad_values_are_wrong_usage,
     check_output,
     done,
@@ -30,7 +32,7 @@ from gmtalker.errors import UnusableInput
 from gmtalker.files import whole_file
 from gmtalker.progress import Progress
 from personalize import benchmark_command, jobs
-from personalize.consent import CONSENT_WORDS, Consent
+from personalize.consent import CONSENT_WORDS, GROWN_UP, HEIRS, Consent
 from personalize.request import PRESETS, TrainRequest
 
 
@@ -53,6 +55,11 @@ def _parser() -> argparse.ArgumentParser:
     _add_train(commands.add_parser("train", help="make an avatar from clips of one person"))
     _add_named(commands)
     _add_hub(commands)
+    log = commands.add_parser("log", help="what happened to avatars: trained, shared, exported, deleted, refused")
+    words = commands.add_parser("consent-words", help="a sentence with three random words, to film a consent with")
+    for parser_, command in ((log, _log), (words, _consent_words)):
+        add_json(parser_)
+        parser_.set_defaults(run=command)
     listing = commands.add_parser("list", help="list avatars and trainings")
     add_json(listing)
     listing.set_defaults(run=_list)
@@ -68,7 +75,14 @@ def _add_train(train: argparse.ArgumentParser) -> None:
     train.add_argument("clips", nargs="*", type=Path, metavar="CLIP")
     train.add_argument("--name", help="name of the avatar")
     train.add_argument("--request", type=Path, metavar="F.json", help="a saved request, instead of clips and options")
-    train.add_argument("--i-have-consent", action="store_true", help=CONSENT_WORDS)
+    train.add_argument("--i-have-consent", action="store_true", help=f"{CONSENT_WORDS} {GROWN_UP}")
+    train.add_argument("--consent-of", metavar="PERSON", help="who agrees (default: the avatar's name)")
+    train.add_argument("--for", dest="uses", metavar="TEXT", help="what the avatar may be used for, as the person agreed")
+    train.add_argument("--where", dest="places", metavar="TEXT", help="where it may be shown")
+    train.add_argument("--until", metavar="DATE", help="the last day of the consent, such as 2027-12-31")
+    train.add_argument("--heirs", action="store_true", help=HEIRS)
+    text = "the person saying the sentence of `personalize consent-words`; its hash is kept, not the film"
+    train.add_argument("--consent-film", type=Path, metavar="F", help=text)
     train.add_argument("--preset", choices=PRESETS, default="standard", help=f"minutes of training: {presets} (standard)")
     train.add_argument("--minutes", type=float, metavar="M", help="minutes of training, instead of the preset's")
     train.add_argument(
@@ -90,6 +104,7 @@ def _add_named(commands: argparse._SubParsersAction) -> None:
         ("style", _style, "learn again how an avatar's person speaks, from clips of theirs"),
         ("export", _export, "pack an avatar into one file"),
         ("delete", _delete, "delete an avatar or an unfinished training"),
+        ("withdraw", _withdraw, "the person agrees no more: delete the avatar, and let nothing be made with it anywhere"),
     ):
         parser = commands.add_parser(name, help=text)
         parser.add_argument("name", metavar="N")
@@ -102,8 +117,10 @@ def _add_named(commands: argparse._SubParsersAction) -> None:
             parser.add_argument("--minutes", type=float, default=1.5, metavar="M", help="of training (1.5)")
         if name == "export":
             parser.add_argument("--output", type=Path, metavar="F.zip", help="default: N.gmtalker.zip")
-        if name == "delete":
+        if name in ("delete", "withdraw"):
             parser.add_argument("--yes", action="store_true", help="do not ask for confirmation")
+        if name == "withdraw":
+            add_token(parser)
 
 
 def _add_hub(commands: argparse._SubParsersAction) -> None:
@@ -119,7 +136,7 @@ def _add_hub(commands: argparse._SubParsersAction) -> None:
     update = commands.add_parser("update", help="fetch an avatar from the Hub again if it has changed there")
     update.add_argument("name", metavar="N")
     for parser, command in ((share, _share), (pull, _pull), (update, _update)):
-        parser.add_argument("--token", metavar="T", help="of the Hub (default: HF_TOKEN, or that of `hf auth login`)")
+        add_token(parser)
         add_json(parser)
         parser.set_defaults(run=command)
 
@@ -173,9 +190,26 @@ def _request_of(options: argparse.Namespace) -> TrainRequest:
         raise WrongUsage("train takes clips and a name, such as: train me.mp4 --name Ann --i-have-consent.")
     emotions = dict(labelled_clip(text, "--emotion") for text in options.emotion)
     with bad_values_are_wrong_usage():
-        consent = Consent.given_now(options.name)
+        consent = _consent_of(options)
         named = options.preset, options.minutes, emotions, options.size, options.look
         return TrainRequest(options.name, options.clips, consent, *named)
+
+
+def _consent_of(options: argparse.Namespace) -> Consent:
+    """The consent that the options tell of. Errors: ValueError, UnusableInput."""
+    words = f"{CONSENT_WORDS} {HEIRS if options.heirs else GROWN_UP}"
+    bounds = {name: getattr(options, name) or "" for name in ("uses", "places", "until")}
+    consent = Consent.given_now(options.consent_of or options.name, words, **bounds)
+    if options.consent_film is None:
+        return consent
+    from personalize.check import check_clip
+    from personalize.proof import as_json, prove
+
+    try:
+        return replace(consent, proof=as_json(prove(options.consent_film, check_clip(options.clips[0]))))
+    except UnusableInput as error:
+        record("refused", options.name, why=str(error))
+        raise
 
 
 def _work(options: argparse.Namespace, job: jobs.Job, request: TrainRequest) -> int:
@@ -302,12 +336,48 @@ def _update(options: argparse.Namespace) -> int:
     return _show(options, {"avatar": options.name, "updated": changed}, sentence)
 
 
+def _is_sure(options: argparse.Namespace, question: str) -> bool:
+    """Whether somebody means it. Errors: WrongUsage where nobody can be asked."""
+    if options.yes:
+        return True
+    if not sys.stdin.isatty():
+        raise WrongUsage("Deleting can't be undone; add --yes to confirm.")
+    return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+
+
+def _withdraw(options: argparse.Namespace) -> int:
+    from personalize.withdraw import withdraw_avatar
+
+    if not _is_sure(options, f"Delete {options.name}, and let nothing be made with it any more?"):
+        return fail(options, "Nothing was withdrawn.", UNUSABLE)
+    jobs.refresh()
+    left = withdraw_avatar(options.name, options.token)
+    if left is not None:
+        return fail(options, f"{options.name} is withdrawn and deleted here. {left}", UNUSABLE)
+    return _show(options, {"withdrawn": options.name}, f"Withdrawn and deleted: {options.name}")
+
+
+def _log(options: argparse.Namespace) -> int:
+    for line in recorded():
+        if for_machines(options):
+            print_json(line)
+        else:
+            rest = {name: value for name, value in line.items() if name not in ("when", "action", "avatar") and value}
+            details = ", ".join(f"{name}: {value}" for name, value in rest.items())
+            print(f"{line.get('when')}  {line.get('action')}  {line.get('avatar')}  {details}".rstrip())
+    return DONE
+
+
+def _consent_words(options: argparse.Namespace) -> int:
+    from personalize.proof import ask
+
+    sentence = ask()
+    return _show(options, {"sentence": sentence}, f"Say this in a film, within half an hour: {sentence}")
+
+
 def _delete(options: argparse.Namespace) -> int:
-    if not options.yes:
-        if not sys.stdin.isatty():
-            raise WrongUsage("Deleting can't be undone; add --yes to confirm.")
-        if input(f"Delete {options.name} and everything made on the way to it? [y/N] ").strip().lower() not in ("y", "yes"):
-            return fail(options, "Nothing was deleted.", UNUSABLE)
+    if not _is_sure(options, f"Delete {options.name} and everything made on the way to it?"):
+        return fail(options, "Nothing was deleted.", UNUSABLE)
     jobs.refresh()
     jobs.delete(options.name)
     return _show(options, {"deleted": options.name}, f"Deleted {options.name}")

@@ -12,13 +12,16 @@ import numpy as np
 import torch
 
 from gmtalker.assets import GENERIC, SPEECH
-from gmtalker.avatars.avatar import save_card
+from gmtalker.avatars.audit import record
+from gmtalker.avatars.avatar import read_card, save_card
+from gmtalker.avatars.consent import avatar_id
 from gmtalker.avatars.emotion_offsets import EmotionOffsets
 from gmtalker.avatars.habits import MotionHabits
 from gmtalker.avatars.ready import load_avatar
 from gmtalker.avatars.storage import write_avatar
 from gmtalker.avatars.workspace import slug, workspace
 from gmtalker.clock import EMOTIONS, FPS
+from gmtalker.errors import UnusableInput
 from gmtalker.face.landmarks import CHIN
 from gmtalker.face.model import FaceModel
 from gmtalker.face.tracking import detect_landmarks
@@ -58,12 +61,7 @@ def train_avatar(
     Returns: the avatar's folder in the workspace, where nothing appears before all is done.
     Errors: UnusableInput for clips that can't be used.
     """
-    work = workspace() / "training" / slug(request.name)
-    work.mkdir(parents=True, exist_ok=True)
-    request.save(work / REQUEST_FILE)
-    if not (work / CHECKPOINT).exists():
-        for old in (TRAINING_STRIP, TRAINING_CURVE):  # of a training before this one
-            (work / old).unlink(missing_ok=True)
+    work = _begin(request)
     pipeline = pipeline or GMTalkerPipeline.from_pretrained()
     progress = TrainingProgress(on_progress)
     with write_avatar(request.name, replace=True) as folder:
@@ -85,9 +83,27 @@ def train_avatar(
         progress.stage("pictures of the avatar", 96, 100)
         write_card(folder, pipeline)
     _clear(work)
+    record("trained", request.name, id=avatar_id(read_card(workspace() / "avatars" / slug(request.name))))
     held_out = {f"held_out_{name}": value for name, value in measures.items()}
     on_progress(Progress("done", 100, 100, percent=100.0, seconds_left=0, figures=held_out))
     return workspace() / "avatars" / slug(request.name)
+
+
+def _begin(request: TrainRequest) -> Path:
+    """The work folder of a training that may begin. Errors: UnusableInput when the consent has ended."""
+    try:
+        request.consent.check_lasts()
+    except ValueError as error:
+        record("refused", request.name, why=str(error))
+        raise UnusableInput(f"{error}.") from error
+    record("training", request.name, consent_of=request.consent.who, clips=len(request.clips))
+    work = workspace() / "training" / slug(request.name)
+    work.mkdir(parents=True, exist_ok=True)
+    request.save(work / REQUEST_FILE)
+    if not (work / CHECKPOINT).exists():
+        for old in (TRAINING_STRIP, TRAINING_CURVE):  # of a training before this one
+            (work / old).unlink(missing_ok=True)
+    return work
 
 
 def _learn_style(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from gmtalker.command_line import DONE, UNUSABLE, add_json, for_machines, missing_extra, print_json, program, run
+from gmtalker.command_line import DONE, UNUSABLE, add_json, add_token, for_machines, missing_extra, print_json, program, run
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -43,7 +43,7 @@ def _parser() -> argparse.ArgumentParser:
         action.set_defaults(run=command)
         if name == "publish":
             action.add_argument("--repo", metavar="OWNER/NAME", help="the Space, instead of the one Spacefile names")
-            action.add_argument("--token", metavar="T", help="of the Hub; default: the one this machine is logged in with")
+            add_token(action)
             visibility = action.add_mutually_exclusive_group()
             visibility.add_argument("--public", action="store_true", default=None, help="everybody sees it")
             visibility.add_argument(

@@ -14,10 +14,12 @@ from gmtalker.avatars.avatar import data_files
 from gmtalker.avatars.storage import AvatarEntry, export_avatar, import_avatar, list_avatars
 from gmtalker.avatars.workspace import slug
 from gmtalker.files import temporary_folder
+from gmtalker.hub import Token
 from personalize import jobs
 from studio.accounts import in_own_workspace
-from studio.components import HIDDEN, PRIVATE, Updates, or_sentence, table
+from studio.components import HIDDEN, PRIVATE, Updates, or_sentence, table, told
 from studio.loading import PipelineSource
+from studio.terms import check_terms
 from studio.translations import say, word
 
 UNITS = {"psnr": " dB", "landmark_distance": " px", "sharpness": " × real frames", "flicker": " × real clip"}
@@ -65,6 +67,8 @@ class OwnAvatar:
     new_name: gr.Textbox
     rename: gr.Button
     delete: gr.Button
+    withdraw: gr.Button
+    withdrawing: gr.State
     confirm: gr.Group
     question: gr.Markdown
     yes: gr.Button
@@ -114,7 +118,7 @@ class AvatarsTab:
     @property
     def shown(self) -> list[gr.blocks.Block]:
         """What changes with the chosen avatar."""
-        own = [self.own.group, self.own.new_name, self.own.delete, self.own.confirm]
+        own = [self.own.group, self.own.new_name, self.own.delete, self.own.withdraw, self.own.confirm]
         sharing = [self.sharing.group, self.sharing.card]
         return [self.nobody, self.chosen, self.details, self.export, self.exported, *own, *sharing]
 
@@ -146,7 +150,10 @@ def avatars_tab() -> AvatarsTab:
                     rename = gr.Button(word("rename"), elem_id="rename", scale=1, min_width=90)
             export = gr.Button(word("export"), visible=False, elem_id="export")
             exported = gr.File(show_label=False, interactive=False, visible=False, elem_id="exported")
-            delete = gr.Button(word("delete"), variant="stop", visible=False, elem_id="delete")
+            with gr.Row():
+                delete = gr.Button(word("delete"), variant="stop", visible=False, elem_id="delete")
+                withdraw = gr.Button(word("withdraw"), variant="stop", visible=False, elem_id="withdraw")
+            withdrawing = gr.State(False)
             with gr.Group(visible=False, elem_id="confirm-group") as confirm:
                 question = gr.Markdown(container=True)
                 with gr.Row():
@@ -154,7 +161,7 @@ def avatars_tab() -> AvatarsTab:
                     no = gr.Button(word("delete_no"), elem_id="keep")
             sharing, pulling = _sharing(), _pulling()
             bring = gr.UploadButton(word("import"), file_types=[".zip"], elem_id="import")
-    own = OwnAvatar(group, new_name, rename, delete, confirm, question, yes, no)
+    own = OwnAvatar(group, new_name, rename, delete, withdraw, withdrawing, confirm, question, yes, no)
     return AvatarsTab(gallery, nobody, chosen, details, export, exported, own, sharing, pulling, bring)
 
 
@@ -216,36 +223,54 @@ class AvatarHandlers:
     @in_own_workspace
     def bring(self, visitor: gr.Request, archive: str) -> Updates:
         """Import an avatar from a file."""
+        check_terms(visitor)
         self.pipeline()  # loading it, to check it, needs torch
         return self._imported(visitor, or_sentence(import_avatar, Path(archive)))
 
     @in_own_workspace
     def pull(self, visitor: gr.Request, repo: str, token: str) -> Updates:
         """Import an avatar from the Hub, and forget the token."""
+        check_terms(visitor)
         self.pipeline()
         from gmtalker.avatars.on_hub import pull_avatar  # late: it needs torch
 
-        folder = or_sentence(pull_avatar, repo.strip(), token=token.strip() or None)
+        folder = or_sentence(pull_avatar, repo.strip(), token=_token(visitor, token))
         return self._imported(visitor, folder) | {self.tab.pulling.token: ""}
 
     @in_own_workspace
     def share(self, visitor: gr.Request, name: str, repo: str, token: str, public: bool) -> None:
         """Push an avatar to the Hub."""
+        check_terms(visitor)
         self.pipeline()
         from personalize.share import share_avatar  # late: it needs torch
 
-        _, address = or_sentence(share_avatar, name, repo.strip() or None, not public, token.strip() or None)
+        _, address = or_sentence(share_avatar, name, repo.strip() or None, not public, _token(visitor, token))
         gr.Info(say(visitor, "shared", name=_plain(name), address=escape(address)))
 
     def ask_to_delete(self, visitor: gr.Request, name: str) -> Updates:
         """Ask whether an avatar is to be deleted."""
-        question = say(visitor, "delete_question", name=_plain(name))
-        return {self.tab.own.confirm: gr.Group(visible=True), self.tab.own.question: question}
+        return self._asked("delete_question", visitor, name, withdrawing=False)
+
+    def ask_to_withdraw(self, visitor: gr.Request, name: str) -> Updates:
+        """Ask whether the consent to an avatar is withdrawn."""
+        return self._asked("withdraw_question", visitor, name, withdrawing=True)
+
+    def _asked(self, question: str, visitor: gr.Request, name: str, withdrawing: bool) -> Updates:
+        own = self.tab.own
+        told = say(visitor, question, name=_plain(name))
+        return {own.confirm: gr.Group(visible=True), own.question: told, own.withdrawing: withdrawing}
 
     @in_own_workspace
-    def delete(self, visitor: gr.Request, name: str) -> Updates:
-        """Delete an avatar."""
-        or_sentence(jobs.delete, name)
+    def delete(self, visitor: gr.Request, name: str, withdrawing: bool = False) -> Updates:
+        """Delete an avatar, also because its person agrees no more."""
+        if withdrawing:
+            self.pipeline()
+            from personalize.withdraw import withdraw_avatar  # late: it needs torch
+
+            if left := or_sentence(withdraw_avatar, name, _token(visitor, "")):
+                gr.Warning(told(left), duration=None)
+        else:
+            or_sentence(jobs.delete, name)
         return {self.tab.gallery: portraits()} | self._view(None, visitor)
 
     def _imported(self, visitor: gr.Request, folder: Path) -> Updates:
@@ -270,6 +295,7 @@ class AvatarHandlers:
             tab.own.group: gr.Group(visible=own),
             tab.own.new_name: entry.name if entry else "",
             tab.own.delete: gr.Button(visible=own),
+            tab.own.withdraw: gr.Button(visible=own),
             tab.own.confirm: gr.Group(visible=False),
             tab.sharing.group: gr.Accordion(visible=entry is not None),
             tab.sharing.card: self._card(entry) if entry else "",
@@ -281,6 +307,11 @@ class AvatarHandlers:
         from personalize.card import card_text  # late: it needs torch
 
         return card_text(entry.card, data_files(entry.folder)).split("---\n", 2)[-1]
+
+
+def _token(visitor: gr.Request, token: str) -> Token:
+    """The token for the Hub: the one given, else this machine's, which is nobody's who came in by name."""
+    return token.strip() or (False if getattr(visitor, "username", None) else None)
 
 
 def _plain(name: str) -> str:
@@ -297,6 +328,8 @@ def _details(entry: AvatarEntry, visitor: gr.Request) -> str:
         (say(visitor, "given"), consent["when"]),
         (say(visitor, "consent_words"), consent["words"]),
     ]
+    bounds = [key for key in ("uses", "places", "until", "withdrawal") if consent.get(key)]
+    rows += [(say(visitor, f"consent_{key}"), str(consent[key])) for key in bounds]
     for part in ("source", "measures"):
         rows += [
             (_title(key), _value(key, value))
@@ -330,12 +363,14 @@ def connect_avatars(tab: AvatarsTab, pipeline: PipelineSource) -> AvatarHandlers
     tab.export.click(handlers.export, tab.chosen, tab.exported, **HIDDEN)
     shared = [tab.chosen, sharing.repo, sharing.token, sharing.public]
     sharing.share.click(handlers.share, shared, None, **PRIVATE).then(lambda: "", None, sharing.token, **HIDDEN)
-    own.delete.click(handlers.ask_to_delete, tab.chosen, [own.confirm, own.question], **HIDDEN)
+    asked = [own.confirm, own.question, own.withdrawing]
+    own.delete.click(handlers.ask_to_delete, tab.chosen, asked, **HIDDEN)
+    own.withdraw.click(handlers.ask_to_withdraw, tab.chosen, asked, **HIDDEN)
     own.no.click(lambda: gr.Group(visible=False), None, own.confirm, **HIDDEN)
     handlers.changes = [
         own.rename.click(handlers.rename, [tab.chosen, own.new_name], changed, **HIDDEN),
         tab.bring.upload(handlers.bring, tab.bring, changed, **HIDDEN),
         pulling.pull.click(handlers.pull, [pulling.repo, pulling.token], [*changed, pulling.token], **PRIVATE),
-        own.yes.click(handlers.delete, tab.chosen, changed, **HIDDEN),
+        own.yes.click(handlers.delete, [tab.chosen, own.withdrawing], changed, **HIDDEN),
     ]
     return handlers

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import gradio as gr
 
 from gmtalker.assets import SPEECHES
-from gmtalker.clock import EMOTIONS, LARGEST_INTENSITY, MOTIONS
+from gmtalker.clock import EMOTIONS, LABELS, LARGEST_INTENSITY, MOTIONS
 from studio.components import MIXED
 from studio.generation import TAKES
 from studio.timeline import Timeline, timeline_controls
@@ -56,7 +56,7 @@ class MovementCard:
     seed: gr.Number
     lock: gr.Checkbox
     full_frame: gr.Checkbox
-    label: gr.Checkbox
+    label: gr.Radio
 
 
 @dataclass(frozen=True)
@@ -238,7 +238,8 @@ def _movement_card() -> MovementCard:
         with gr.Row():
             lock = gr.Checkbox(True, label=word("lock"), info=word("lock_info"), elem_id="lock")
             full_frame = gr.Checkbox(False, label=word("full_frame"), info=word("full_frame_info"), elem_id="full-frame")
-            label = gr.Checkbox(False, label=word("label_it"), info=word("label_it_info"), elem_id="label-it")
+        shown = [(word(f"label_{name}"), name) for name in LABELS]
+        label = gr.Radio(shown, value=LABELS[0], label=word("label_it"), info=word("label_it_info"), elem_id="label-it")
     return MovementCard(amounts, motion, seed, lock, full_frame, label)
 
 

@@ -13,7 +13,7 @@ import gradio as gr
 from PIL import Image
 
 from gmtalker.avatars.storage import find_avatar
-from gmtalker.clock import MOTIONS
+from gmtalker.clock import LABELS, MOTIONS
 from gmtalker.errors import UnusableSpeech
 from gmtalker.media.audio import sound_seconds
 from gmtalker.media.sound_track import sound_track
@@ -22,12 +22,14 @@ from studio.avatars import names, picture_of, portraits
 from studio.components import HIDDEN, MIXED, PRIVATE, Updates, note, or_sentence, refusal
 from studio.create import PRESETS, CreateTab
 from studio.generation import TAKES, Stops, generate_video, three_takes
+from studio.labels import remember_label, remembered_labels
 from studio.live_video import LiveVideos
 from studio.loading import PipelineSource
 from studio.spacefile import Limits
+from studio.terms import check_terms
 from studio.theme import CONTINUE_PLAYING
 from studio.timeline import connect_timeline
-from studio.translations import say
+from studio.translations import language_of, say
 from studio.turns import Turns, in_turn
 from studio.zero_gpu import speaker
 
@@ -60,10 +62,21 @@ class CreateHandlers:
 
     tab: the components.
     limits: how long a speech may be.
+    default_label: of the visible label, for an avatar that nobody chose one for.
+    keeps: whether visitors' choices are kept: no demo's are.
     """
 
-    def __init__(self, tab: CreateTab, pipeline: PipelineSource, live: LiveVideos, limits: Limits) -> None:
+    def __init__(
+        self,
+        tab: CreateTab,
+        pipeline: PipelineSource,
+        live: LiveVideos,
+        limits: Limits,
+        default_label: str = LABELS[0],
+        keeps: bool = True,
+    ) -> None:
         self.tab, self.pipeline, self.live, self.limits = tab, pipeline, live, limits
+        self.default_label, self.keeps = default_label, keeps
         self.speaker, self.stops = speaker(pipeline), Stops()
         self.in_turn = in_turn(Turns(), self.stops, tab.stage.progress)
 
@@ -88,6 +101,18 @@ class CreateHandlers:
     def show_strip(self, visitor: gr.Request, avatar: str) -> Image.Image | None:
         """The avatar's picture of its eight emotions."""
         return picture_of(find_avatar(avatar) / "emotions.jpg", STRIP_SIZE) if avatar in names() else None
+
+    @in_own_workspace
+    def show_label(self, visitor: gr.Request, avatar: str) -> str:
+        """When the label is seen, as it was chosen for this avatar before."""
+        known = remembered_labels() if self.keeps else {}
+        return known.get(avatar, self.default_label) if avatar in names() else gr.skip()
+
+    @in_own_workspace
+    def keep_label(self, visitor: gr.Request, avatar: str, label: str) -> None:
+        """Remember the label that was chosen for an avatar."""
+        if self.keeps and avatar in names() and label in LABELS:
+            remember_label(avatar, label)
 
     @in_own_workspace
     def choose(self, visitor: gr.Request, event: gr.SelectData) -> str:
@@ -126,7 +151,7 @@ class CreateHandlers:
         return (
             dict.fromkeys(emotion.sliders.values(), 0.0)
             | dict.fromkeys([emotion.intensity, *movement.amounts.values()], 1.0)
-            | {movement.motion: MOTIONS[0], movement.seed: 0, movement.full_frame: False, movement.label: False}
+            | {movement.motion: MOTIONS[0], movement.seed: 0, movement.full_frame: False, movement.label: self.default_label}
             | {emotion.timeline.table: []}
         )
 
@@ -169,6 +194,7 @@ class CreateHandlers:
     def speak(self, visitor: gr.Request, **settings: object) -> Iterator[Updates]:
         """The avatar says a speech, in a mixture of emotions or along a timeline [{"time": seconds, "emotion": {name: weight}}]:
         progress and a growing video as HTML, and in the end the video."""
+        check_terms(visitor)
         request = self._request(visitor, settings)
         self._check_length(visitor, request)
         stage, session = self.tab.stage, visitor.session_hash or ""
@@ -182,6 +208,7 @@ class CreateHandlers:
     @in_own_workspace
     def try_takes(self, visitor: gr.Request, **settings: object) -> Iterator[Updates]:
         """Three takes of the first seconds, side by side."""
+        check_terms(visitor)
         request = self._request(visitor, settings)
         self._check_length(visitor, request)
         stage, session = self.tab.stage, visitor.session_hash or ""
@@ -265,7 +292,7 @@ class CreateHandlers:
         emotion = {name: values.pop(name, 0.0) for name in MIXED}
         values |= {"emotion": {} if values["timeline"] else emotion, "timeline": values["timeline"] or None}
         values |= {"speech": Path(values["speech"]), "seed": int(values["seed"] or 0)}
-        values |= {name: bool(values[name]) for name in ("full_frame", "label")}
+        values |= {"full_frame": bool(values["full_frame"]), "label_language": language_of(visitor)}
         return or_sentence(SpeakRequest, **values)
 
     def _check_length(self, visitor: gr.Request, request: SpeakRequest) -> None:
@@ -288,9 +315,16 @@ def _description(request: SpeakRequest, visitor: gr.Request) -> str:
 # --- Connections ---------------------------------------------------------------------------------------------------------------
 
 
-def connect_create(tab: CreateTab, pipeline: PipelineSource, live: LiveVideos, limits: Limits) -> CreateHandlers:
-    """Connect the controls of the tab to the one pipeline. Returns: the handlers, for other tabs."""
-    handlers = CreateHandlers(tab, pipeline, live, limits)
+def connect_create(
+    tab: CreateTab,
+    pipeline: PipelineSource,
+    live: LiveVideos,
+    limits: Limits,
+    default_label: str = LABELS[0],
+    keeps: bool = True,
+) -> CreateHandlers:
+    """Connect the controls of the tab to the one pipeline, as CreateHandlers has it. Returns: the handlers, for other tabs."""
+    handlers = CreateHandlers(tab, pipeline, live, limits, default_label, keeps)
     _connect_settings(tab, handlers)
     connect_timeline(tab.emotion.timeline, pipeline, tab.speech, tab.emotion.sliders, tab.emotion.intensity)
     _connect_videos(tab, handlers)
@@ -313,6 +347,8 @@ def _connect_settings(tab: CreateTab, handlers: CreateHandlers) -> None:
     )
     tab.other.upload(handlers.take_speech, tab.other, [tab.speech, tab.visit.given], **HIDDEN)
     avatar.change(handlers.show_strip, avatar, tab.avatar.strip, **HIDDEN)
+    avatar.change(handlers.show_label, avatar, tab.movement.label, **HIDDEN)
+    tab.movement.label.input(handlers.keep_label, [avatar, tab.movement.label], None, **HIDDEN)
     tab.avatar.gallery.select(handlers.choose, None, avatar, **HIDDEN)
     tab.stage.reset.click(handlers.reset, None, list(handlers.reset()), queue=False, **HIDDEN)
 

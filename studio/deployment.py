@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gmtalker.avatars.workspace import private_home
+from gmtalker.clock import LABELS
 from gmtalker.files import temporary_folder
 from studio.spacefile import STORAGE_PATH, Limits, Spacefile
 
@@ -92,6 +93,11 @@ class Deployment:
     demo: bool = False
     login: bool = False
     host: str = "127.0.0.1"
+
+    @property
+    def default_label(self) -> str:
+        """Of the visible label: on where strangers see the videos."""
+        return LABELS[1] if self.demo or "SPACE_ID" in os.environ else LABELS[0]
 
     @classmethod
     def here(cls) -> Deployment:

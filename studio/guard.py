@@ -32,11 +32,11 @@ NOT_HERE = "This page is not known by this name; its owner can add it with --all
 FROM_ELSEWHERE = "Another website asked for this; please open the page itself."
 UNREADABLE = "This request can't be read."
 # What is answered before anybody has signed in: gradio's ways in and out, and its own question whether the server is up.
-OPEN = ("/login/", "/logout", f"{API}startup-events")
+OPEN = ("/login/", "/logout", f"{API}startup-events", "/check")
 # Ways of gradio's that this page never uses: what they serve is not looked at by OwnFilesOnly.
 UNUSED = ("proxy=", "process_recording", "component_server", "custom_component", "stream/", "deep_link", "dev/", "profiling")
 UNUSED += ("runs", "run-history", "vibe", "undo-vibe")
-NO_JSON = ("/login", f"{API}upload")  # the ways whose requests are none of events
+NO_JSON = ("/login", f"{API}upload", "/check")  # the ways whose requests are none of events
 BODY_BYTES_MAX = 16 * MEGABYTE  # of a request that is no upload
 FACES = "'self' data: blob:"
 # A name in a stranger's file that becomes HTML after all must not call anybody.

@@ -23,6 +23,7 @@ from gmtalker.command_line import place_sentence  # noqa: E402
 from gmtalker.errors import UnusableInput  # noqa: E402
 from studio.accounts import Door, add_account, has_accounts, remove_account  # noqa: E402
 from studio.avatars import avatars_tab, connect_avatars  # noqa: E402
+from studio.check_video import check_route, check_tab  # noqa: E402
 from studio.components import HIDDEN, Updates  # noqa: E402
 from studio.create import create_tab  # noqa: E402
 from studio.create_handlers import CreateHandlers, connect_create  # noqa: E402
@@ -31,6 +32,7 @@ from studio.live_video import LiveVideos  # noqa: E402
 from studio.loading import PipelineLoader, PipelineSource, bundled_stages  # noqa: E402
 from studio.personalize import personalize_tab  # noqa: E402
 from studio.personalize_handlers import connect_personalize  # noqa: E402
+from studio.terms import terms_card  # noqa: E402
 from studio.theme import CSS, SHORTCUT, THEME  # noqa: E402
 from studio.translations import TRANSLATIONS, word  # noqa: E402
 from studio.zero_gpu import is_lent  # noqa: E402
@@ -50,9 +52,10 @@ def build(pipeline: PipelineSource, live: LiveVideos, place: deployment.Deployme
         gr.Markdown(word("heading"), elem_id="heading")
         if place.login:
             gr.LoginButton(logout_value="👤 {} ⏻", size="sm", elem_id="sign-out")  # gradio compares its words: they stay plain
+        terms_card(page)
         with gr.Tabs(elem_id="tabs") as tabs:
             with gr.Tab(word("tab_create"), id="create") as header:
-                create = connect_create(create_tab(), pipeline, live, place.limits)
+                create = connect_create(create_tab(), pipeline, live, place.limits, place.default_label, not place.demo)
             gr.on([page.load, header.select], create.offer, create.tab.avatar.avatar, create.offered, **HIDDEN)
             if place.demo:
                 with gr.Tab(word("tab_personalize"), id="personalize"):
@@ -60,6 +63,8 @@ def build(pipeline: PipelineSource, live: LiveVideos, place: deployment.Deployme
                     gr.DuplicateButton(word("duplicate"), size="lg", elem_id="duplicate")
             else:
                 _own_tabs(tabs, create, pipeline, place)
+            with gr.Tab(word("tab_check"), id="check"):
+                check_tab()
     return page
 
 
@@ -176,7 +181,7 @@ def _launch(options: argparse.Namespace, place: deployment.Deployment) -> tuple[
         auth=door.may_enter if options.auth else None,
         auth_message=SIGN_IN_MESSAGE if options.auth else None,
         auth_dependency=signed_in if sign_in else None,
-        app_kwargs={"routes": [live.route()], "middleware": middleware},
+        app_kwargs={"routes": [live.route(), check_route(place.limits.upload_megabytes)], "middleware": middleware},
         prevent_thread_lock=True,
     )
     return page, pipeline

@@ -85,18 +85,38 @@ class ProgressCard:
 
 
 @dataclass(frozen=True)
+class ConsentCard:
+    """Who agrees to what.
+
+    person: who is in the clips, and consents.
+    heirs: whether the person is no longer living.
+    uses, places, until: the bounds of the consent; empty ones are none.
+    ask: gives the sentence that a film has to say.
+    film: of the person saying it; None for none.
+    """
+
+    person: gr.Textbox
+    consent: gr.Checkbox
+    heirs: gr.Checkbox
+    uses: gr.Textbox
+    places: gr.Textbox
+    until: gr.Textbox
+    ask: gr.Button
+    sentence: gr.Markdown
+    film: gr.File
+
+
+@dataclass(frozen=True)
 class PersonalizeTab:
     """The tab's components.
 
-    person: who is in the clips, and consents.
     checked: what the check found (Checked).
     job: the id of the training that is shown.
     done: the name of the avatar that is ready.
     shown: what is shown of the training (personalize_handlers.TrainingView).
     """
 
-    person: gr.Textbox
-    consent: gr.Checkbox
+    consent: ConsentCard
     clips: ClipsCard
     check: CheckCard
     train: TrainCard
@@ -112,14 +132,13 @@ def personalize_tab() -> PersonalizeTab:
     checked = gr.State(Checked())
     with gr.Row():
         with gr.Column(scale=3):
-            person, consent = _consent_card()
-            clips, check = _clips_card(), _check_card()
+            consent, clips, check = _consent_card(), _clips_card(), _check_card()
         with gr.Column(scale=2, elem_classes="stage"):
             train, progress = _train_card(), _progress_card()
-    return PersonalizeTab(person, consent, clips, check, train, progress, checked, gr.State(None), gr.State(None), gr.State(None))
+    return PersonalizeTab(consent, clips, check, train, progress, checked, gr.State(None), gr.State(None), gr.State(None))
 
 
-def _consent_card() -> tuple[gr.Textbox, gr.Checkbox]:
+def _consent_card() -> ConsentCard:
     with gr.Column(elem_classes="card"):
         with gr.Row():
             with gr.Column(scale=3, min_width=240):
@@ -131,7 +150,17 @@ def _consent_card() -> tuple[gr.Textbox, gr.Checkbox]:
                 gr.Markdown(word("guide_example"), elem_classes="note")
         person = gr.Textbox(label=word("who"), info=word("who_info"), elem_id="who")
         consent = gr.Checkbox(label=word("consent"), elem_id="consent")
-    return person, consent
+        with gr.Accordion(word("consent_bounds"), open=False, elem_id="consent-bounds"):
+            with gr.Row():
+                uses = gr.Textbox(label=word("consent_uses"), info=word("consent_uses_info"), elem_id="consent-uses")
+                places = gr.Textbox(label=word("consent_places"), info=word("consent_places_info"), elem_id="consent-places")
+                until = gr.Textbox(label=word("consent_until"), info=word("consent_until_info"), elem_id="consent-until")
+            heirs = gr.Checkbox(label=word("consent_heirs"), elem_id="consent-heirs")
+            gr.Markdown(word("consent_film_about"), elem_classes="note")
+            ask = gr.Button(word("consent_ask"), size="sm", elem_id="consent-ask")
+            sentence = gr.Markdown(elem_id="consent-sentence")
+            film = keeping_names(gr.File(label=word("consent_film"), elem_id="consent-film", height=100))
+    return ConsentCard(person, consent, heirs, uses, places, until, ask, sentence, film)
 
 
 def _clips_card() -> ClipsCard:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from html import escape
 from pathlib import Path
@@ -13,7 +13,9 @@ import gradio as gr
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from gmtalker.avatars.audit import record
 from gmtalker.clock import EMOTIONS
+from gmtalker.errors import UnusableInput
 from personalize import jobs
 from personalize.consent import Consent
 from personalize.progress import TRAINING_CURVE, TRAINING_STRIP
@@ -24,6 +26,7 @@ from studio.generation import time_left
 from studio.loading import PipelineSource
 from studio.personalize import Checked, PersonalizeTab
 from studio.spacefile import Limits
+from studio.terms import check_terms
 from studio.translations import WORDS, language_of, say
 
 if TYPE_CHECKING:
@@ -120,9 +123,10 @@ class PersonalizeHandlers:
         """Put a training in the queue.
 
         clips: the files that are uploaded now.
-        settings: person, consent, emotions (rows of the table beside the clips), look (number of a clip, or None), name, preset,
-            minutes.
+        settings: person, consent and its bounds (ConsentCard), emotions (rows of the table beside the clips), look (number of a
+            clip, or None), name, preset, minutes.
         """
+        check_terms(visitor)
         person, preset, minutes = str(settings["person"]), settings["preset"], settings["minutes"] or None
         if not settings["consent"] or not person.strip():
             raise refusal(say(visitor, "consent_missing"))
@@ -133,11 +137,19 @@ class PersonalizeHandlers:
         if (minutes or PRESETS[preset]) > self.limits.training_minutes:
             raise refusal(say(visitor, "training_too_long", minutes=self.limits.training_minutes))
         emotions = or_sentence(emotions_of, clips, settings["emotions"])
-        consent = or_sentence(Consent.given_now, person, say(visitor, "consent"))
         paths = [Path(clip) for clip in clips]
+        consent = or_sentence(_consent, visitor, settings, paths[0])
         look = None if settings["look"] is None else or_sentence(lambda: paths[int(settings["look"])])
         request = or_sentence(TrainRequest, settings["name"], paths, consent, preset, minutes, emotions, look=look)
         or_sentence(jobs.start, request, keep_clips=True)
+
+    @in_own_workspace
+    def ask(self, visitor: gr.Request) -> str:
+        """The sentence for a film of the consent."""
+        self.pipeline()
+        from personalize.proof import ask  # late: it needs torch
+
+        return f"> {ask()}"
 
     @in_own_workspace
     def watch(self, visitor: gr.Request, shown: TrainingView | None) -> Updates:
@@ -168,6 +180,23 @@ class PersonalizeHandlers:
         if shown is None or shown.drawn != view.drawn:
             updates |= {component: _picture(path) for component, path in zip((card.strip, card.curve), pictures)}
         return updates
+
+
+def _consent(visitor: gr.Request, settings: Mapping[str, object], clip: Path) -> Consent:
+    """The consent as the card has it. Errors: ValueError for its bounds, UnusableInput for a film that proves nothing."""
+    words = f"{say(visitor, 'consent')} {say(visitor, 'consent_heirs' if settings['heirs'] else 'consent_adult')}"
+    bounds = {name: str(settings[name] or "") for name in ("uses", "places", "until")}
+    consent = Consent.given_now(str(settings["person"]), words, **bounds)
+    if not settings["film"]:
+        return consent
+    from personalize.check import check_clip  # late: they need torch
+    from personalize.proof import as_json, prove
+
+    try:
+        return replace(consent, proof=as_json(prove(Path(str(settings["film"])), check_clip(clip))))
+    except UnusableInput as error:
+        record("refused", str(settings["name"]), why=str(error))
+        raise
 
 
 def _looks(reports: Sequence[Report]) -> gr.Radio:
@@ -281,7 +310,9 @@ def connect_personalize(tab: PersonalizeTab, pipeline: PipelineSource, limits: L
     films = [clips.clips, clips.webcam]
     clips.webcam.stop_recording(lambda files, film: [*(files or []), film], films, clips.clips, **HIDDEN)
     found = [*card, tab.checked, train.train]
-    check.check.click(handlers.check, [clips.clips, tab.consent, tab.person], found, **HEAVY)
+    agreed = tab.consent
+    check.check.click(handlers.check, [clips.clips, agreed.consent, agreed.person], found, **HEAVY)
+    agreed.ask.click(handlers.ask, None, agreed.sentence, **HIDDEN)
     estimated = [tab.checked, train.preset, train.minutes]
     gr.on([part.change for part in estimated], handlers.estimate, estimated, train.estimate, **HIDDEN)
 
@@ -290,8 +321,7 @@ def connect_personalize(tab: PersonalizeTab, pipeline: PipelineSource, limits: L
     outputs = [progress.progress, *buttons, *pictures, tab.job, tab.done, tab.shown]
     watch = {"fn": handlers.watch, "inputs": tab.shown, "outputs": outputs, **HIDDEN}
     settings = {
-        "person": tab.person,
-        "consent": tab.consent,
+        **{part: getattr(agreed, part) for part in ("person", "consent", "heirs", "uses", "places", "until", "film")},
         "emotions": clips.emotions,
         "look": check.look,
         "name": train.name,

@@ -20,7 +20,7 @@ from gmtalker.files import temporary_folder
 from studio.spacefile import INSTALLED, NAME, ROOT, STORAGE_PATH, Spacefile, check_repo_id, disagreement
 
 # What a Space is made of: these files and, of these folders, what is neither hidden nor left behind by Python or an installation.
-FILES = ("app.py", "requirements.txt", "packages.txt", "README.md", NAME)
+FILES = ("app.py", "requirements.txt", "packages.txt", "README.md", "TERMS.md", NAME)
 FOLDERS = ("gmtalker", "personalize", "studio", "assets")
 LEFT_BEHIND = ("__pycache__", "_assets", INSTALLED)
 

@@ -43,7 +43,7 @@ def handlers(tab: CreateTab, tiny_pipeline) -> CreateHandlers:
 @pytest.fixture
 def settings(tmp_path: Path) -> dict[str, object]:
     """Of a request as the controls give them."""
-    others = {"head": 0.5, "blink": 1, "gaze": 1, "seed": 3, "full_frame": False, "timeline": [], "label": True}
+    others = {"head": 0.5, "blink": 1, "gaze": 1, "seed": 3, "full_frame": False, "timeline": [], "label": "whole"}
     others |= {"motion": "still"}
     emotion = dict.fromkeys(MIXED, 0) | {"happy": 0.8}
     return {"avatar": "tiny", "speech": str(write_speech(tmp_path / "speech.wav"))} | emotion | {"intensity": 1.2} | others
@@ -51,7 +51,7 @@ def settings(tmp_path: Path) -> dict[str, object]:
 
 def test_the_controls_are_named_as_the_fields_of_a_request_and_the_emotions(tab: CreateTab):
     fields = {field.name for field in dataclasses.fields(SpeakRequest)}
-    assert set(tab.settings) == fields - {"emotion"} | set(MIXED)
+    assert set(tab.settings) == fields - {"emotion", "label_language"} | set(MIXED)
     assert list(tab.settings)[:2] == ["avatar", "speech"] and list(tab.settings)[-3:] == ["timeline", "label", "motion"]
 
 

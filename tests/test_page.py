@@ -704,7 +704,7 @@ class Shared:
 
     def speak(self, name: str, avatar: str, speech: dict):
         """The answer to a request to the public endpoint."""
-        values = [avatar, speech, *[0.0] * len(MIXED), 1, 1, 1, 1, 0, False, [], False, "own"]
+        values = [avatar, speech, *[0.0] * len(MIXED), 1, 1, 1, 1, 0, False, [], "none", "own"]
         return self.tabs[name].request.post(f"{self.server.url}/gradio_api/call/speak", data={"data": values})
 
 
@@ -734,6 +734,8 @@ def sign_in(browser, server: Server, name: str):
     tab.locator("input[type=password]").fill(f"secret of {name}")
     tab.get_by_role("button", name="Login").click()
     tab.locator("#create").wait_for(timeout=MINUTE)
+    tab.locator("#terms-accept").click()
+    tab.locator("#terms").wait_for(state="hidden", timeout=MINUTE)
     return tab
 
 
@@ -760,6 +762,28 @@ def test_nobody_finds_the_avatars_and_trainings_of_others(shared: Shared):
     open_tab(bob, "Personalize")
     bob.locator("#training").get_by_text("No training yet").wait_for(timeout=MINUTE)
     assert (shared.people / "people" / "ann" / "avatars").is_dir() and not (shared.people / "avatars").exists()
+
+
+def test_the_terms_are_accepted_once_and_bind_programs_too(shared: Shared):
+    speech = {"path": str(PROJECT / "assets/speech/english.flac"), "meta": {"_type": "gradio.FileData"}}
+    accepted = shared.people / "people" / "bob" / "terms.json"
+    kept = accepted.read_text()
+    accepted.unlink()
+    event = shared.speak("bob", "GRID s1", speech).json()
+    address = f"{shared.server.url}/gradio_api/call/speak/{event['event_id']}"
+    assert "accept the terms" in shared.tabs["bob"].request.get(address, timeout=3 * MINUTE).text()
+    shared.tabs["bob"].reload()
+    shared.tabs["bob"].locator("#terms-accept").wait_for(timeout=MINUTE)
+    accepted.write_text(kept)
+    shared.tabs["bob"].reload()
+    shared.tabs["bob"].locator("#create").wait_for(timeout=MINUTE)
+    assert not shared.tabs["bob"].locator("#terms-accept").is_visible()
+
+
+def test_anybody_checks_a_video_without_signing_in(shared: Shared, browser):
+    video = {"name": "x.mp4", "mimeType": "video/mp4", "buffer": (PROJECT / "assets/avatars/grid-s1/preview.mp4").read_bytes()}
+    answer = browser.new_context().request.post(f"{shared.server.url}/check", multipart={"file": video}, timeout=MINUTE)
+    assert answer.ok and answer.json()["verdict"] == "ours"
 
 
 def test_nobody_is_served_the_files_of_others(shared: Shared, browser):

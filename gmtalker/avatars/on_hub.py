@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from gmtalker.avatars.audit import record
 from gmtalker.avatars.avatar import (
     CARD,
     LARGEST_AVATAR,
@@ -20,6 +21,7 @@ from gmtalker.avatars.avatar import (
     read_card,
     save_card,
 )
+from gmtalker.avatars.consent import avatar_id, check_usable, mark_withdrawn, withdrawn_avatars, withdrawn_file
 from gmtalker.avatars.storage import find_avatar, list_avatars, lookup_avatar, pulled_from, write_avatar
 from gmtalker.avatars.workspace import avatars_folder, clean_name, slug
 from gmtalker.errors import UnusableAvatar
@@ -47,8 +49,9 @@ def check_consent(card: Mapping[str, Any]) -> None:
     """Check that an avatar may be shared.
 
     card: its avatar.json.
-    Errors: UnusableAvatar when the consent in it does not say who agreed, when, or in which words.
+    Errors: UnusableAvatar when the consent in it does not say who agreed, when, or in which words, or has ended.
     """
+    check_usable(card)
     missing = [key for key in ("who", "when", "words") if not card["consent"][key].strip()]
     if missing:
         lacking = " and ".join(missing)
@@ -91,6 +94,7 @@ def push_avatar(avatar: str | Path | None, repo: str, readme: str, private: bool
     if folder.parent.resolve() == avatars_folder().resolve():
         with as_sentence(api, repo):
             save_card(folder, card | {"hub": {"repo": repo, "revision": revision}})
+    record("shared", card["name"], repo=repo, private=private)
     return address_of(repo)
 
 
@@ -120,12 +124,14 @@ def pull_avatar(repo: str, name: str | None = None, revision: str | None = None,
         fetch(api, repo, commit, files, local_dir=fetched)
         shutil.rmtree(fetched / ".cache", ignore_errors=True)  # the client's own notes
         _check_sizes(fetched, files)
+        _check_withdrawn(fetched, repo)
         card = read_avatar(fetched).card | {"hub": {"repo": repo, "revision": commit}}
         card["name"] = clean_name(name or (repo if card["name"] in _taken() else card["name"]))
         with write_avatar(card["name"], replace) as folder:
             for path in fetched.iterdir():
                 path.rename(folder / path.name)
             save_card(folder, card)
+    record("pulled", card["name"], repo=repo, revision=commit)
     return avatars_folder() / slug(card["name"])
 
 
@@ -145,6 +151,30 @@ def update_avatar(name: str, token: Token = None) -> bool:
             return False
     pull_avatar(repo, card["name"], token=token)
     return True
+
+
+def replace_by(repo: str, files: Mapping[str, bytes], token: Token = None) -> None:
+    """Let an avatar's repo hold these files and nothing else; its history still holds what was there before.
+
+    Errors: UnusableInput when the Hub does not take them.
+    """
+    check_repo(repo)
+    api = client_of(token)
+    with as_sentence(api, repo):
+        declared_files(api, repo, None)  # a repo that is gone is not made again
+    push_files(files, repo, CARD, private=False, token=token)
+
+
+def _check_withdrawn(fetched: Path, repo: str) -> None:
+    """Errors: UnusableAvatar when the repo says that the consent was withdrawn; then copies here are used no more either."""
+    when = withdrawn_file(fetched)
+    if when is None:
+        return
+    known = withdrawn_avatars()
+    for card in [read_card(fetched), *(entry.card for entry in list_avatars() if entry.card.get("hub", {}).get("repo") == repo)]:
+        if avatar_id(card) not in known:
+            mark_withdrawn(card, when)
+    raise UnusableAvatar(f"The person of {repo} withdrew their consent on {when[:10]}; it can't be used any more.")
 
 
 def _came_from(repo: str | None, name: str) -> bool:

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from gmtalker.avatars.avatar import Avatar, read_avatar
+from gmtalker.avatars.consent import check_usable
 from gmtalker.avatars.drawing_engine import DrawingEngine, drawing_engine
 from gmtalker.avatars.on_hub import resolve
 from gmtalker.avatars.speaking_style import with_speaking_style
@@ -68,9 +69,10 @@ class ReadyAvatars:
     def get(self, avatar: AvatarLike) -> ReadyAvatar:
         """An avatar made ready, or as it was made ready before; one that was trained again since is loaded again.
 
-        Errors: as load_avatar; UnusableAvatar when it does not fit the generic stages.
+        Errors: as load_avatar; UnusableAvatar when it does not fit the generic stages, or the consent to it has ended.
         """
         if isinstance(avatar, ReadyAvatar):
+            check_usable(avatar.avatar.card)
             return avatar
         key: object
         if isinstance(avatar, Avatar):
@@ -86,7 +88,8 @@ class ReadyAvatars:
                 self._ready[key] = known
                 while len(self._ready) > AVATARS_KEPT:
                     self._ready.popitem(last=False)
-            return known
+        check_usable(known.avatar.card)  # each time: it may have been withdrawn since
+        return known
 
     def _prepare(self, avatar: Avatar) -> ReadyAvatar:
         avatar.head_generator.to(self.device, memory_format=torch.channels_last)

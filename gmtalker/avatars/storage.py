@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from gmtalker.assets import BUNDLED
+from gmtalker.avatars.audit import record
 from gmtalker.avatars.avatar import (
     CARD,
     LARGEST_AVATAR,
@@ -160,6 +161,7 @@ def delete_avatar(name: str) -> None:
     if folder.parent.resolve() != avatars_folder().resolve():
         raise UnusableAvatar(f"{name!r} is not in the workspace; only avatars made or imported here can be deleted.")
     _discard(folder)
+    record("deleted", name)
 
 
 def rename_avatar(name: str, new_name: str) -> Path:
@@ -176,6 +178,7 @@ def rename_avatar(name: str, new_name: str) -> Path:
         raise UnusableAvatar(f"There is already an avatar called {new_name}; choose another name.")
     save_card(folder, read_card(folder) | {"name": new_name})
     folder.rename(goal)
+    record("renamed", new_name, before=name)
     return goal
 
 
@@ -196,7 +199,7 @@ def export_avatar(name_or_folder: str | Path | None, output: Path) -> Path:
     Errors: UnusableAvatar when there is no such avatar, it is incomplete, or there is no such folder to write into.
     """
     folder = find_avatar(name_or_folder)
-    read_card(folder)
+    card = read_card(folder)
     check_files(folder)
     output = Path(output)
     if not output.parent.is_dir():
@@ -204,6 +207,7 @@ def export_avatar(name_or_folder: str | Path | None, output: Path) -> Path:
     with whole_file(output) as unfinished, zipfile.ZipFile(unfinished, "w", zipfile.ZIP_STORED) as archive:
         for name, path in data_files(folder).items():
             archive.write(path, name)  # stored: weights and videos don't shrink
+    record("exported", card["name"], file=output.name)
     return output
 
 
@@ -233,6 +237,7 @@ def import_avatar(archive_path: Path, name: str | None = None) -> Path:
         with write_avatar(card["name"]) as folder:
             shutil.copytree(unpacked, folder, dirs_exist_ok=True)
             save_card(folder, card)
+        record("imported", card["name"], file=archive_path.name)
         return avatars_folder() / slug(card["name"])
 
 

@@ -8,8 +8,9 @@ import shutil
 import subprocess
 import tempfile
 import wave
-from collections.abc import Callable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Protocol
 
 import cv2
 import imageio_ffmpeg
@@ -31,6 +32,26 @@ def write_picture(path: Path, picture: np.ndarray) -> None:
     path.write_bytes(data.tobytes())  # imwrite can't write every name
 
 
+class PieceMark(Protocol):
+    """Marks a sound that is given piece by piece."""
+
+    def __call__(self, piece: np.ndarray) -> np.ndarray:
+        """What is finished, (m,) float, of the pieces (n,) that were given."""
+
+    def flush(self) -> np.ndarray:
+        """The rest: all pieces returned are then as long as all given."""
+
+
+class FileSeal(Protocol):
+    """What makes a video known as ours."""
+
+    def sound_mark(self, rate: int) -> PieceMark:
+        """What marks the sound, of so many samples a second."""
+
+    def sign(self, video: Path) -> None:
+        """Sign the finished file."""
+
+
 class VideoWriter:
     """Writes frames, and the speech beside them, to an mp4 while they are being made; memory use stays constant.
 
@@ -40,7 +61,7 @@ class VideoWriter:
     speech: (samples,) float at 16 kHz, a sound or video file (its own quality is kept), or None for a silent video.
     fps: frames a second.
     live: a second file that can be played while it grows (fragmented mp4, with the sound); after an error its part remains.
-    seal: called with the finished file before it appears.
+    seal: marks the sound, and signs the finished file before it appears.
     Errors: UnusableInput when the file can't be written (what ffmpeg says is in the message), UnusableSpeech as read_speech.
     """
 
@@ -52,7 +73,7 @@ class VideoWriter:
         speech: np.ndarray | Path | None = None,
         fps: float = FPS,
         live: Path | None = None,
-        seal: Callable[[Path], None] | None = None,
+        seal: FileSeal | None = None,
     ) -> None:
         if width < 1 or height < 1:
             raise ValueError(f"A video needs at least one pixel, not {width} x {height}")
@@ -113,7 +134,7 @@ class VideoWriter:
                     raise self._unwritable(_first_line(joined.stderr))
             finished = self._folder / ("video.mp4" if self._sound else "pictures.mp4")
             if self.seal is not None:
-                self.seal(finished)
+                self.seal.sign(finished)
             os.replace(finished, self.path)
         except OSError as error:
             raise self._unwritable(error.strerror) from error
@@ -151,7 +172,7 @@ class VideoWriter:
             file.setnchannels(1)
             file.setsampwidth(2)
             file.setframerate(rate)
-            for piece in pieces:
+            for piece in pieces if self.seal is None else _marked(pieces, self.seal.sound_mark(rate)):
                 file.writeframes((np.clip(piece, -1, 1) * 32767).astype("<i2").tobytes())
         return True
 
@@ -183,6 +204,12 @@ class VideoWriter:
         command += ["-af", f"apad,atrim=end={self.frames / self.fps:.6f}"]
         command += ["-c:a", "aac", "-b:a", "128k", "-ar", str(WRITTEN_SAMPLE_RATE)]
         return [*command, "-movflags", "+faststart", "-f", "mp4", "video.mp4"]
+
+
+def _marked(pieces: Iterable[np.ndarray], mark: PieceMark) -> Iterator[np.ndarray]:
+    for piece in pieces:
+        yield mark(piece)
+    yield mark.flush()
 
 
 def _first_line(said: bytes) -> str:

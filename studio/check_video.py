@@ -1,0 +1,121 @@
+"""Whether a video was made by this program: a tab of the page, and an address that needs no sign-in. Nothing is kept."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+from collections.abc import Callable
+from html import escape
+from pathlib import Path
+
+import gradio as gr
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.routing import Route
+
+from gmtalker.errors import UnusableInput
+from gmtalker.files import MEGABYTE, NAME_BYTES_MAX, temporary_folder
+from studio.components import PRIVATE, Status, or_sentence, table, without_places
+from studio.translations import language_of, say, word
+
+ROUTE = "/check"
+AT_ONCE, WAITING_MAX = 1, 8  # videos that are looked at, and that wait
+ROWS = ("program", "made", "signer", "time_stamp", "avatar", "avatar_id")
+
+
+def check_tab() -> None:
+    """Lay the tab out, and connect it."""
+    with gr.Column(elem_classes="card"):
+        gr.Markdown(word("check_video_about"))
+        video = gr.File(label=word("check_video"), elem_id="check-video", height=150)
+        found = gr.HTML(elem_id="check-found")
+    video.upload(_checked, video, found, concurrency_limit=AT_ONCE, show_progress="minimal", **PRIVATE)
+    video.clear(lambda: "", None, found, queue=False, **PRIVATE)
+
+
+def _checked(visitor: gr.Request, path: str) -> str:
+    """What is found, as HTML; the upload is deleted."""
+    try:
+        return _as_html(visitor, or_sentence(find, Path(path)))
+    finally:
+        Path(path).unlink(missing_ok=True)
+
+
+def find(path: Path) -> dict:
+    """What `verify` finds in a file, ready for JSON. Errors: UnusableInput when it can't be read."""
+    from gmtalker.provenance.verification import verify  # late: it needs the networks' libraries
+
+    findings = verify(path)
+    ours = "ours" if findings.is_ours else "unknown"
+    state = "changed" if findings.credentials == "broken" or (findings.is_ours and not findings.is_whole) else ours
+    return findings.to_json() | {"verdict": state}
+
+
+def _as_html(visitor: gr.Request | Request, found: dict) -> str:
+    colour = {"ours": "pass", "changed": "warn", "unknown": "fail"}[found["verdict"]]
+    rows = [(say(visitor, "found"), Status(colour, found["sentence"]))]
+    rows += [(say(visitor, f"check_{name}"), str(found[name])) for name in ROWS if found[name]]
+    marks = [say(visitor, name) for name in ("marked", "sound_marked") if found[name]]
+    rows += [(say(visitor, "check_marks"), ", ".join(marks) or say(visitor, "check_no_marks"))]
+    return table((say(visitor, "what"), ""), rows)
+
+
+# --- Without signing in --------------------------------------------------------------------------------------------------------
+
+
+def check_route(upload_megabytes: float, look: Callable[[Path], dict] = find) -> Route:
+    """The address that anybody may send a video to: as a form from a browser, or `curl -F file=@video.mp4`, which gets JSON.
+
+    upload_megabytes: the largest file.
+    look: finds what a file says.
+    """
+    few, waiting = asyncio.Semaphore(AT_ONCE), 0
+
+    async def check(request: Request) -> Response:
+        nonlocal waiting
+        if request.method == "GET":
+            return HTMLResponse(_page(request, f"<p>{escape(say(request, 'check_video_about_plain'))}</p>"))
+        length = request.headers.get("content-length", "")
+        if not length.isdigit():
+            return JSONResponse({"error": "The request has to say how long it is."}, 411)
+        if int(length) > upload_megabytes * MEGABYTE:
+            return JSONResponse({"error": f"A file has up to {upload_megabytes:g} MB."}, 413)
+        if waiting >= WAITING_MAX:
+            return JSONResponse({"error": "Too many videos are looked at; please try again in a minute."}, 503)
+        waiting += 1
+        try:
+            async with few, request.form(max_files=1, max_fields=1) as form:
+                upload = form.get("file")
+                if upload is None or isinstance(upload, str):
+                    return JSONResponse({"error": "Send the video as the field `file` of a form."}, 400)
+                found = await asyncio.to_thread(_look_at, upload.file, upload.filename or "video.mp4", look)
+        except UnusableInput as error:
+            found = {"error": without_places(str(error))}
+        finally:
+            waiting -= 1
+        if "text/html" in request.headers.get("accept", ""):
+            inside = f'<p class="fail">{escape(found["error"])}</p>' if "error" in found else _as_html(request, found)
+            return HTMLResponse(_page(request, inside))
+        return JSONResponse(json.loads(json.dumps(found)), 422 if "error" in found else 200)
+
+    return Route(ROUTE, check, methods=["GET", "POST"])
+
+
+def _look_at(file, name: str, look: Callable[[Path], dict]) -> dict:
+    name = Path(name).name
+    with temporary_folder() as folder:
+        path = folder / (name if name.isprintable() and 0 < len(name.encode()) < NAME_BYTES_MAX else "video.mp4")
+        with open(path, "wb") as copy:
+            shutil.copyfileobj(file, copy)
+        return look(path)
+
+
+def _page(request: Request, inside: str) -> str:
+    return (
+        f'<!doctype html><html lang="{language_of(request)}"><meta charset="utf-8"><title>GMTalker Studio</title>'  # type: ignore[arg-type]
+        '<meta name="viewport" content="width=device-width"><body style="font-family: system-ui; margin: 4rem auto; width: 80%">'
+        f"<h1>{escape(say(request, 'tab_check'))}</h1>{inside}"  # type: ignore[arg-type]
+        f'<form method="post" action="check" enctype="multipart/form-data"><input type="file" name="file" required>'
+        f"<button>{escape(say(request, 'check_video'))}</button></form></body></html>"  # type: ignore[arg-type]
+    )
