@@ -4,7 +4,7 @@ INSTALLED := .venv/installed
 # Tests run one process a core; more threads inside them would only fight.
 TEST_PROCESSES ?= 2
 
-.PHONY: setup studio test wild fuzz lint bench clean
+.PHONY: setup studio test wild fuzz lint bench audit clean
 .DELETE_ON_ERROR:
 
 setup: $(INSTALLED)
@@ -37,6 +37,16 @@ fuzz: setup
 bench: setup
 	mkdir -p build
 	$(VENV_PYTHON) -m gmtalker bench --json build/bench.json
+
+# What is installed: licences, a bill of materials, and known weaknesses as far as their database can be reached.
+audit: setup
+	mkdir -p build/audit
+	test -x build/audit/venv/bin/python || $(PYTHON) -m venv build/audit/venv
+	build/audit/venv/bin/python -m pip install -q --disable-pip-version-check pip-audit==2.10.1 pip-licenses==5.5.5 cyclonedx-bom==7.5.0
+	build/audit/venv/bin/pip-licenses --python=$(VENV_PYTHON) --format=markdown --with-urls --output-file=build/audit/licences.md
+	build/audit/venv/bin/cyclonedx-py environment $(VENV_PYTHON) --output-format JSON --output-file build/audit/sbom.json
+	build/audit/venv/bin/pip-audit --disable-pip --no-deps -r requirements.txt --progress-spinner off --format markdown --output build/audit/weaknesses.md \
+		|| echo "pip-audit found weaknesses (build/audit/weaknesses.md), or its database can't be reached."
 
 clean:
 	rm -rf .venv build dist .pytest_cache .ruff_cache .mypy_cache

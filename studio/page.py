@@ -33,7 +33,7 @@ from studio.loading import PipelineLoader, PipelineSource, bundled_stages  # noq
 from studio.personalize import personalize_tab  # noqa: E402
 from studio.personalize_handlers import connect_personalize  # noqa: E402
 from studio.terms import terms_card  # noqa: E402
-from studio.theme import CSS, SHORTCUT, THEME  # noqa: E402
+from studio.theme import CSS, OPEN, THEME  # noqa: E402
 from studio.translations import TRANSLATIONS, word  # noqa: E402
 from studio.zero_gpu import is_lent  # noqa: E402
 
@@ -170,7 +170,7 @@ def _launch(options: argparse.Namespace, place: deployment.Deployment) -> tuple[
         server_port=options.port,
         theme=THEME,
         css=CSS,
-        js=SHORTCUT,
+        js=OPEN,
         share=False,
         run_history=False,  # it would keep faces and voices
         footer_links=["api"],

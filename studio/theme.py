@@ -38,6 +38,6 @@ def _static(name: str) -> str:
 
 
 CSS = _static("studio.css")
-SHORTCUT = _static("shortcut.js")  # Ctrl+Enter creates the video
+OPEN = _static("open.js")  # Ctrl+Enter creates the video; a server that has ended is told
 CONTINUE_PLAYING = _static("player.js")  # from the growing video to the finished one
 DRAG_KEYS = _static("timeline.js")  # in the picture of the curves

@@ -38,7 +38,7 @@ def test_anybody_is_told_and_nothing_is_kept(home, tmp_path, monkeypatch):
 
 def test_a_browser_gets_a_page_in_its_language(home):
     page = client().get("/check", headers={"accept-language": "zh"})
-    assert 'enctype="multipart/form-data"' in page.text and "检查视频" in page.text
+    assert 'enctype="multipart/form-data"' in page.text and "要检查的视频" in page.text
     headers = {"accept": "text/html", "accept-language": "en"}
     found = client().post("/check", files={"file": ("x.mp4", VIDEO.read_bytes())}, headers=headers)
     assert "<table" in found.text and "AI-generated" in found.text
@@ -94,4 +94,3 @@ def test_too_many_at_once_are_asked_to_wait(home):
         done = [future.result().status_code for future in islice(as_completed(asked, timeout=60), 4)]
         go.set()
         assert done == [503] * 4 and sorted({future.result().status_code for future in asked}) == [422, 503]
-

@@ -452,13 +452,33 @@ def test_nothing_is_cut_off_on_a_phone(browser, server: Server):
     tab = context.new_page()
     tab.goto(server.url)
     tab.locator("#still img").wait_for(timeout=MINUTE)
-    for number, name in enumerate(("create", "personalize", "avatars")):
+    for number, name in enumerate(("create", "personalize", "avatars", "check")):
         tab.get_by_role("tab").nth(number).click()
         time.sleep(0.5)
         # Against the screen: a phone's browser widens the window to a page that is too wide.
         assert tab.evaluate("document.documentElement.scrollWidth") <= 391, name
         screenshot(tab, f"phone-{name}")
     context.close()
+
+
+def test_a_server_that_ends_is_told_and_the_page_is_opened_again(browser, home: Path):
+    other = Server(home)
+    other.start()
+    tab = browser.new_page()
+    try:
+        tab.goto(other.url)
+        tab.locator("#still img").wait_for(timeout=MINUTE)
+        other.process.kill()
+        other.process.wait()
+        tab.locator("#studio-gone").get_by_text("does not answer").wait_for(timeout=MINUTE)
+        other.start()
+        tab.locator("#studio-gone").get_by_text("started anew").wait_for(timeout=MINUTE)
+        tab.get_by_role("button", name="Open the page again").click()
+        tab.locator("#still img").wait_for(timeout=2 * MINUTE)
+        assert tab.locator("#studio-gone").is_hidden()
+    finally:
+        tab.close()
+        other.stop()
 
 
 def test_the_first_video_comes_soon(browser, server: Server):

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import datetime, timezone
+from typing import Any
 
 from gmtalker.avatars.workspace import owner, private_home, workspace
 
@@ -30,7 +31,7 @@ def record(action: str, avatar: str, **details: object) -> None:
             file.write(f"{line}\n")
 
 
-def recorded() -> Iterator[dict]:
+def recorded() -> Iterator[dict[str, Any]]:
     """The lines of the audit log, oldest first; those that can't be read are left out."""
     path = workspace() / FILE
     if not path.is_file():

@@ -295,12 +295,13 @@ def _bench(options: argparse.Namespace) -> None:
     if not all(0 < minutes < math.inf for minutes in options.long):
         raise WrongUsage("--long takes minutes.")
     from gmtalker.measure.speed import measure_speed
-    from gmtalker.measure.watermark import measure_mark
+    from gmtalker.measure.watermark import measure_mark, measure_sound_mark
 
     pipeline = load_pipeline(options)
     with progress_bar(options) as on_progress:
         if options.marks:
             figures = measure_mark(pipeline, options.marks, on_progress)
+            figures |= {"sound": measure_sound_mark(options.marks, on_progress)}
         else:
             figures = measure_speed(pipeline, options.avatar, long=options.long)
     write_json(figures, options.json)

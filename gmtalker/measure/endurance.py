@@ -39,6 +39,7 @@ from gmtalker.progress import OnProgress, Progress, ignore_progress
 
 START_SECONDS = 300  # that a page may take to open
 SPEECH_SECONDS = 4.0  # of what is said where nothing else is asked for
+CROWD = 30  # visitors
 TRAINING_MINUTES = 1.0  # of the trainings that are killed; they write a checkpoint every 15 seconds
 
 
@@ -258,6 +259,23 @@ def many_visitors(ordeal: Ordeal) -> dict:
     return _asked_of_a_page(ordeal, ordeal.visitors, ordeal.visitors, 2.0)
 
 
+def crowd(ordeal: Ordeal) -> dict:
+    """30 visitors, three previews and a speech of 3 seconds each; a second person behind one who queues; memory afterwards."""
+    from gmtalker.measure.crowd import REST_SECONDS, crowd_figures, turn_figures
+
+    with _place(ordeal) as place:
+        _write_speech(place.speech, 3.0)
+        with _page(place) as (address, process):
+            _ask(address, place.speech)
+            before = _resident(process.pid)
+            figures = crowd_figures(address, place.speech, CROWD)
+            during = _resident(process.pid)
+            figures |= turn_figures(address, place.speech)
+            time.sleep(REST_SECONDS)
+            memory = (round(size / MEGABYTE) for size in (before, during, _resident(process.pid)))
+            return figures | dict(zip(("memory_before_mb", "memory_after_mb", "memory_ten_minutes_later_mb"), memory))
+
+
 def long_queue(ordeal: Ordeal) -> dict:
     """So many videos in the queue of the page, from ten visitors."""
     return _asked_of_a_page(ordeal, 10, ordeal.videos, 0.6)
@@ -335,7 +353,17 @@ def two_at_once(ordeal: Ordeal) -> dict:
 
 PARTS: dict[str, Callable[[Ordeal], dict | None]] = {
     part.__name__: part
-    for part in (killed_speaking, killed_training, killed_page, long_speech, many_visitors, long_queue, full_disk, two_at_once)
+    for part in (
+        killed_speaking,
+        killed_training,
+        killed_page,
+        long_speech,
+        many_visitors,
+        crowd,
+        long_queue,
+        full_disk,
+        two_at_once,
+    )
 }
 
 

@@ -146,21 +146,22 @@ def verify(video: Path) -> Findings:
     """
     manifest, sound = _read_manifest(video), _sound_of(video)
     heard = find_sound_mark(sound, RATE) if len(sound) else None
+    known = {avatar_id(entry.card): entry.name for entry in list_avatars()}
+    gone = withdrawn_avatars()
     try:
-        mark = find_mark(read_frames(video))
+        mark = find_mark(read_frames(video), [bytes.fromhex(identity) for identity in {*known, *gone}])
     except UnusableVideo:
         if manifest.credentials == "none" and not len(sound):
             raise
         mark = None  # a changed byte may have hit the pictures, or it is a sound alone; the rest still tells
     identity = (mark or heard or b"").hex() or manifest.avatar_id
-    known = {avatar_id(entry.card): entry.name for entry in list_avatars()}
-    gone = withdrawn_avatars().get(identity or "")
+    withdrawn = gone.get(identity or "")
     return Findings(
         **manifest._asdict() | {"avatar_id": identity},
         marked=mark is not None,
         sound_marked=heard is not None,
-        avatar=known.get(identity or "") or (gone.name if gone else None),
-        withdrawn=gone.when if gone else None,
+        avatar=known.get(identity or "") or (withdrawn.name if withdrawn else None),
+        withdrawn=withdrawn.when if withdrawn else None,
     )
 
 
