@@ -53,7 +53,7 @@ def find(path: Path) -> dict:
 
 
 def _as_html(visitor: gr.Request | Request, found: dict) -> str:
-    colour = {"ours": "pass", "changed": "warn", "unknown": "fail"}[found["verdict"]]
+    colour = {"ours": "pass", "changed": "warn", "unknown": ""}[found["verdict"]]
     rows = [(say(visitor, "found"), Status(colour, found["sentence"]))]
     rows += [(say(visitor, f"check_{name}"), str(found[name])) for name in ROWS if found[name]]
     marks = [say(visitor, name) for name in ("marked", "sound_marked") if found[name]]
