@@ -23,11 +23,11 @@ from gmtalker.media.audio import read_speech
 from personalize.check import Report, check_clip
 from personalize.check_faults import another_person_between
 
-# Words that recognisers hear alike in most voices; of three different ones there are 4,080.
+# Words that recognisers hear alike in most voices; in an order of their own there are 4,080 choices of three.
 WORDS = "apple bridge candle dragon elephant forest garden hammer island jacket kitchen lemon mountain orange purple river window"
 VALID_SECONDS = 30 * 60.0
 SENTENCE = "I agree that an avatar of me is made, which can be made to say anything: {words}."
-SECONDS_MAX = 120.0
+SECONDS_MAX, HEARD_MAX = 120.0, 40  # of the film; words in it
 RECOGNISER = "GMTALKER_RECOGNISER"  # environment variable: a repo on the Hub, or a folder, of a speech recogniser
 Recogniser = Callable[[np.ndarray], str]  # (samples,) at 16 kHz -> what is said
 
@@ -49,12 +49,11 @@ class Proof:
 def ask() -> str:
     """Three random words, to be said within half an hour. Returns: the sentence to film."""
     words = " ".join(secrets.SystemRandom().sample(WORDS.split(), 3))
-    asked = _asked() | {words: time.time()}
     private_home()
     path = _file()
     path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as unfinished:
-        unfinished.write_text(json.dumps(asked), encoding="utf-8")
+    with whole_file(path) as unfinished:  # in the place of those asked for before: many at once would prove nothing
+        unfinished.write_text(json.dumps({"words": words, "when": time.time()}), encoding="utf-8")
     return SENTENCE.format(words=words)
 
 
@@ -74,12 +73,11 @@ def prove(film: Path, clip: Report, recognise: Recogniser | None = None) -> Proo
     face = another_person_between(clip.clip, clip.faces, report.faces)
     if face.status == "fail":
         raise UnusableInput(f"The person in {film.name} is another than in {clip.clip}; they have to agree themselves.")
-    heard = _plain((recognise or recogniser())(read_speech(film)))
-    words = next((words for words in _asked() if set(words.split()) <= set(heard.split())), None)
-    if words is None:
-        raise UnusableInput(
-            f"The words asked for are not heard in {film.name}; ask for new ones, which are valid for half an hour."
-        )
+    hear, words = recognise or recogniser(), _asked()
+    heard = _plain(hear(read_speech(film))).split()
+    _file().unlink(missing_ok=True)  # one try: a film that tries others is no answer
+    if words is None or not _says(heard, words.split()):
+        raise UnusableInput(f"The sentence asked for in the last half hour is not heard in {film.name}; ask for a new one.")
     return Proof(hashlib.sha256(film.read_bytes()).hexdigest(), words, face.value)
 
 
@@ -104,13 +102,19 @@ def _file() -> Path:
     return workspace() / "consent-words.json"
 
 
-def _asked() -> dict[str, float]:
-    """The words that were asked for and are still valid, with the time."""
+def _asked() -> str | None:
+    """The words that were asked for, while they are valid."""
     try:
         known = json.loads(_file().read_text(encoding="utf-8"))
-        return {words: when for words, when in known.items() if 0 <= time.time() - when < VALID_SECONDS}
-    except (OSError, ValueError, TypeError, AttributeError):
-        return {}
+        return str(known["words"]) if 0 <= time.time() - known["when"] < VALID_SECONDS else None
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return None
+
+
+def _says(heard: list[str], words: list[str]) -> bool:
+    """Whether somebody agrees, and then says the words, one after the other, and not much else."""
+    places = [place for place in range(len(heard)) if heard[place : place + len(words)] == words]
+    return bool(places) and "agree" in heard[: places[0]] and len(heard) <= HEARD_MAX
 
 
 def _plain(text: str) -> str:

@@ -7,7 +7,7 @@ from gmtalker.avatars.audit import record
 from gmtalker.avatars.avatar import card_json, read_card
 from gmtalker.avatars.consent import avatar_id, mark_withdrawn, tombstone
 from gmtalker.avatars.on_hub import replace_by
-from gmtalker.avatars.storage import find_avatar
+from gmtalker.avatars.storage import find_avatar, list_avatars
 from gmtalker.errors import UnusableAvatar, UnusableInput
 from gmtalker.hub import Token
 from personalize import jobs
@@ -27,6 +27,8 @@ def withdraw_avatar(name: str, token: Token = None) -> str | None:
     if folder.resolve().is_relative_to(BUNDLED.resolve()):
         raise UnusableAvatar(f"{name} comes with the program; it is not yours to withdraw.")
     card = read_card(folder)
+    if avatar_id(card) in {avatar_id(entry.card) for entry in list_avatars() if entry.bundled}:
+        raise UnusableAvatar(f"{name} is a copy of one that comes with the program; delete it instead.")
     gone = mark_withdrawn(card)
     left, repo = None, card.get("hub", {}).get("repo")
     if repo:

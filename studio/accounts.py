@@ -69,7 +69,7 @@ def in_own_workspace(handler: Callable) -> Callable:
 
 def _as_visitor(values: tuple, work: Callable, *arguments: object, **named: object) -> object:
     visitor = next(value for value in values if isinstance(value, gr.Request))
-    with owned_by(name_of(visitor)):
+    with owned_by(name_of(visitor), by_name_alone=True):
         return work(*arguments, **named)
 
 
@@ -216,6 +216,13 @@ def _is_account(account: object) -> bool:
 ADDRESS: ContextVar[str] = ContextVar("address", default="")  # from which the request comes that is being answered
 
 
+def _same_name(name: str) -> str:
+    try:
+        return account_name(name)
+    except ValueError:
+        return ""
+
+
 @dataclass
 class _Wrong:
     """Guesses that were wrong: how many, and when the last."""
@@ -244,19 +251,20 @@ class Door:
 
     async def may_enter(self, name: str, password: str) -> bool:
         """As `may_enter`, of a request from ADDRESS."""
-        address = ADDRESS.get()
+        address, name = ADDRESS.get(), _same_name(name)
         if self.seconds_shut(address):
             return False
         wrong = self._wrong.get(("name", name), _Wrong()).count
+        for key in (("name", name), ("address", address)):  # before they are checked: many at once are many, too
+            self._remember(key)
         if wrong >= NAME_FREE:
             await asyncio.sleep(min(2.0 ** (wrong - NAME_FREE) / 2, NAME_WAIT_MAX))
         async with self._few:
             right = await asyncio.to_thread(may_enter, name, password)
-        for key in (("name", name), ("address", address)):
-            if right:
-                self._wrong.pop(key, None)
-            else:
-                self._remember(key)
+        if right:  # who knows one password has not earned guesses at another
+            self._wrong.pop(("name", name), None)
+            if own := self._wrong.get(("address", address)):
+                own.count -= 1
         return right
 
     def _remember(self, key: tuple[str, str]) -> None:

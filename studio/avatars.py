@@ -25,6 +25,8 @@ from studio.translations import say, word
 UNITS = {"psnr": " dB", "landmark_distance": " px", "sharpness": " × real frames", "flicker": " × real clip"}
 ACRONYMS = ("psnr", "ssim")  # among the measures
 POSTER_SIZE = (256, 256)
+# A stranger's picture may be made to be decoded for minutes: of more pixels, or in more passes, than ours ever have.
+PIXELS_MAX, SCANS_MAX, SCAN = 20_000_000, 64, b"\xff\xda"
 
 
 def entries() -> list[AvatarEntry]:
@@ -49,7 +51,11 @@ def _poster(entry: AvatarEntry) -> Image.Image:
 def picture_of(path: Path, size: tuple[int, int]) -> Image.Image | None:
     """A JPEG picture of an avatar, no larger than size (width, height); None where there is none that can be read."""
     try:
+        if path.read_bytes().count(SCAN) > SCANS_MAX:
+            return None
         with Image.open(path, formats=["JPEG"]) as picture:
+            if picture.width * picture.height > PIXELS_MAX:
+                return None
             picture.thumbnail(size)
             return picture.convert("RGB")
     except (OSError, UnidentifiedImageError, Image.DecompressionBombError):

@@ -6,6 +6,8 @@ import asyncio
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from html import escape
 from pathlib import Path
 
@@ -16,11 +18,14 @@ from starlette.routing import Route
 
 from gmtalker.errors import UnusableInput
 from gmtalker.files import MEGABYTE, NAME_BYTES_MAX, temporary_folder
+from studio.accounts import in_own_workspace
 from studio.components import PRIVATE, Status, or_sentence, table, without_places
 from studio.translations import language_of, say, word
+from studio.uploads import is_upload
 
 ROUTE = "/check"
-AT_ONCE, WAITING_MAX = 1, 8  # videos that are looked at, and that wait
+AT_ONCE, WAITING_MAX = 1, 8  # videos that are looked at, and that are sent or wait
+UPLOAD_SECONDS = 120
 ROWS = ("program", "made", "signer", "time_stamp", "avatar", "avatar_id")
 
 
@@ -34,19 +39,28 @@ def check_tab() -> None:
     video.clear(lambda: "", None, found, queue=False, **PRIVATE)
 
 
+@in_own_workspace
 def _checked(visitor: gr.Request, path: str) -> str:
     """What is found, as HTML; the upload is deleted."""
     try:
         return _as_html(visitor, or_sentence(find, Path(path)))
     finally:
-        Path(path).unlink(missing_ok=True)
+        if is_upload(path):
+            Path(path).unlink(missing_ok=True)
 
 
-def find(path: Path) -> dict:
-    """What `verify` finds in a file, ready for JSON. Errors: UnusableInput when it can't be read."""
+def find(path: Path, names: bool = True) -> dict:
+    """What `verify` finds in a file, ready for JSON.
+
+    names: whether avatars of this workspace are called by their names; else only those that come with the program are.
+    Errors: UnusableInput when it can't be read.
+    """
+    from gmtalker.avatars.storage import list_avatars
     from gmtalker.provenance.verification import verify  # late: it needs the networks' libraries
 
     findings = verify(path)
+    if not names and findings.avatar not in [entry.name for entry in list_avatars() if entry.bundled]:
+        findings = replace(findings, avatar=None)
     ours = "ours" if findings.is_ours else "unknown"
     state = "changed" if findings.credentials == "broken" or (findings.is_ours and not findings.is_whole) else ours
     return findings.to_json() | {"verdict": state}
@@ -64,12 +78,13 @@ def _as_html(visitor: gr.Request | Request, found: dict) -> str:
 # --- Without signing in --------------------------------------------------------------------------------------------------------
 
 
-def check_route(upload_megabytes: float, look: Callable[[Path], dict] = find) -> Route:
+def check_route(upload_megabytes: float, look: Callable[[Path], dict] | None = None) -> Route:
     """The address that anybody may send a video to: as a form from a browser, or `curl -F file=@video.mp4`, which gets JSON.
 
     upload_megabytes: the largest file.
-    look: finds what a file says.
+    look: finds what a file says; None for `find`, without names.
     """
+    look = look or partial(find, names=False)
     few, waiting = asyncio.Semaphore(AT_ONCE), 0
 
     async def check(request: Request) -> Response:
@@ -77,7 +92,7 @@ def check_route(upload_megabytes: float, look: Callable[[Path], dict] = find) ->
         if request.method == "GET":
             return HTMLResponse(_page(request, f"<p>{escape(say(request, 'check_video_about_plain'))}</p>"))
         length = request.headers.get("content-length", "")
-        if not length.isdigit():
+        if not length.isdigit() or "transfer-encoding" in request.headers:
             return JSONResponse({"error": "The request has to say how long it is."}, 411)
         if int(length) > upload_megabytes * MEGABYTE:
             return JSONResponse({"error": f"A file has up to {upload_megabytes:g} MB."}, 413)
@@ -85,15 +100,20 @@ def check_route(upload_megabytes: float, look: Callable[[Path], dict] = find) ->
             return JSONResponse({"error": "Too many videos are looked at; please try again in a minute."}, 503)
         waiting += 1
         try:
-            async with few, request.form(max_files=1, max_fields=1) as form:
+            async with asyncio.timeout(UPLOAD_SECONDS):
+                form = await request.form(max_files=1, max_fields=1)
+            async with few:
                 upload = form.get("file")
                 if upload is None or isinstance(upload, str):
                     return JSONResponse({"error": "Send the video as the field `file` of a form."}, 400)
                 found = await asyncio.to_thread(_look_at, upload.file, upload.filename or "video.mp4", look)
+        except TimeoutError:
+            return JSONResponse({"error": "The upload took too long."}, 408)
         except UnusableInput as error:
             found = {"error": without_places(str(error))}
         finally:
             waiting -= 1
+            await request.close()  # what was sent
         if "text/html" in request.headers.get("accept", ""):
             inside = f'<p class="fail">{escape(found["error"])}</p>' if "error" in found else _as_html(request, found)
             return HTMLResponse(_page(request, inside))

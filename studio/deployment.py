@@ -26,6 +26,7 @@ def prepare() -> None:
     """Set the workspace, and what gradio and torch read when they are imported."""
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # faces and voices stay on this machine
     if "SPACE_ID" not in os.environ:
+        os.environ.setdefault("FORWARDED_ALLOW_IPS", "")  # nobody says for others from where they come, unless the owner names it
         return
     if cores := os.environ.get("CPU_CORES"):  # torch would count those of the whole host, and its threads wait for each other
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, int(float(cores)))))

@@ -27,6 +27,7 @@ from studio.translations import language_of, say
 API = "/gradio_api/"
 FILE = "file="
 NOT_THEIRS = "This file is somebody else's."
+COME_IN_FIRST = "Please come in first."
 SIGN_IN_FIRST = "Sign in with Hugging Face first."
 NOT_HERE = "This page is not known by this name; its owner can add it with --allow-host."
 FROM_ELSEWHERE = "Another website asked for this; please open the page itself."
@@ -36,8 +37,11 @@ OPEN = ("/login/", "/logout", f"{API}startup-events", "/check")
 # Ways of gradio's that this page never uses: what they serve is not looked at by OwnFilesOnly.
 UNUSED = ("proxy=", "process_recording", "component_server", "custom_component", "stream/", "deep_link", "dev/", "profiling")
 UNUSED += ("runs", "run-history", "vibe", "undo-vibe")
-NO_JSON = ("/login", f"{API}upload", "/check")  # the ways whose requests are none of events
-BODY_BYTES_MAX = 16 * MEGABYTE  # of a request that is no upload
+NO_JSON = ("/login", "/login/", f"{API}upload", "/check")  # the ways whose requests are none of events
+BODY_BYTES_MAX = 4 * MEGABYTE  # of a request that is no upload
+PATH_LETTERS_MAX, FILES_MAX = 4096, 1000  # of a string that names a file; of such strings in a request
+LARGE = (f"{API}upload", "/check")  # the ways that take files, and limit them themselves
+TOO_LONG = f"A request holds up to {BODY_BYTES_MAX // MEGABYTE} MB."
 FACES = "'self' data: blob:"
 # A name in a stranger's file that becomes HTML after all must not call anybody.
 CONTENT = (
@@ -109,6 +113,10 @@ class OwnPagesOnly:
             refused = Response(NOT_HERE, status_code=421)
         elif not self.anybody and self._is_from_elsewhere(scope, headers):
             refused = Response(FROM_ELSEWHERE, status_code=403)
+        elif _route(scope) not in LARGE:
+            if int(headers.get("content-length") or 0) > BODY_BYTES_MAX:
+                refused = Response(TOO_LONG, status_code=413)
+            receive = _limited(receive)
         await (refused or self.app)(scope, receive, self._apart(send))
 
     def _is_own_host(self, host: str) -> bool:
@@ -223,14 +231,31 @@ class Sessions:
             return
         request, address = Request(scope), (scope.get("client") or ("",))[0]
         self._end_old_ones(request)
-        if scope["method"] == "POST" and scope["path"].rstrip("/").endswith("/login"):
+        if scope["method"] == "POST" and _route(scope).rstrip("/") == "/login":
             ADDRESS.set(address)
             if wait := math.ceil(self.door.seconds_shut(address)):
                 sentence = f"Too many wrong passwords from here; please try again in {wait} seconds."
                 refused = JSONResponse({"detail": sentence}, status_code=429, headers={"Retry-After": str(wait)})
                 await refused(scope, receive, send)
                 return
+            send = self._noting_logins(request, send)
+        elif scope["method"] not in ("GET", "HEAD", "OPTIONS") and _route(scope) != "/check" and visitor_name(request) is None:
+            await Response(COME_IN_FIRST, status_code=401)(scope, receive, send)
+            return
         await self.app(scope, receive, send)
+
+    def _noting_logins(self, request: Request, send: Callable) -> Callable:
+        """send, which also notes the state of the account that somebody has come in with."""
+
+        async def noting(message: dict) -> None:
+            if message["type"] == "http.response.start":
+                for cookie in Headers(raw=message["headers"]).getlist("set-cookie"):
+                    token = cookie.partition("=")[2].partition(";")[0].strip('"')
+                    if name := request.app.tokens.get(token):
+                        self._states[token] = state_of(name)
+            await send(message)
+
+        return noting
 
     def _end_old_ones(self, request: Request) -> None:
         for token in _tokens(request):
@@ -271,6 +296,7 @@ class OwnFilesOnly:
     def __init__(self, app: Callable) -> None:
         self.app, self.paths_sent = app, {}
         self.cache = os.path.realpath(get_upload_folder())
+        self.name = os.path.basename(self.cache)
 
     async def __call__(self, scope: dict, receive: Callable, send: Callable) -> None:
         """Answer a request, or hand it on."""
@@ -280,7 +306,7 @@ class OwnFilesOnly:
             return
         theirs, way = self.paths_sent.setdefault(name, set()), _way(scope)
         refused = self._refusal(way, unquote_plus(scope.get("query_string", b"").decode("latin-1")), theirs)
-        if refused is None and scope["method"] == "POST" and not scope["path"].rstrip("/").endswith(NO_JSON):
+        if refused is None and scope["method"] == "POST" and _route(scope) not in NO_JSON:
             body = await _body(receive)
             refused = self._refusal_of(body, theirs)
             receive = _replayed(body or b"", receive)
@@ -301,22 +327,30 @@ class OwnFilesOnly:
     def _refusal_of(self, body: bytes | None, theirs: Collection[str]) -> Response | None:
         """The answer to a request whose body names others' files, or can't be read as gradio reads it: as JSON."""
         if body is None:
-            return Response(f"A request holds up to {BODY_BYTES_MAX // MEGABYTE} MB.", status_code=413)
+            return Response(TOO_LONG, status_code=413)
         try:
             strings = list(_strings(_all_pairs(body)))
+            naming = [text for text in strings if self.name in unquote(text)]
+            if len(naming) > FILES_MAX:
+                raise ValueError("it names too many files")
         except (ValueError, RecursionError):
             return Response(UNREADABLE, status_code=400)
-        return None if all(self._may_name(text, theirs) for text in strings) else Response(NOT_THEIRS, status_code=403)
+        return None if all(self._may_name(text, theirs) for text in naming) else Response(NOT_THEIRS, status_code=403)
 
     def _may_name(self, text: str, theirs: Collection[str]) -> bool:
         """Whether a string of a request names no file of gradio's cache but theirs."""
-        _, address, path = text.partition(FILE)
-        paths = [path, unquote(path)] if address else [text]  # an address may be in its quoted form
-        if any("\0" in path for path in paths):
+        quoted = unquote(text)
+        if self.name not in text and self.name not in quoted:  # every way into the folder names it
+            return True
+        if len(text) > PATH_LETTERS_MAX or "\0" in quoted:
             return False
-        real = [os.path.realpath(path) for path in paths]
-        names = self.cache in text or any(path.startswith(self.cache + os.sep) for path in real)
-        return not names or any(path in theirs for path in real)
+        # gradio may read the whole as a path, or what stands behind "file=": in its quoted form, too.
+        parts = [part for form in (text, quoted) for part in (form, *form.split(FILE)[1:])]
+        try:
+            inside = {real for real in map(os.path.realpath, parts) if real.startswith(self.cache + os.sep)}
+        except ValueError:  # letters that no path has
+            return False
+        return bool(inside) and inside <= theirs
 
     # --- What was sent ---------------------------------------------------------------------------------------------------------
 
@@ -335,6 +369,12 @@ class OwnFilesOnly:
                 yield os.path.realpath(path)
 
 
+def _route(scope: dict) -> str:
+    """The path of a request below the page's own."""
+    root = scope.get("root_path", "")
+    return scope["path"][len(root) :] if root and scope["path"].startswith(f"{root}/") else scope["path"]
+
+
 def _way(scope: dict) -> str:
     """What stands behind gradio's prefix in the address of a request; empty elsewhere."""
     return scope["path"].partition(API)[2]
@@ -351,6 +391,19 @@ async def _body(receive: Callable) -> bytes | None:
             return None
         more = message["type"] == "http.request" and message.get("more_body", False)
     return b"".join(pieces)
+
+
+def _limited(receive: Callable) -> Callable:
+    """receive, which takes a sender of more than a request may hold for one who has gone."""
+    length = 0
+
+    async def limited() -> dict:
+        nonlocal length
+        message = await receive()
+        length += len(message.get("body", b""))
+        return {"type": "http.disconnect"} if length > BODY_BYTES_MAX else message
+
+    return limited
 
 
 def _replayed(body: bytes, receive: Callable) -> Callable:
@@ -389,7 +442,14 @@ def _noted(send: Callable, note: Callable[[bytes], None]) -> Callable:
 
 def _all_pairs(body: bytes) -> object:
     """What JSON holds, in every encoding that JSON may have; of an object also the names, and values that others replace."""
-    return json.loads(body, object_pairs_hook=list) if body.strip() else None
+    return json.loads(body, object_pairs_hook=_pairs) if body.strip() else None
+
+
+def _pairs(pairs: list[tuple[str, object]]) -> list[tuple[str, object]]:
+    """The pairs of an object. Errors: ValueError for a file at an address elsewhere, which gradio would fetch."""
+    if any(name == "path" and isinstance(value, str) and re.match(r"\s*https?:", value, re.IGNORECASE) for name, value in pairs):
+        raise ValueError("a file has to be sent, not its address")
+    return pairs
 
 
 def _strings(value: object) -> Iterator[str]:

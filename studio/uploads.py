@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import gradio as gr
+from gradio.utils import get_upload_folder
 
 from gmtalker.files import NAME_BYTES_MAX
 
@@ -30,6 +31,11 @@ def keeping_names(upload: Upload) -> Upload:
     return upload
 
 
+def is_upload(path: str) -> bool:
+    """Whether a file lies in the folder of what visitors send and get: anybody can name any file that the page serves."""
+    return Path(path).resolve().is_relative_to(Path(get_upload_folder()).resolve())
+
+
 def under_its_name(path: str, original: str | None) -> str:
     """A second name for an upload, beside gradio's, in the folder that it has for itself.
 
@@ -38,6 +44,8 @@ def under_its_name(path: str, original: str | None) -> str:
     Returns: the path with that name, or as it is where no file can be called so.
     """
     name = Path(original or "").name
+    if not is_upload(path):  # an example of the program's own
+        return path
     if not name or name in (Path(path).name, ".", "..") or "\0" in name or len(os.fsencode(name)) > NAME_BYTES_MAX:
         return path
     named = Path(path).with_name(name)

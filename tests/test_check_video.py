@@ -11,6 +11,7 @@ from pathlib import Path
 
 import gradio as gr
 import pytest
+from conftest import write_speech
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
@@ -18,7 +19,8 @@ from gmtalker.assets import BUNDLED
 from gmtalker.avatars.consent import avatar_id
 from gmtalker.avatars.ready import load_avatar
 from gmtalker.errors import UnusableVideo
-from studio.check_video import WAITING_MAX, _checked, check_route
+from gmtalker.request import SpeakRequest
+from studio.check_video import WAITING_MAX, _checked, check_route, find
 
 VIDEO = next(BUNDLED.glob("*/preview.mp4"))
 
@@ -34,6 +36,12 @@ def test_anybody_is_told_and_nothing_is_kept(home, tmp_path, monkeypatch):
     told = answer.json()
     assert told["verdict"] == "ours" and told["avatar_id"] == avatar_id(load_avatar().card) and "AI-generated" in told["sentence"]
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_nobody_learns_the_names_of_others_avatars(tiny_pipeline, tiny_avatar, home, tmp_path):
+    speech = write_speech(tmp_path / "speech.wav", 1.0)
+    made = tiny_pipeline.speak(SpeakRequest(speech, tiny_avatar), tmp_path / "made.mp4")
+    assert find(made)["avatar"] == tiny_avatar and tiny_avatar not in find(made, names=False)["sentence"]
 
 
 def test_a_browser_gets_a_page_in_its_language(home):
@@ -72,7 +80,9 @@ def test_without_a_length_nothing_is_read(home):
     )
 
 
-def test_the_page_deletes_what_it_looked_at(home, tmp_path):
+def test_the_page_deletes_what_it_looked_at_and_nothing_else(home, tmp_path, monkeypatch):
+    assert "AI-generated" in _checked(gr.Request(headers={}), str(VIDEO)) and VIDEO.exists()  # the program's own
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
     video = Path(shutil.copy(VIDEO, tmp_path / "up.mp4"))
     found = _checked(gr.Request(headers={}), str(video))
     assert "AI-generated" in found and not video.exists()

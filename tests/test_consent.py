@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from datetime import date, timedelta
 from pathlib import Path
 
@@ -13,12 +14,13 @@ from media import bundled_clip, ffmpeg
 
 from gmtalker.__main__ import main as speak
 from gmtalker.avatars.audit import recorded
-from gmtalker.avatars.avatar import read_card, save_card
-from gmtalker.avatars.consent import avatar_id, withdrawn_avatars
+from gmtalker.avatars.avatar import card_json, read_card, save_card
+from gmtalker.avatars.consent import avatar_id, mark_withdrawn, tombstone, withdrawn_avatars
 from gmtalker.avatars.on_hub import pull_avatar, update_avatar
-from gmtalker.avatars.storage import find_avatar, import_avatar, list_avatars
+from gmtalker.avatars.storage import export_avatar, find_avatar, import_avatar, list_avatars
 from gmtalker.avatars.workspace import owned_by
 from gmtalker.errors import UnusableAvatar, UnusableInput
+from gmtalker.hub import push_files
 from gmtalker.provenance.verification import verify
 from gmtalker.request import SpeakRequest
 from personalize import proof
@@ -151,6 +153,32 @@ def test_the_bundled_one_is_nobodys_to_withdraw(home):
     assert not withdrawn_avatars()
 
 
+def test_nobody_withdraws_an_avatar_of_somebody_else(home, hub, tmp_path):
+    bundled = list_avatars()[0]
+    import_avatar(export_avatar(bundled.name, tmp_path / "a.zip"), "A copy")
+    with pytest.raises(UnusableAvatar, match="a copy of one that comes with the program"):
+        withdraw_avatar("A copy")
+    assert not withdrawn_avatars()
+
+
+def test_a_repo_withdraws_only_what_came_from_it(tiny_pipeline, tiny_avatar, home, hub):
+    card = read_card(find_avatar(tiny_avatar))
+    push_files(
+        {"avatar.json": card_json(tombstone(card, "2026-11-30T00:00:00+00:00")).encode()}, "bob/evil", "avatar.json", False, BOB
+    )
+    with pytest.raises(UnusableAvatar, match="withdrew their consent"):
+        pull_avatar("bob/evil", token=BOB)
+    assert not withdrawn_avatars()
+    tiny_pipeline.still(tiny_avatar)
+
+
+def test_withdrawals_at_once_are_all_noted(home):
+    cards = [{"name": str(number), "consent": {"who": str(number)}} for number in range(20)]
+    with ThreadPoolExecutor(20) as crowd:
+        list(crowd.map(mark_withdrawn, cards))
+    assert len(withdrawn_avatars()) == 20
+
+
 # --- Proved --------------------------------------------------------------------------------------------------------------------
 
 
@@ -182,12 +210,28 @@ def test_a_film_with_the_words_proves_it_and_is_not_kept(home, film, clip):
 
 def test_other_or_old_words_prove_nothing(home, film, clip, monkeypatch):
     words = words_of(proof.ask())
-    for heard in ("", " ".join(words.split()[:2])):
-        with pytest.raises(UnusableInput, match="are not heard in film.mp4"):
-            proof.prove(film, clip, lambda sound, heard=heard: heard)
+    with pytest.raises(UnusableInput, match="is not heard in film.mp4"):
+        proof.prove(film, clip, lambda sound: f"I agree: {' '.join(words.split()[:2])}")
+    with pytest.raises(UnusableInput, match="is not heard"):  # one try alone
+        proof.prove(film, clip, lambda sound: f"I agree: {words}")
+
+
+def test_only_the_sentence_itself_is_an_answer_and_only_the_last_one_asked_for(home, monkeypatch):
+    words = ["lemon", "garden", "window"]
+    assert proof._says("i agree that an avatar of me is made lemon garden window".split(), words)
+    for heard in (
+        "lemon garden window",
+        "i agree window garden lemon",
+        "i agree lemon and garden window",
+        "lemon garden window i agree",
+    ):
+        assert not proof._says(heard.split(), words)
+    everything = f"i agree {proof.WORDS} lemon garden window {proof.WORDS} {proof.WORDS}"
+    assert not proof._says(everything.split(), words)
+    proof.ask()
+    assert proof._asked() == words_of(proof.ask())
     monkeypatch.setattr(proof, "VALID_SECONDS", 0.0)
-    with pytest.raises(UnusableInput, match="are not heard"):
-        proof.prove(film, clip, lambda sound: words)
+    assert proof._asked() is None
 
 
 def test_another_face_proves_nothing(home, film, clip, monkeypatch):
@@ -209,7 +253,7 @@ def test_a_film_without_a_face_or_recogniser_is_told(home, film, clip, tmp_path,
 def test_the_command_refuses_a_film_of_other_words_and_logs_it(home, film, monkeypatch, capsys):
     monkeypatch.setattr(proof, "recogniser", lambda: lambda sound: "something else")
     words = ["train", str(bundled_clip("idle.mp4")), "--name", "Ann", "--i-have-consent", "--consent-film", str(film)]
-    assert main(words) == 1 and "are not heard in film.mp4" in capsys.readouterr().err
+    assert main(words) == 1 and "is not heard in film.mp4" in capsys.readouterr().err
     assert main(["log"]) == 0 and "refused  Ann" in capsys.readouterr().out
 
 
@@ -228,8 +272,6 @@ def test_the_audit_log_is_each_ones_own_and_private(tiny_avatar, home, tmp_path,
 
 
 def _packed(folder: Path) -> Path:
-    from gmtalker.avatars.storage import export_avatar
-
     return export_avatar("tiny", folder / "tiny.zip")
 
 

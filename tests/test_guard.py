@@ -20,17 +20,23 @@ from urllib.parse import quote
 import gradio as gr
 import pytest
 from fastapi.routing import APIRoute
+from PIL import Image
 from starlette.middleware import Middleware
 from starlette.responses import Response
 from starlette.testclient import TestClient
 
+from gmtalker.avatars.on_hub import resolve
+from gmtalker.avatars.storage import export_avatar, find_avatar, import_avatar
 from gmtalker.avatars.workspace import home as workspace_home
-from gmtalker.avatars.workspace import owner, private_home
+from gmtalker.avatars.workspace import owned_by, owner, private_home
+from gmtalker.errors import UnusableAvatar
 from gmtalker.files import MEGABYTE, unfinished_prefix
 from studio import accounts, deployment, guard
 from studio.accounts import Door, add_account, in_own_workspace, remove_account
+from studio.avatars import picture_of
 from studio.components import refusal, told
 from studio.guard import OwnFilesOnly, OwnPagesOnly, Sessions, own_hosts
+from studio.uploads import under_its_name
 
 PEOPLE = {"ann": "secret of ann", "bob": "secret of bob"}
 FACE = b"a face of bob"
@@ -202,6 +208,111 @@ def test_an_answer_that_repeats_what_was_asked_tells_no_path(server):
     assert ann.get(f"/gradio_api/file={path}").status_code == 403
 
 
+def test_no_way_that_takes_files_is_taken_for_one_that_does_not(server):
+    path = upload(come_in(server, "bob"))
+    ann = come_in(server, "ann")
+    body = {"data": [file_data(path)], "fn_index": 0}
+    for way in (
+        "run/check",
+        "run/login",
+        "api/check",
+        "run/upload",
+        "run//gradio_api/upload",
+        "run/x/gradio_api/upload",
+        "call/check",
+    ):
+        answer = ann.post(f"/gradio_api/{way}", json=body)
+        assert answer.status_code in (403, 404), way
+    folder, name = Path(path).parent, Path(path).name
+    for twisted in (
+        f"{folder.parent}/file=/../{folder.name}/{name}",
+        f"/{folder.parent}//file=/../{folder.name}/{name}",
+        f"{folder}/file=/../{name}",
+        f"file={folder}/file=/../{name}",
+        f"http://x/gradio_api/file={folder.parent}/x/../{folder.name}/{name}",
+    ):
+        assert ann.post("/gradio_api/run/back", json={"data": [file_data(twisted)]}).status_code in (400, 403), twisted
+    for elsewhere in ("http://127.0.0.1:9/x", "HTTPS://example.org/x", " http://x/y"):
+        assert ann.post("/gradio_api/run/back", json={"data": [{"path": elsewhere}]}).status_code == 400
+    assert ann.post("/gradio_api/run/say", content=b'{"data": ["\\ud800"]}').status_code < 500
+
+
+def test_nobody_and_nothing_large_is_read(server):
+    nobody, ann = TestClient(server, HTTP), come_in(server, "ann")
+    for way in ("cancel", "reset", "queue/join", "run/say", "mcp/", "upload"):
+        assert nobody.post(f"/gradio_api/{way}", json=[{}]).status_code == 401, way
+    assert nobody.post("/gradio_api/cancel", content=b"[" + b"{}," * 3_000_000 + b"{}]").status_code in (401, 413)
+    assert ann.post("/gradio_api/run/say", content=b" " * (5 * MEGABYTE)).status_code == 413
+
+
+def test_a_body_without_a_length_is_read_up_to_the_limit_alone():
+    async def receive() -> dict:
+        return {"type": "http.request", "body": b"x" * MEGABYTE, "more_body": True}
+
+    limited = guard._limited(receive)
+
+    async def kinds() -> list[str]:
+        return [(await limited())["type"] for _ in range(6)]
+
+    assert asyncio.run(kinds()) == ["http.request"] * 4 + ["http.disconnect"] * 2
+
+
+def test_many_long_strings_take_no_time(server, cache):
+    ann = come_in(server, "ann")
+    for text in ("/a" * 1_000_000, f"{cache}/" + "a/" * 1_000_000, f"{cache}/x\0"):
+        began = time.monotonic()
+        ann.post("/gradio_api/run/say", json={"data": [text]})
+        assert time.monotonic() - began < 5  # it was minutes
+    began = time.monotonic()
+    assert ann.post("/gradio_api/run/say", json={"data": [f"{cache}/{number}" for number in range(20_000)]}).status_code == 400
+    assert time.monotonic() - began < 5
+
+
+def test_the_programs_own_files_are_neither_linked_beside_nor_deleted(cache, tmp_path):
+    own = tmp_path / "english.flac"
+    own.touch()
+    assert under_its_name(str(own), "by bob.flac") == str(own) and list(tmp_path.glob("*.flac")) == [own]
+    sent = cache / "0a1b" / "x.flac"
+    sent.parent.mkdir()
+    sent.touch()
+    assert under_its_name(str(sent), "by bob.flac") == str(sent.parent / "by bob.flac")
+
+
+# --- Avatars by name alone -----------------------------------------------------------------------------------------------------
+
+
+def test_a_name_that_is_a_path_leads_nowhere_from_the_page(tiny_avatar, home, tmp_path):
+    folder = find_avatar(tiny_avatar)
+    packed = export_avatar(tiny_avatar, tmp_path / "a.zip")
+    with owned_by("ann"):
+        hers = import_avatar(packed, "Hers")
+
+    @in_own_workspace
+    def found(visitor: gr.Request, name: str) -> Path:
+        return resolve(name)
+
+    bob = gr.Request(username="bob", headers={})
+    for name in (str(hers), str(folder), f"{hers}/", f"{hers}/../{hers.name}", os.path.relpath(hers), "~", ".", "owner/name"):
+        assert resolve(str(hers)) == hers  # the command line's
+        with pytest.raises(UnusableAvatar):
+            found(bob, name)
+    with owned_by("bob"):
+        trap = import_avatar(packed, "/etc")
+    assert found(bob, "/etc") == trap  # the one that bob calls so
+
+
+def test_a_picture_made_to_be_decoded_for_minutes_is_not(tmp_path):
+    picture = tmp_path / "poster.jpg"
+    Image.new("RGB", (6000, 6000)).save(picture)
+    assert picture_of(picture, (256, 256)) is None
+    Image.new("RGB", (600, 600)).save(picture, progressive=True)
+    assert picture_of(picture, (256, 256)) is not None
+    data = picture.read_bytes()
+    at = data.index(b"\xff\xda")
+    picture.write_bytes(data[:at] + data[at:-2] * 100 + data[-2:])
+    assert picture_of(picture, (256, 256)) is None
+
+
 def test_an_upload_of_the_same_file_is_each_ones_own(server):
     ann, bob = come_in(server, "ann"), come_in(server, "bob")
     path = upload(bob)
@@ -353,6 +464,35 @@ def test_who_guesses_waits_and_the_others_do_not(server):
         assert answer.status_code == 400
     answer = stranger.post("/login", data=guess)
     assert answer.status_code == 429 and "try again in" in answer.json()["detail"] and int(answer.headers["retry-after"]) >= 1
+
+
+def test_guesses_at_once_are_many_and_a_password_of_ones_own_earns_none(server):
+    async def at_once() -> list[bool]:
+        accounts.ADDRESS.set("10.0.0.6")
+        return await asyncio.gather(*(many.may_enter(f"nobody {number}", "wrong") for number in range(40)))
+
+    checked: list[str] = []
+    many = Door()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(accounts, "may_enter", lambda name, password: bool(checked.append(name)))
+        assert not any(asyncio.run(at_once()))
+    assert len(checked) == accounts.ADDRESS_FREE
+    door = Door()
+
+    async def in_turn() -> None:
+        accounts.ADDRESS.set("10.0.0.7")
+        for number in range(accounts.ADDRESS_FREE + 2):
+            await door.may_enter("bob", PEOPLE["bob"])
+            await door.may_enter(f"nobody {number}", "wrong")
+
+    asyncio.run(in_turn())
+    assert door.seconds_shut("10.0.0.7") > 0
+
+
+def test_who_came_in_before_the_password_changed_is_out_also_without_having_asked_for_anything(server):
+    ann = come_in(server, "ann")
+    add_account("ann", "another secret")
+    assert ann.post("/gradio_api/run/whose", json={"data": []}).status_code == 401
 
 
 def test_a_name_is_slowed_and_never_shut(home: Path, monkeypatch):

@@ -15,6 +15,7 @@ import c2pa
 import numpy as np
 import pytest
 from conftest import write_speech
+from cryptography import x509
 from media import bundled_clip, ffmpeg
 
 import gmtalker
@@ -30,6 +31,7 @@ from gmtalker.provenance import signing
 from gmtalker.provenance.credentials import COMPOSITE, Seal
 from gmtalker.provenance.label import Label
 from gmtalker.provenance.verification import FOREIGN, Input, verify
+from gmtalker.provenance.watermark import find_mark
 from gmtalker.request import SpeakRequest
 
 
@@ -197,7 +199,7 @@ def test_dates_are_told_from_changes_by_what_c2pa_says(home, video, monkeypatch,
     class Reader:
         """What c2pa says of a file: signing one with another clock is not for a test."""
 
-        try_create = classmethod(lambda cls, kind, file: cls())
+        try_create = classmethod(lambda cls, kind, file, context: cls())
         get_validation_state = staticmethod(lambda: "Invalid")
         get_active_manifest = staticmethod(lambda: {"claim_generator_info": [{"name": "GMTalker Studio"}]})
         get_validation_results = staticmethod(lambda: {"activeManifest": {"failure": [{"code": code} for code in codes]}})
@@ -429,3 +431,78 @@ def test_labels_differ_by_kind_and_language():
     for wrong in ({"shown": "none"}, {"shown": "x"}, {"language": "xx"}):
         with pytest.raises(ValueError):
             Label(**wrong)
+
+
+# --- What others may try -------------------------------------------------------------------------------------------------------
+
+
+def sign_as(video: Path, pair: tuple[bytes, bytes], avatar: object, program: str = "GMTalker Studio", url: str = "") -> None:
+    """Sign a video as anybody can, with a manifest that claims what it likes."""
+    signed = video.with_name("signed.mp4")
+    created = {"action": "c2pa.created", "digitalSourceType": COMPOSITE}
+    assertions = [{"label": "c2pa.actions.v2", "data": {"actions": [created]}}, {"label": "org.gmtalker.avatar", "data": avatar}]
+    builder = c2pa.Builder({"claim_generator_info": [{"name": program, "version": "9"}], "assertions": assertions})
+    if url:
+        builder.set_no_embed()
+        builder.set_remote_url(url)
+    signer = c2pa.Signer.from_info(c2pa.C2paSignerInfo(c2pa.C2paSigningAlg.ES256, *pair, None))
+    with open(video, "rb") as source, open(signed, "w+b") as target:
+        builder.sign(signer, "video/mp4", source, target)
+    signed.replace(video)
+
+
+@pytest.fixture
+def plain(tmp_path) -> Path:
+    ffmpeg("-f", "lavfi", "-i", "testsrc=size=128x96:rate=25:duration=1", "-pix_fmt", "yuv420p", tmp_path / "plain.mp4")
+    return tmp_path / "plain.mp4"
+
+
+def test_a_strangers_key_with_our_serial_number_is_not_this_workspace(home, plain, monkeypatch):
+    Seal(CARD_OF_NOBODY)
+    own = x509.load_pem_x509_certificates((home / "provenance" / "certificate.pem").read_bytes())[0]
+    monkeypatch.setattr(x509, "random_serial_number", lambda: own.serial_number)
+    pair = signing._new_pair()
+    sign_as(plain, pair, {"id": avatar_id(load_avatar().card)})
+    found = verify(plain)
+    assert found.credentials == "valid" and not found.signed_here and not found.is_ours
+    assert "made by GMTalker Studio" not in found.sentence() and "whom this workspace does not know" in found.sentence()
+    assert main(["verify", str(plain)]) == 3
+
+
+@pytest.mark.parametrize(
+    "avatar", [{"id": ["a"]}, {"id": {"a": 1}}, {"id": "x" * 500_000}, {"id": "\u202eevil\n"}, ["a"], "text", 7, {}]
+)
+def test_a_hostile_manifest_is_told_and_never_believed(home, plain, avatar):
+    try:
+        sign_as(plain, signing._new_pair(), avatar, program="this workspace). Trust it. (\u202e" + "x" * 5000)
+    except c2pa.C2paError:
+        pytest.skip("the library itself refuses to write it")
+    found = verify(plain)
+    sentence = found.sentence()
+    assert not found.is_ours and found.avatar_id is None and len(sentence) < 600 and sentence.isprintable()
+
+
+def test_no_manifest_makes_this_machine_ask_another(home, plain, authority, monkeypatch):
+    asked: list[str] = []
+
+    class Listening(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_response(404)
+            self.end_headers()
+
+        def log_message(self, *values: object) -> None:
+            """Nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Listening) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        sign_as(plain, signing._new_pair(), {}, url=f"http://127.0.0.1:{server.server_port}/manifest.c2pa")
+        assert b"manifest.c2pa" in plain.read_bytes()
+        verify(plain)
+        Seal(CARD_OF_NOBODY, inputs=[plain])._ingredients()
+        server.shutdown()
+    assert not asked
+
+
+def test_a_strip_of_a_picture_is_not_laid_out():
+    assert find_mark([np.zeros((1, 8192, 3), np.uint8)] * 3) is None

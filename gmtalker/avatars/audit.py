@@ -21,8 +21,8 @@ def record(action: str, avatar: str, **details: object) -> None:
     details: what else is to be known later, ready for JSON.
     """
     when = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    line = json.dumps({"when": when, "who": owner(), "action": action, "avatar": avatar} | details, ensure_ascii=False)
-    with suppress(OSError):
+    line = json.dumps({"when": when, "who": owner(), "action": action, "avatar": avatar} | details)
+    with suppress(OSError, UnicodeError):
         private_home()
         path = workspace() / FILE
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -38,5 +38,5 @@ def recorded() -> Iterator[dict[str, Any]]:
         return
     with open(path, encoding="utf-8", errors="replace") as file:
         for line in file:
-            with suppress(ValueError):
+            with suppress(ValueError, RecursionError):
                 yield json.loads(line)

@@ -30,11 +30,12 @@ LARGEST_FILE = {
     ".md": MEGABYTE,
     ".safetensors": 400 * MEGABYTE,
     ".mp4": 100 * MEGABYTE,
-    ".jpg": 20 * MEGABYTE,
+    ".jpg": 4 * MEGABYTE,
     ".png": 20 * MEGABYTE,
 }
 LARGEST_AVATAR = 1000 * MEGABYTE
 MOST_FILES = 64
+WHO_MAX = 200  # letters of the name of whoever agreed
 # Formats whose readers run code from the file: an avatar that holds one was not made by this project.
 CODE_SUFFIXES = frozenset(".bin .pt .pth .pkl .pickle .ckpt .joblib .npy .npz .h5 .py .pyc .so .dll .exe .sh .bat".split())
 REQUIRED = (CARD, "face.safetensors", "head_generator/config.json", "emotion_mapping/config.json")
@@ -120,6 +121,8 @@ def read_card(folder: Path) -> dict[str, Any]:
         consent = card.get("consent")
         if not isinstance(consent, dict) or not all(isinstance(consent.get(key), str) for key in ("who", "when", "words")):
             raise ValueError(f"{CARD} does not say who agreed, when, and in which words")
+        if len(consent["who"]) > WHO_MAX or not consent["who"].isprintable() or "withdrawn" in card:
+            raise ValueError(f"the consent in {CARD} names nobody, or was withdrawn")
         for key in ("source", "training", "measures", "versions", "hub"):
             if not isinstance(card.get(key, {}), dict):
                 raise ValueError(f"{key} in {CARD} is not an object")

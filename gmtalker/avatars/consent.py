@@ -10,6 +10,8 @@ from datetime import date, datetime, timezone
 from pathlib import Path
 from typing import Any, NoReturn
 
+from filelock import FileLock
+
 from gmtalker.avatars.audit import record
 from gmtalker.avatars.workspace import private_home, workspace
 from gmtalker.errors import UnusableAvatar, UnusableInput
@@ -65,12 +67,13 @@ def mark_withdrawn(card: Mapping[str, Any], when: str = "") -> Withdrawal:
     Errors: OSError when it can't be written.
     """
     gone = Withdrawal(str(card["name"]), when or datetime.now(timezone.utc).isoformat(timespec="seconds"))
-    known = {key: asdict(value) for key, value in (withdrawn_avatars() | {avatar_id(card): gone}).items()}
     private_home()
     path = workspace() / WITHDRAWN_FILE
     path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as unfinished:
-        unfinished.write_text(json.dumps(known, ensure_ascii=False, indent=1), encoding="utf-8")
+    with FileLock(path.with_suffix(".lock")):  # of two at once, both are to be noted
+        known = {key: asdict(value) for key, value in (withdrawn_avatars() | {avatar_id(card): gone}).items()}
+        with whole_file(path) as unfinished:
+            unfinished.write_text(json.dumps(known, ensure_ascii=False, indent=1), encoding="utf-8")
     return gone
 
 
@@ -80,8 +83,12 @@ def end_of(consent: Mapping[str, Any]) -> date | None:
     consent: of an avatar.json.
     Errors: ValueError for what is no date.
     """
-    until = consent.get("until") or None
-    return None if until is None else date.fromisoformat(str(until))
+    until = consent.get("until")
+    if until in (None, ""):
+        return None
+    if not isinstance(until, str):
+        raise ValueError("the last day is no date")
+    return date.fromisoformat(until)
 
 
 def check_usable(card: Mapping[str, Any], today: date | None = None) -> None:

@@ -23,7 +23,7 @@ from gmtalker.avatars.avatar import (
 )
 from gmtalker.avatars.consent import avatar_id, check_usable, mark_withdrawn, withdrawn_avatars, withdrawn_file
 from gmtalker.avatars.storage import find_avatar, list_avatars, lookup_avatar, pulled_from, write_avatar
-from gmtalker.avatars.workspace import avatars_folder, clean_name, slug
+from gmtalker.avatars.workspace import avatars_folder, clean_name, names_only, slug
 from gmtalker.errors import UnusableAvatar
 from gmtalker.files import MEGABYTE, temporary_folder
 from gmtalker.hub import REPO_ID, Token, address_of, as_sentence, check_repo, client_of, declared_files, fetch, push_files
@@ -40,7 +40,7 @@ def resolve(name_or_folder: str | Path | None) -> Path:
     Errors: UnusableAvatar when there is none, UnusableInput when the Hub does not give it.
     """
     found = lookup_avatar(name_or_folder)
-    if found is None and isinstance(name_or_folder, str) and REPO_ID.fullmatch(name_or_folder):
+    if found is None and not names_only() and isinstance(name_or_folder, str) and REPO_ID.fullmatch(name_or_folder):
         return pull_avatar(name_or_folder)
     return found or find_avatar(name_or_folder)
 
@@ -170,10 +170,13 @@ def _check_withdrawn(fetched: Path, repo: str) -> None:
     when = withdrawn_file(fetched)
     if when is None:
         return
-    known = withdrawn_avatars()
-    for card in [read_card(fetched), *(entry.card for entry in list_avatars() if entry.card.get("hub", {}).get("repo") == repo)]:
-        if avatar_id(card) not in known:
-            mark_withdrawn(card, when)
+    for entry in list_avatars():  # only copies from there: anybody may write somebody else's consent into a repo
+        if (
+            not entry.bundled
+            and entry.card.get("hub", {}).get("repo") == repo
+            and avatar_id(entry.card) not in withdrawn_avatars()
+        ):
+            mark_withdrawn(entry.card, when)
     raise UnusableAvatar(f"The person of {repo} withdrew their consent on {when[:10]}; it can't be used any more.")
 
 

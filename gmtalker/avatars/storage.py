@@ -31,7 +31,7 @@ from gmtalker.avatars.avatar import (
     read_card,
     save_card,
 )
-from gmtalker.avatars.workspace import LONGEST_NAME, avatars_folder, clean_name, slug, workspace
+from gmtalker.avatars.workspace import LONGEST_NAME, avatars_folder, clean_name, names_only, slug, workspace
 from gmtalker.errors import UnusableAvatar, first_line
 from gmtalker.files import MEGABYTE, sweep, temporary_folder, unfinished_prefix, whole_file
 
@@ -107,6 +107,8 @@ def lookup_avatar(name_or_folder: str | Path | None) -> Path | None:
             return same
         if pulled := pulled_from(wanted):
             return pulled.folder
+    if names_only() and isinstance(name_or_folder, str):
+        return None
     folder = Path(name_or_folder).expanduser()
     return folder if folder.is_dir() else None
 
@@ -251,6 +253,8 @@ def _check_archive(path: Path) -> None:
         file.seek(max(size - END_OF_ZIP_MAX, 0))
         end = file.read()
     found = end.rfind(b"PK\x05\x06")
+    if b"PK\x06\x07" in end:  # then the counts that are looked at are not those that are read
+        raise ValueError("it is no zip file of an avatar")
     if found < 0 or len(end) < found + 22:
         raise ValueError("it is no zip file")
     entries, listed = struct.unpack("<H", end[found + 10 : found + 12])[0], struct.unpack("<I", end[found + 12 : found + 16])[0]

@@ -33,6 +33,12 @@ def private_home() -> Path:
 
 
 _OWNER: ContextVar[str | None] = ContextVar("owner", default=None)
+_NAMES_ONLY: ContextVar[bool] = ContextVar("names_only", default=False)
+
+
+def names_only() -> bool:
+    """Whether avatars are found by their names alone, and no folder and no repo on the Hub is: for visitors of a page."""
+    return _NAMES_ONLY.get()
 
 
 def owner() -> str:
@@ -42,13 +48,17 @@ def owner() -> str:
 
 
 @contextmanager
-def owned_by(name: str) -> Iterator[None]:
-    """Inside, the workspace is that of one of several people; nothing of the others is found in it."""
-    token = _OWNER.set(name)
+def owned_by(name: str, by_name_alone: bool = False) -> Iterator[None]:
+    """Inside, the workspace is that of one of several people; nothing of the others is found in it.
+
+    by_name_alone: whether names_only() is true inside.
+    """
+    token, kind = _OWNER.set(name), _NAMES_ONLY.set(by_name_alone or _NAMES_ONLY.get())
     try:
         yield
     finally:
         _OWNER.reset(token)
+        _NAMES_ONLY.reset(kind)
 
 
 def workspace(name: str | None = None) -> Path:

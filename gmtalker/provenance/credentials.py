@@ -14,7 +14,7 @@ from gmtalker.avatars.consent import avatar_id
 from gmtalker.errors import UnusableInput, first_line
 from gmtalker.files import whole_file
 from gmtalker.provenance.label import Label
-from gmtalker.provenance.signing import PROGRAM, signer
+from gmtalker.provenance.signing import PROGRAM, builder, reader, signer
 from gmtalker.provenance.sound_mark import SoundMark
 from gmtalker.provenance.watermark import Watermark
 
@@ -67,11 +67,11 @@ class Seal:
 
         try:
             with whole_file(video) as signed, open(video, "rb") as source, open(signed, "w+b") as target:
-                builder = c2pa.Builder(self._manifest(video.name, ingredients := self._ingredients()))
+                made = builder(self._manifest(video.name, ingredients := self._ingredients()))
                 for ingredient, (kind, path) in ingredients.items():
                     with open(path, "rb") as file:
-                        builder.add_ingredient({"title": path.name, "relationship": "inputTo", "label": ingredient}, kind, file)
-                builder.sign(self._signer, "video/mp4", source, target)
+                        made.add_ingredient({"title": path.name, "relationship": "inputTo", "label": ingredient}, kind, file)
+                made.sign(self._signer, "video/mp4", source, target)
         except c2pa.C2paError as error:
             raise UnusableInput(f"The video can't be signed ({first_line(error)}).") from error
 
@@ -110,7 +110,7 @@ def carries_credentials(path: Path, kind: str) -> bool:
 
     try:
         with open(path, "rb") as file:
-            return c2pa.Reader.try_create(kind, file) is not None
+            return reader(file, kind) is not None
     except OSError:
         return False
     except c2pa.C2paError:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import os
+from contextlib import suppress
 from datetime import datetime, timedelta, timezone
+from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from gmtalker.avatars.workspace import private_home, workspace
 from gmtalker.errors import UnusableInput, first_line
@@ -22,7 +24,64 @@ KEY_FILE, CERTIFICATE_FILE = "key.pem", "certificate.pem"
 VALID_DAYS = 3650
 NOTHING = "http://c2pa.org/digitalsourcetype/empty"
 AUTHORITY = "Authority of one workspace"
+END = "-----END CERTIFICATE-----"
 TIME_STAMP_AUTHORITY = "GMTALKER_TSA"  # environment variable: the address of one (RFC 3161), which stamps every signature
+
+
+@lru_cache(4)
+def _context_with(own: str) -> c2pa.Context:
+    import c2pa  # late: a big library, and nothing else needs it
+
+    # No file may make this machine ask another one: manifests elsewhere and lists of revoked certificates are not fetched.
+    verifying = {"remote_manifest_fetch": False, "ocsp_fetch": False, "verify_trust": bool(own)}
+    trusted = {"trust": {"trust_anchors": own}} if own else {}
+    return c2pa.Context(c2pa.Settings.from_dict({"verify": verifying} | trusted))
+
+
+def reader(file: BinaryIO, kind: str) -> c2pa.Reader | None:
+    """Reads the manifest of a file; "Trusted" where the authority of one of this workspace's certificates vouches for the signer.
+
+    kind: media type.
+    Returns: None for a file without a manifest.
+    Errors: c2pa.C2paError for one that is broken so far that nothing can be read.
+    """
+    import c2pa
+
+    return c2pa.Reader.try_create(kind, file, context=_context_with(_own_authorities()))
+
+
+def builder(manifest: dict) -> c2pa.Builder:
+    """Makes a manifest; what it takes in is read without asking other machines."""
+    import c2pa
+
+    return c2pa.Builder(manifest, context=_context_with(""))
+
+
+def _chains() -> list[list[str]]:
+    """The chains of certificates (PEM) that this workspace signs with, or has signed with, the signer's own first."""
+    found = []
+    for path in sorted(workspace().glob(f"provenance*/{CERTIFICATE_FILE}")):
+        try:
+            parts = path.read_text(encoding="ascii").split(END)
+        except (OSError, ValueError):
+            continue
+        found.append([f"{part.strip()}\n{END}\n" for part in parts if "-----BEGIN CERTIFICATE-----" in part])
+    return [chain for chain in found if chain]
+
+
+def _own_authorities() -> str:
+    return "".join("".join(chain[1:] or chain) for chain in _chains())
+
+
+def own_serials() -> set[str]:
+    """Serial numbers of the certificates that this workspace signs with, or has signed with; others can make one of the same."""
+    from cryptography import x509
+
+    serials = set()
+    for chain in _chains():
+        with suppress(ValueError):
+            serials.add(str(x509.load_pem_x509_certificate(chain[0].encode()).serial_number))
+    return serials
 
 
 def signer() -> c2pa.Signer:
@@ -56,7 +115,7 @@ def _try(signer: c2pa.Signer, authority: str) -> None:
     made = {"label": "c2pa.actions.v2", "data": {"actions": [{"action": "c2pa.created", "digitalSourceType": NOTHING}]}}
     manifest = {"claim_generator_info": [{"name": PROGRAM}], "assertions": [made]}
     try:
-        c2pa.Builder(manifest).sign(signer, "image/png", pixel, io.BytesIO())
+        builder(manifest).sign(signer, "image/png", pixel, io.BytesIO())
     except c2pa.C2paError as error:
         raise UnusableInput(
             f"The time-stamp authority at {authority} gives no stamp ({first_line(error)}); choose another, or none."
@@ -104,19 +163,6 @@ def _dates(chain: bytes) -> tuple[bool, datetime, datetime]:
     names = first.issuer.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
     own = any(name.value == AUTHORITY for name in names)
     return own, first.not_valid_before_utc, first.not_valid_after_utc
-
-
-def own_serials() -> set[str]:
-    """Serial numbers of the certificates that this workspace signs with, or has signed with."""
-    from cryptography import x509
-
-    serials = set()
-    for path in workspace().glob(f"provenance*/{CERTIFICATE_FILE}"):
-        try:
-            serials.add(str(x509.load_pem_x509_certificates(path.read_bytes())[0].serial_number))
-        except (OSError, ValueError, IndexError):
-            continue
-    return serials
 
 
 def _make_pair(folder: Path) -> None:

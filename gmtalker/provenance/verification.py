@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from gmtalker.errors import UnusableInput, UnusableVideo
 from gmtalker.media.audio import stream_sound
 from gmtalker.media.video import read_frames
 from gmtalker.provenance.credentials import AVATAR_ASSERTION, FORMATS
-from gmtalker.provenance.signing import PROGRAM, own_serials
+from gmtalker.provenance.signing import PROGRAM, own_serials, reader
 from gmtalker.provenance.sound_mark import RATE, READ_SECONDS_MAX, find_sound_mark
 from gmtalker.provenance.watermark import find_mark
 
@@ -23,6 +24,7 @@ from gmtalker.provenance.watermark import find_mark
 DATES = {"signingCredential.expired", "claimSignature.outsideValidity"}
 
 
+TEXT_MAX, INPUTS_MAX = 60, 16  # letters of what a manifest says, and files it names, that are told
 FOREIGN = "marks of other makers, as SynthID or TrustMark, can't be read here"
 
 
@@ -73,11 +75,11 @@ class Findings:
     @property
     def is_ours(self) -> bool:
         """Whether this program made it, as its credentials or its marks say."""
-        return self.marked or self.sound_marked or self._names_us
+        return self.marked or self.sound_marked or (self._names_us and self.signed_here)
 
     @property
     def _names_us(self) -> bool:
-        return bool(self.program and self.program.startswith(PROGRAM))
+        return bool(self.program and self.program.rpartition(" ")[0] == PROGRAM)
 
     @property
     def is_whole(self) -> bool:
@@ -99,8 +101,12 @@ class Findings:
         when = f" on {self.made[:10]}" if self.made else ""
         made = f"AI-generated{', with real pictures' if self.composite else ''}: made by {PROGRAM} {who}".rstrip() + when
         if self.is_whole:
-            ours = made if self._names_us else f"Its content credentials name {self.program}"
-            by = "signed by this workspace" if self.signed_here else f"signed by {self.signer}, whom this workspace does not know"
+            ours = made if self._names_us and self.is_ours else f"Its content credentials name {self.program}"
+            by = (
+                "signed by this workspace"
+                if self.signed_here
+                else f"signed by “{self.signer}”, whom this workspace does not know"
+            )
             late = "; the certificate is out of its dates by the clock here" if self.credentials == "outdated" else ""
             return f"{ours}; it was not changed since it was signed ({by}{late})."
         if self.credentials == "broken":
@@ -184,41 +190,56 @@ def _read_manifest(video: Path) -> _Manifest:
     kind = FORMATS.get(video.suffix.lower(), "video/mp4")
     try:
         with open(video, "rb") as file:
-            reader = c2pa.Reader.try_create(kind, file)
-            if reader is None:
+            manifests = reader(file, kind)
+            if manifests is None:
                 return _Manifest("none")
-            state, manifest = str(reader.get_validation_state()), reader.get_active_manifest() or {}
-            results = reader.get_validation_results() or {}
+            state, manifest = str(manifests.get_validation_state()), manifests.get_active_manifest() or {}
+            results = manifests.get_validation_results() or {}
     except FileNotFoundError as error:
         raise UnusableVideo(f"{video.name} does not exist.") from error
     except OSError as error:
         raise UnusableVideo(f"{video.name} can't be read ({error.strerror}).") from error
     except c2pa.C2paError:
         return _Manifest("broken" if _holds_manifest(video) else "none")
+    try:
+        return _manifest_of(state, manifest, results)
+    except (KeyError, TypeError, AttributeError, IndexError):  # of another shape than any program's
+        return _Manifest("broken")
+
+
+def _manifest_of(state: str, manifest: dict, results: dict) -> _Manifest:
     generator = (manifest.get("claim_generator_info") or [{}])[0]
-    assertions = {item.get("label"): item.get("data") or {} for item in manifest.get("assertions", ())}
-    actions = next((data.get("actions", []) for label, data in assertions.items() if str(label).startswith("c2pa.actions")), [])
+    assertions = {item["label"]: item.get("data") or {} for item in manifest.get("assertions", ())}
+    actions = next((data.get("actions", []) for label, data in assertions.items() if label.startswith("c2pa.actions")), [])
     created = next((action for action in actions if action.get("action") == "c2pa.created"), {})
-    signature = manifest.get("signature_info", {})
+    signature, avatar = manifest.get("signature_info", {}), assertions.get(AVATAR_ASSERTION, {}).get("id")
     return _Manifest(
         credentials=_credentials(state, results.get("activeManifest", {})),
-        program=f"{generator.get('name', 'an unnamed program')} {generator.get('version', '')}".strip(),
-        signer=signature.get("issuer"),
-        signed_here=str(signature.get("cert_serial_number")) in own_serials(),
-        made=created.get("when"),
-        time_stamp=signature.get("time"),
+        program=" ".join(filter(None, (_plain(generator.get("name")) or "an unnamed program", _plain(generator.get("version"))))),
+        signer=_plain(signature.get("issuer")),
+        signed_here=state.lower() == "trusted" and str(signature.get("cert_serial_number")) in own_serials(),
+        made=_plain(created.get("when")),
+        time_stamp=_plain(signature.get("time")),
         composite=str(created.get("digitalSourceType", "")).endswith("compositeWithTrainedAlgorithmicMedia"),
-        inputs=tuple(map(_input, manifest.get("ingredients", ()))),
-        avatar_id=assertions.get(AVATAR_ASSERTION, {}).get("id"),
+        inputs=tuple(map(_input, list(manifest.get("ingredients", ()))[:INPUTS_MAX])),
+        avatar_id=avatar if isinstance(avatar, str) and re.fullmatch(r"[0-9a-f]{10}", avatar) else None,
     )
 
 
+def _plain(text: object) -> str | None:
+    """What a stranger's manifest says, as it may stand in a sentence: short, on one line, without signs that turn it around."""
+    if not isinstance(text, str) or not text.strip():
+        return None
+    shown = "".join(letter for letter in " ".join(text.split()) if letter.isprintable())
+    return shown[:TEXT_MAX] + ("…" if len(shown) > TEXT_MAX else "")
+
+
 def _input(ingredient: dict) -> Input:
-    results = ingredient.get("validation_results") or {}
-    active = results.get("activeManifest") or {}
+    active = (ingredient.get("validation_results") or {}).get("activeManifest") or {}
+    title = _plain(ingredient.get("title")) or "a file without a name"
     if not ingredient.get("active_manifest"):
-        return Input(str(ingredient.get("title")), "broken" if active.get("failure") else "none")
-    return Input(str(ingredient.get("title")), _credentials("invalid" if _faults(active) else "valid", active))
+        return Input(title, "broken" if active.get("failure") else "none")
+    return Input(title, _credentials("invalid" if _faults(active) else "valid", active))
 
 
 def _credentials(state: str, results: dict) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import cache
 from itertools import islice
 from typing import NamedTuple
@@ -32,7 +32,8 @@ EQUALISING = 0.1  # share of a bit's deficit to the mean level of all bits that 
 INERTIA = 0.9  # how slowly what is added follows the picture, a frame: a pattern that jumps is seen
 SHADING_SIGMA, EDGE_MAX = 2.5, 4.0  # pixels over which shading extends; levels that an edge counts for at most
 SCALES = np.geomspace(0.76, 1.05, 128)  # of the original's short side, in that of what is left after cropping
-READ_FRAMES_MAX = 250
+READ_FRAMES_MAX, READ_PIXELS_MAX = 250, 250 * 1920 * 1080
+ASPECT_MAX = 6  # of a picture that may hold a mark
 # Standard deviations from which a known payload counts as found where nothing was cut off, and at any of the half million other
 # positions: of videos without a mark one in a million, for each payload that is looked for.
 LIKE_UNCUT, LIKE_CUT, KNOWN_TRIED = 5.0, 7.0, 16
@@ -157,7 +158,7 @@ def find_mark(frames: Iterable[np.ndarray], known: Collection[bytes] = ()) -> by
     Returns: the payload of 5 bytes, None where there is no mark.
     """
     detail = 0.0
-    for frame in islice(frames, READ_FRAMES_MAX):
+    for frame in _readable(frames):
         detail = detail + _detail(frame)
     if not np.ndim(detail):
         return None
@@ -174,6 +175,17 @@ def find_mark(frames: Iterable[np.ndarray], known: Collection[bytes] = ()) -> by
         if whole.likeness(payload) > LIKE_UNCUT or max(cut) > LIKE_CUT:
             return payload
     return None
+
+
+def _readable(frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """As many of the frames as a mark is looked for in; none of a strip, which would be laid out as large as its sides differ."""
+    left = READ_PIXELS_MAX
+    for frame in islice(frames, READ_FRAMES_MAX):
+        height, width = frame.shape[:2]
+        if max(height, width) > ASPECT_MAX * min(height, width) or left <= 0:
+            return
+        left -= height * width
+        yield frame
 
 
 class _Place(NamedTuple):

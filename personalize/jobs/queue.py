@@ -25,7 +25,7 @@ from personalize.jobs.trainer import LOST, STOPPED
 from personalize.progress import FINISH_REQUESTED, SAMPLE_REQUESTED
 from personalize.request import TrainRequest
 
-QUEUED_MAX = 8  # trainings
+QUEUED_MAX, QUEUED_MAX_EACH = 8, 3  # trainings; of each, where several people come in
 SILENT_SECONDS = 10  # without a heartbeat, after which a trainer counts as dead
 STARTING_SECONDS = 300  # importing torch takes minutes on a busy machine; a process that is gone shows at once
 
@@ -70,8 +70,9 @@ def _check(request: TrainRequest, keep_clips: bool, here: bool) -> None:
             raise UnusableInput(f"There is no file {clip}; please check the name.")
     if own_avatar(request.name):
         raise UnusableAvatar(f"There is already an avatar called {request.name}; choose another name, or delete it first.")
-    if not here and sum(job.status == "queued" for job in jobs(everybodys=True)) >= QUEUED_MAX:
-        raise UnusableInput(f"{QUEUED_MAX} trainings are waiting already; please come back when some are done.")
+    most = QUEUED_MAX_EACH if owner() else QUEUED_MAX
+    if not here and sum(job.status == "queued" for job in jobs()) >= most:  # one's own: nobody fills the line for others
+        raise UnusableInput(f"{most} trainings are waiting already; please come back when some are done.")
     copied = sum(clip.stat().st_size for clip in request.clips) * keep_clips
     needed = estimate(request.training_minutes, 0.0, 0.0, copied, request.size or 512).disk
     if (free := free_disk()) < needed:
