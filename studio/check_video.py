@@ -84,42 +84,59 @@ def check_route(upload_megabytes: float, look: Callable[[Path], dict] | None = N
     upload_megabytes: the largest file.
     look: finds what a file says; None for `find`, without names.
     """
-    look = look or partial(find, names=False)
-    few, waiting = asyncio.Semaphore(AT_ONCE), 0
+    return Route(ROUTE, _Checks(upload_megabytes, look or partial(find, names=False)).answer, methods=["GET", "POST"])
 
-    async def check(request: Request) -> Response:
-        nonlocal waiting
+
+class _Checks:
+    """Answers whoever sends a video, a few at a time."""
+
+    def __init__(self, upload_megabytes: float, look: Callable[[Path], dict]) -> None:
+        self.upload_megabytes, self.look = upload_megabytes, look
+        self.few, self.waiting = asyncio.Semaphore(AT_ONCE), 0
+
+    async def answer(self, request: Request) -> Response:
+        """The page, or what is found."""
         if request.method == "GET":
             return HTMLResponse(_page(request, f"<p>{escape(say(request, 'check_video_about_plain'))}</p>"))
-        length = request.headers.get("content-length", "")
-        if not length.isdigit() or "transfer-encoding" in request.headers:
-            return JSONResponse({"error": "The request has to say how long it is."}, 411)
-        if int(length) > upload_megabytes * MEGABYTE:
-            return JSONResponse({"error": f"A file has up to {upload_megabytes:g} MB."}, 413)
-        if waiting >= WAITING_MAX:
-            return JSONResponse({"error": "Too many videos are looked at; please try again in a minute."}, 503)
-        waiting += 1
+        refused = self._refusal(request)
+        if refused is not None:
+            return refused
+        self.waiting += 1
         try:
-            async with asyncio.timeout(UPLOAD_SECONDS):
-                form = await request.form(max_files=1, max_fields=1)
-            async with few:
-                upload = form.get("file")
-                if upload is None or isinstance(upload, str):
-                    return JSONResponse({"error": "Send the video as the field `file` of a form."}, 400)
-                found = await asyncio.to_thread(_look_at, upload.file, upload.filename or "video.mp4", look)
-        except TimeoutError:
-            return JSONResponse({"error": "The upload took too long."}, 408)
-        except UnusableInput as error:
-            found = {"error": without_places(str(error))}
+            status, found = await self._found(request)
         finally:
-            waiting -= 1
+            self.waiting -= 1
             await request.close()  # what was sent
         if "text/html" in request.headers.get("accept", ""):
             inside = f'<p class="fail">{escape(found["error"])}</p>' if "error" in found else _as_html(request, found)
-            return HTMLResponse(_page(request, inside))
-        return JSONResponse(json.loads(json.dumps(found)), 422 if "error" in found else 200)
+            return HTMLResponse(_page(request, inside), status)
+        return JSONResponse(json.loads(json.dumps(found)), status)
 
-    return Route(ROUTE, check, methods=["GET", "POST"])
+    def _refusal(self, request: Request) -> Response | None:
+        """The answer to what is not even read."""
+        length = request.headers.get("content-length", "")
+        if not length.isdigit() or "transfer-encoding" in request.headers:
+            return JSONResponse({"error": "The request has to say how long it is."}, 411)
+        if int(length) > self.upload_megabytes * MEGABYTE:
+            return JSONResponse({"error": f"A file has up to {self.upload_megabytes:g} MB."}, 413)
+        if self.waiting >= WAITING_MAX:
+            return JSONResponse({"error": "Too many videos are looked at; please try again in a minute."}, 503)
+        return None
+
+    async def _found(self, request: Request) -> tuple[int, dict]:
+        """Status, and what is found or an error."""
+        try:
+            async with asyncio.timeout(UPLOAD_SECONDS):
+                form = await request.form(max_files=1, max_fields=1)
+            upload = form.get("file")
+            if upload is None or isinstance(upload, str):
+                return 400, {"error": "Send the video as the field `file` of a form."}
+            async with self.few:
+                return 200, await asyncio.to_thread(_look_at, upload.file, upload.filename or "video.mp4", self.look)
+        except TimeoutError:
+            return 408, {"error": "The upload took too long."}
+        except UnusableInput as error:
+            return 422, {"error": without_places(str(error))}
 
 
 def _look_at(file, name: str, look: Callable[[Path], dict]) -> dict:

@@ -229,7 +229,8 @@ def test_only_the_sentence_itself_is_an_answer_and_only_the_last_one_asked_for(h
     everything = f"i agree {proof.WORDS} lemon garden window {proof.WORDS} {proof.WORDS}"
     assert not proof._says(everything.split(), words)
     proof.ask()
-    assert proof._asked() == words_of(proof.ask())
+    last = words_of(proof.ask())
+    assert proof._asked() == last
     monkeypatch.setattr(proof, "VALID_SECONDS", 0.0)
     assert proof._asked() is None
 

@@ -373,7 +373,7 @@ def test_a_space_keeps_what_is_made_where_it_outlives_a_restart(tmp_path: Path, 
     assert os.environ["GMTALKER_HOME"] == "/elsewhere"
     monkeypatch.setattr(os, "environ", {})
     studio.deployment.prepare()
-    assert set(os.environ) == {"GRADIO_ANALYTICS_ENABLED"}
+    assert set(os.environ) == {"GRADIO_ANALYTICS_ENABLED", "FORWARDED_ALLOW_IPS"}
 
 
 def test_every_page_has_a_folder_of_its_own_for_what_visitors_send(monkeypatch):

@@ -46,7 +46,8 @@ class Withdrawal:
 def withdrawn_avatars() -> dict[str, Withdrawal]:
     """The withdrawn avatars that this workspace knows of, by their ids.
 
-    Errors: UnusableInput when the file can't be read: then nobody knows which may be used.
+    Errors: UnusableInput for a file that holds something else, OSError for one that can't be read: then nobody knows which may be
+        used.
     """
     path = workspace() / WITHDRAWN_FILE
     try:
@@ -55,7 +56,7 @@ def withdrawn_avatars() -> dict[str, Withdrawal]:
         }
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UnusableInput(f"{path} can't be read; it says which avatars may be used no more. Please repair it.") from error
 
 

@@ -7,7 +7,7 @@ import tempfile
 import time
 import wave
 from collections.abc import Sequence
-from itertools import combinations
+from itertools import combinations, permutations
 from pathlib import Path
 
 import imageio_ffmpeg
@@ -67,13 +67,7 @@ def measure_mark(pipeline: GMTalkerPipeline, clips: Sequence[Path], on_progress:
     Source: docs/method.md section 13.
     """
     entries = list_avatars()
-    attacks = [
-        (),
-        *combinations(ATTACKS, 1),
-        *(pair for pair in combinations(ATTACKS, 2) if not all(CUT in name for name in pair)),
-    ]
-    wrong: dict[str, list[int]] = {" and ".join(attack) or AS_WRITTEN: [] for attack in attacks}
-    missed, quality, seconds, frames = dict.fromkeys(wrong, 0), [], 0.0, 0
+    found, quality, seconds, frames = _Read(), [], 0.0, 0
     with tempfile.TemporaryDirectory() as folder:
         for number in range(VIDEOS):
             entry, emotion = entries[number % len(entries)], EMOTIONS[number % len(EMOTIONS)]
@@ -84,11 +78,7 @@ def measure_mark(pipeline: GMTalkerPipeline, clips: Sequence[Path], on_progress:
             marked = [mark(frame) for frame in plain]
             seconds, frames = seconds + time.process_time() - began, frames + len(plain)
             quality.append(float(peak_signal_noise_ratio(np.stack(plain), np.stack(marked), data_range=255)))
-            written = _write(marked, Path(folder) / "written.mp4")
-            for name, attack in zip(wrong, attacks, strict=True):
-                attacked = _attacked(written, attack)
-                wrong[name].append(_wrong_bits(payload, attacked))
-                missed[name] += find_mark(read_frames(attacked), [payload]) != payload if wrong[name][-1] else 0
+            found.attack(_write(marked, Path(folder) / "written.mp4"), payload)
     alarms, known = [], [bytes.fromhex(avatar_id(entry.card)) for entry in entries]
     for number, clip in enumerate(clips):
         on_progress(Progress(f"reading {clip.name}", number, len(clips)))
@@ -96,15 +86,37 @@ def measure_mark(pipeline: GMTalkerPipeline, clips: Sequence[Path], on_progress:
     return {
         "outputs": VIDEOS,
         "avatars": [entry.name for entry in entries],
-        "wrong_bits_of_64": {
-            name: {"most": max(bits), "videos_with_any": sum(map(bool, bits)), "missed_though_known": missed[name]}
-            for name, bits in wrong.items()
-        },
+        "wrong_bits_of_64": found.figures(),
         "real_clips": len(alarms),
         "real_clips_said_to_be_marked": sum(alarms),
         "psnr_beside_the_unmarked": {"least": round(min(quality), 2), "mean": round(float(np.mean(quality)), 2)},
         "cpu_ms_a_frame": round(1000 * seconds / frames, 3),
     }
+
+
+class _Read:
+    """How the mark is read after each attack, alone and two in turn, in either order."""
+
+    def __init__(self) -> None:
+        pairs = (pair for pair in permutations(ATTACKS, 2) if not all(CUT in name for name in pair))
+        self.attacks = [(), *combinations(ATTACKS, 1), *pairs]
+        self.wrong: dict[str, list[int]] = {", then ".join(attack) or AS_WRITTEN: [] for attack in self.attacks}
+        self.missed = dict.fromkeys(self.wrong, 0)
+
+    def attack(self, video: Path, payload: bytes) -> None:
+        """Read one marked video after all of them."""
+        for name, attack in zip(self.wrong, self.attacks, strict=True):
+            attacked = _attacked(video, attack)
+            self.wrong[name].append(_wrong_bits(payload, attacked))
+            if self.wrong[name][-1]:
+                self.missed[name] += find_mark(read_frames(attacked), [payload]) != payload
+
+    def figures(self) -> dict[str, dict[str, int]]:
+        """Of each attack: the most wrong bits, videos with any, and videos whose mark is not found even where it is known."""
+        return {
+            name: {"most": max(bits), "videos_with_any": sum(map(bool, bits)), "missed_though_known": self.missed[name]}
+            for name, bits in self.wrong.items()
+        }
 
 
 def measure_sound_mark(clips: Sequence[Path], on_progress: OnProgress = ignore_progress) -> dict:

@@ -170,12 +170,10 @@ def test_what_visitors_sent_goes_with_the_page_or_at_its_next_start(tmp_path, en
             break
         except OSError:
             time.sleep(0.1)
-    own = [path for path in (tmp_path / "temporary").iterdir() if path.name.startswith(files.PLAIN)]
+    own = [path for path in tmp_path.iterdir() if path.name.startswith(files.HIDDEN)]
     assert len(own) == 1
     page.send_signal(end)
     page.wait(60)
     assert own[0].exists() == (end == signal.SIGKILL)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
-        with files.temporary_folder():
-            assert not own[0].exists()
+    with files.temporary_folder(tmp_path):
+        assert not own[0].exists()
