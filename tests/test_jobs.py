@@ -387,8 +387,9 @@ def test_after_a_kill_the_same_command_goes_on_at_once(clip):
     """Nobody need look at the list of trainings before: the row of the killed process still says that it runs."""
     job = start("long", clip)
     wait_for(job, "running")
-    os.kill(jobs.get(job.id).pid, signal.SIGKILL)
-    psutil.wait_procs([psutil.Process(jobs.get(job.id).pid)], timeout=10)
+    trainer = psutil.Process(jobs.get(job.id).pid)
+    trainer.kill()
+    psutil.wait_procs([trainer], timeout=10)
     assert jobs.get(job.id).status == "running"
     again = jobs.create(request("long", clip), here=True)
     assert again.id == job.id and again.pid == os.getpid()
