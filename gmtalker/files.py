@@ -89,14 +89,14 @@ def whole_file(path: Path) -> Iterator[Path]:
         unfinished.unlink(missing_ok=True)
 
 
-def save_request(values: Mapping[str, object], path: Path) -> None:
-    """Write the JSON of a request. Errors: OSError when it can't be written."""
+def save_json(values: Mapping[str, object], path: Path) -> None:
+    """Write JSON, whole or not at all. Errors: OSError when it can't be written."""
     with whole_file(path) as unfinished:
         unfinished.write_text(json.dumps(values, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
 
 
 def load_request(path: Path, from_json: Callable[[object], Request]) -> Request:
-    """Read a request that save_request wrote.
+    """Read a request that save_json wrote.
 
     from_json: makes it of the JSON; raises ValueError for anything else.
     Errors: UnusableInput when the file is missing or holds no request.

@@ -15,7 +15,7 @@ from gmtalker.avatars.avatar import Avatar
 from gmtalker.avatars.ready import AvatarLike, ReadyAvatar
 from gmtalker.avatars.storage import lookup_avatar
 from gmtalker.clock import LABEL_LANGUAGES, LABELS, LARGEST_AMOUNT, LARGEST_INTENSITY, MOTIONS
-from gmtalker.files import load_request, save_request
+from gmtalker.files import load_request, save_json
 from gmtalker.tracks import EmotionKey, EmotionWeights, over_full
 
 KIND = "speak"  # of request that a JSON file holds
@@ -153,7 +153,7 @@ class SpeakRequest:
 
     def save(self, path: Path) -> None:
         """Write the request as JSON, whole or not at all. Errors: OSError when it can't be written."""
-        save_request(self.to_json(), path)
+        save_json(self.to_json(), path)
 
     @classmethod
     def load(cls, path: Path) -> SpeakRequest:

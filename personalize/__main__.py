@@ -6,10 +6,10 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
-from gmtalker.avatars.audit import record, recorded
+from gmtalker.avatars.audit import recorded
 from gmtalker.clock import SIZES
 from gmtalker.command_line import (
     DONE,
@@ -202,14 +202,9 @@ def _consent_of(options: argparse.Namespace) -> Consent:
     consent = Consent.given_now(options.consent_of or options.name, words, **bounds)
     if options.consent_film is None:
         return consent
-    from personalize.check import check_clip
-    from personalize.proof import as_json, prove
+    from personalize.proof import proved  # late: it needs torch
 
-    try:
-        return replace(consent, proof=as_json(prove(options.consent_film, check_clip(options.clips[0]))))
-    except UnusableInput as error:
-        record("refused", options.name, why=str(error))
-        raise
+    return proved(consent, options.consent_film, options.clips[0], options.name)
 
 
 def _work(options: argparse.Namespace, job: jobs.Job, request: TrainRequest) -> int:

@@ -10,21 +10,24 @@ import secrets
 import time
 import unicodedata
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from gmtalker.avatars.workspace import private_home, workspace
+from gmtalker.avatars.audit import record
+from gmtalker.avatars.workspace import own_file, workspace
 from gmtalker.clock import SAMPLE_RATE
 from gmtalker.errors import UnusableInput
-from gmtalker.files import whole_file
+from gmtalker.files import save_json
 from gmtalker.media.audio import read_speech
 from personalize.check import Report, check_clip
 from personalize.check_faults import another_person_between
+from personalize.consent import Consent
 
 # Words that recognisers hear alike in most voices; in an order of their own there are 4,080 choices of three.
 WORDS = "apple bridge candle dragon elephant forest garden hammer island jacket kitchen lemon mountain orange purple river window"
+FILE = "consent-words.json"  # in the workspace
 VALID_SECONDS = 30 * 60.0
 SENTENCE = "I agree that an avatar of me is made, which can be made to say anything: {words}."
 SECONDS_MAX, HEARD_MAX = 120.0, 40  # of the film; words in it
@@ -49,12 +52,24 @@ class Proof:
 def ask() -> str:
     """Three random words, to be said within half an hour. Returns: the sentence to film."""
     words = " ".join(secrets.SystemRandom().sample(WORDS.split(), 3))
-    private_home()
-    path = _file()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as unfinished:  # in the place of those asked for before: many at once would prove nothing
-        unfinished.write_text(json.dumps({"words": words, "when": time.time()}), encoding="utf-8")
+    # In the place of those asked for before: many at once would prove nothing.
+    save_json({"words": words, "when": time.time()}, own_file(FILE))
     return SENTENCE.format(words=words)
+
+
+def proved(consent: Consent, film: Path, clip: Path, avatar: str) -> Consent:
+    """A consent with what a film of it shows; a film that shows something else is noted in the audit log.
+
+    film: a video with sound, up to two minutes.
+    clip: the person's, of whom an avatar is made.
+    avatar: its name.
+    Errors: UnusableInput as prove.
+    """
+    try:
+        return replace(consent, proof=asdict(prove(film, check_clip(clip))))
+    except UnusableInput as error:
+        record("refused", avatar, why=str(error))
+        raise
 
 
 def prove(film: Path, clip: Report, recognise: Recogniser | None = None) -> Proof:
@@ -75,7 +90,7 @@ def prove(film: Path, clip: Report, recognise: Recogniser | None = None) -> Proo
         raise UnusableInput(f"The person in {film.name} is another than in {clip.clip}; they have to agree themselves.")
     hear, words = recognise or recogniser(), _asked()
     heard = _plain(hear(read_speech(film))).split()
-    _file().unlink(missing_ok=True)  # one try: a film that tries others is no answer
+    own_file(FILE).unlink(missing_ok=True)  # one try: a film that tries others is no answer
     if words is None or not _says(heard, words.split()):
         raise UnusableInput(f"The sentence asked for in the last half hour is not heard in {film.name}; ask for a new one.")
     return Proof(hashlib.sha256(film.read_bytes()).hexdigest(), words, face.value)
@@ -98,14 +113,10 @@ def recogniser() -> Recogniser:
     return lambda samples: str(hear({"raw": samples, "sampling_rate": SAMPLE_RATE})["text"])
 
 
-def _file() -> Path:
-    return workspace() / "consent-words.json"
-
-
 def _asked() -> str | None:
     """The words that were asked for, while they are valid."""
     try:
-        known = json.loads(_file().read_text(encoding="utf-8"))
+        known = json.loads((workspace() / FILE).read_text(encoding="utf-8"))
         return str(known["words"]) if 0 <= time.time() - known["when"] < VALID_SECONDS else None
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return None
@@ -120,8 +131,3 @@ def _says(heard: list[str], words: list[str]) -> bool:
 def _plain(text: str) -> str:
     """Small letters and spaces alone."""
     return re.sub(r"[^a-z]+", " ", unicodedata.normalize("NFKD", text.lower()))
-
-
-def as_json(proof: Proof) -> dict:
-    """The proof as a consent keeps it."""
-    return asdict(proof)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from gmtalker.avatars.workspace import clean_name
 from gmtalker.clock import EMOTIONS, SIZES
-from gmtalker.files import load_request, save_request
+from gmtalker.files import load_request, save_json
 from personalize.consent import Consent
 
 PRESETS = {"draft": 2.0, "standard": 10.0, "high": 30.0}  # minutes of training, after the clips are tracked
@@ -114,7 +114,7 @@ class TrainRequest:
 
     def save(self, path: Path) -> None:
         """Write the request as JSON, whole or not at all."""
-        save_request(self.to_json(), path)
+        save_json(self.to_json(), path)
 
     @classmethod
     def load(cls, path: Path) -> TrainRequest:

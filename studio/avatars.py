@@ -16,7 +16,7 @@ from gmtalker.avatars.workspace import slug
 from gmtalker.files import temporary_folder
 from gmtalker.hub import Token
 from personalize import jobs
-from studio.accounts import in_own_workspace
+from studio.accounts import in_own_workspace, name_of
 from studio.components import HIDDEN, PRIVATE, Updates, or_sentence, table, told
 from studio.loading import PipelineSource
 from studio.terms import check_terms
@@ -317,7 +317,7 @@ class AvatarHandlers:
 
 def _token(visitor: gr.Request, token: str) -> Token:
     """The token for the Hub: the one given, else this machine's, which is nobody's who came in by name."""
-    return token.strip() or (False if getattr(visitor, "username", None) else None)
+    return token.strip() or (False if name_of(visitor) else None)
 
 
 def _plain(name: str) -> str:

@@ -150,9 +150,9 @@ def _look_at(file, name: str, look: Callable[[Path], dict]) -> dict:
 
 def _page(request: Request, inside: str) -> str:
     return (
-        f'<!doctype html><html lang="{language_of(request)}"><meta charset="utf-8"><title>GMTalker Studio</title>'  # type: ignore[arg-type]
+        f'<!doctype html><html lang="{language_of(request)}"><meta charset="utf-8"><title>GMTalker Studio</title>'
         '<meta name="viewport" content="width=device-width"><body style="font-family: system-ui; margin: 4rem auto; width: 80%">'
-        f"<h1>{escape(say(request, 'tab_check'))}</h1>{inside}"  # type: ignore[arg-type]
+        f"<h1>{escape(say(request, 'tab_check'))}</h1>{inside}"
         f'<form method="post" action="check" enctype="multipart/form-data"><input type="file" name="file" required>'
-        f"<button>{escape(say(request, 'check_video'))}</button></form></body></html>"  # type: ignore[arg-type]
+        f"<button>{escape(say(request, 'check_video'))}</button></form></body></html>"
     )

@@ -21,11 +21,11 @@ from studio.accounts import in_own_workspace
 from studio.avatars import names, picture_of, portraits
 from studio.components import HIDDEN, MIXED, PRIVATE, Updates, note, or_sentence, refusal
 from studio.create import PRESETS, CreateTab
+from studio.deployment import Deployment
 from studio.generation import TAKES, Stops, generate_video, three_takes
 from studio.labels import remember_label, remembered_labels
 from studio.live_video import LiveVideos
 from studio.loading import PipelineSource
-from studio.spacefile import Limits
 from studio.terms import check_terms
 from studio.theme import CONTINUE_PLAYING
 from studio.timeline import connect_timeline
@@ -61,22 +61,11 @@ class CreateHandlers:
     """What the controls do. A request's settings come by the names of CreateTab.settings, those of SpeakRequest and the emotions.
 
     tab: the components.
-    limits: how long a speech may be.
-    default_label: of the visible label, for an avatar that nobody chose one for.
-    keeps: whether visitors' choices are kept: no demo's are.
+    place: how long a speech may be, which label is usual, and whether choices are kept: no demo's are.
     """
 
-    def __init__(
-        self,
-        tab: CreateTab,
-        pipeline: PipelineSource,
-        live: LiveVideos,
-        limits: Limits,
-        default_label: str = LABELS[0],
-        keeps: bool = True,
-    ) -> None:
-        self.tab, self.pipeline, self.live, self.limits = tab, pipeline, live, limits
-        self.default_label, self.keeps = default_label, keeps
+    def __init__(self, tab: CreateTab, pipeline: PipelineSource, live: LiveVideos, place: Deployment) -> None:
+        self.tab, self.pipeline, self.live, self.place = tab, pipeline, live, place
         self.speaker, self.stops = speaker(pipeline), Stops()
         self.in_turn = in_turn(Turns(), self.stops, tab.stage.progress)
 
@@ -105,13 +94,13 @@ class CreateHandlers:
     @in_own_workspace
     def show_label(self, visitor: gr.Request, avatar: str) -> str:
         """When the label is seen, as it was chosen for this avatar before."""
-        known = remembered_labels() if self.keeps else {}
-        return known.get(avatar, self.default_label) if avatar in names() else gr.skip()
+        known = {} if self.place.demo else remembered_labels()
+        return known.get(avatar, self.place.default_label) if avatar in names() else gr.skip()
 
     @in_own_workspace
     def keep_label(self, visitor: gr.Request, avatar: str, label: str) -> None:
         """Remember the label that was chosen for an avatar."""
-        if self.keeps and avatar in names() and label in LABELS:
+        if not self.place.demo and avatar in names() and label in LABELS:
             remember_label(avatar, label)
 
     @in_own_workspace
@@ -151,7 +140,12 @@ class CreateHandlers:
         return (
             dict.fromkeys(emotion.sliders.values(), 0.0)
             | dict.fromkeys([emotion.intensity, *movement.amounts.values()], 1.0)
-            | {movement.motion: MOTIONS[0], movement.seed: 0, movement.full_frame: False, movement.label: self.default_label}
+            | {
+                movement.motion: MOTIONS[0],
+                movement.seed: 0,
+                movement.full_frame: False,
+                movement.label: self.place.default_label,
+            }
             | {emotion.timeline.table: []}
         )
 
@@ -296,8 +290,8 @@ class CreateHandlers:
         return or_sentence(SpeakRequest, **values)
 
     def _check_length(self, visitor: gr.Request, request: SpeakRequest) -> None:
-        if or_sentence(sound_seconds, Path(request.speech)) > 60 * self.limits.speech_minutes:
-            raise refusal(say(visitor, "speech_too_long", minutes=self.limits.speech_minutes))
+        if or_sentence(sound_seconds, Path(request.speech)) > 60 * self.place.limits.speech_minutes:
+            raise refusal(say(visitor, "speech_too_long", minutes=self.place.limits.speech_minutes))
 
 
 def _check_avatar(visitor: gr.Request, avatar: str | None) -> None:
@@ -315,16 +309,9 @@ def _description(request: SpeakRequest, visitor: gr.Request) -> str:
 # --- Connections ---------------------------------------------------------------------------------------------------------------
 
 
-def connect_create(
-    tab: CreateTab,
-    pipeline: PipelineSource,
-    live: LiveVideos,
-    limits: Limits,
-    default_label: str = LABELS[0],
-    keeps: bool = True,
-) -> CreateHandlers:
-    """Connect the controls of the tab to the one pipeline, as CreateHandlers has it. Returns: the handlers, for other tabs."""
-    handlers = CreateHandlers(tab, pipeline, live, limits, default_label, keeps)
+def connect_create(tab: CreateTab, pipeline: PipelineSource, live: LiveVideos, place: Deployment) -> CreateHandlers:
+    """Connect the controls of the tab to the one pipeline. Returns: the handlers, for other tabs."""
+    handlers = CreateHandlers(tab, pipeline, live, place)
     _connect_settings(tab, handlers)
     connect_timeline(tab.emotion.timeline, pipeline, tab.speech, tab.emotion.sliders, tab.emotion.intensity)
     _connect_videos(tab, handlers)

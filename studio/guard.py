@@ -142,7 +142,7 @@ class OwnPagesOnly:
         return asked not in {name.lower() for name in names}
 
     def _is_link(self, scope: dict, headers: Headers) -> bool:
-        path = scope["path"].removeprefix(scope.get("root_path", "")).rstrip("/")
+        path = _route(scope).rstrip("/")
         shown = ("document", "iframe") if self.embedded else ("document",)
         opens = headers.get("sec-fetch-mode") == "navigate" and headers.get("sec-fetch-dest") in shown
         return opens and scope["method"] in ("GET", "HEAD") and (not path or f"{path}/".startswith(OPEN[0]))

@@ -55,7 +55,7 @@ def build(pipeline: PipelineSource, live: LiveVideos, place: deployment.Deployme
         terms_card(page)
         with gr.Tabs(elem_id="tabs") as tabs:
             with gr.Tab(word("tab_create"), id="create") as header:
-                create = connect_create(create_tab(), pipeline, live, place.limits, place.default_label, not place.demo)
+                create = connect_create(create_tab(), pipeline, live, place)
             gr.on([page.load, header.select], create.offer, create.tab.avatar.avatar, create.offered, **HIDDEN)
             if place.demo:
                 with gr.Tab(word("tab_personalize"), id="personalize"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from html import escape
 from pathlib import Path
@@ -13,9 +13,7 @@ import gradio as gr
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from gmtalker.avatars.audit import record
 from gmtalker.clock import EMOTIONS
-from gmtalker.errors import UnusableInput
 from personalize import jobs
 from personalize.consent import Consent
 from personalize.progress import TRAINING_CURVE, TRAINING_STRIP
@@ -189,14 +187,9 @@ def _consent(visitor: gr.Request, settings: Mapping[str, object], clip: Path) ->
     consent = Consent.given_now(str(settings["person"]), words, **bounds)
     if not settings["film"]:
         return consent
-    from personalize.check import check_clip  # late: they need torch
-    from personalize.proof import as_json, prove
+    from personalize.proof import proved  # late: it needs torch
 
-    try:
-        return replace(consent, proof=as_json(prove(Path(str(settings["film"])), check_clip(clip))))
-    except UnusableInput as error:
-        record("refused", str(settings["name"]), why=str(error))
-        raise
+    return proved(consent, Path(str(settings["film"])), clip, str(settings["name"]))
 
 
 def _looks(reports: Sequence[Report]) -> gr.Radio:

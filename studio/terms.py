@@ -9,9 +9,9 @@ from functools import cache
 import gradio as gr
 
 from gmtalker.assets import ASSETS
-from gmtalker.avatars.workspace import private_home, workspace
-from gmtalker.files import whole_file
-from studio.accounts import in_own_workspace
+from gmtalker.avatars.workspace import own_file, workspace
+from gmtalker.files import save_json
+from studio.accounts import in_own_workspace, name_of
 from studio.components import HIDDEN, Updates, refusal
 from studio.translations import say, word
 
@@ -34,23 +34,18 @@ def has_accepted() -> bool:
     """Whether the owner of this workspace has accepted the terms of this version."""
     try:
         return json.loads((workspace() / FILE).read_text(encoding="utf-8"))["version"] == version()
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return False
 
 
 def accept() -> None:
     """Note that the owner of this workspace accepts the terms. Errors: OSError when it can't be written."""
-    private_home()
-    path = workspace() / FILE
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as unfinished:
-        when = datetime.now(timezone.utc).isoformat(timespec="seconds")
-        unfinished.write_text(json.dumps({"version": version(), "when": when}), encoding="utf-8")
+    save_json({"version": version(), "when": datetime.now(timezone.utc).isoformat(timespec="seconds")}, own_file(FILE))
 
 
 def check_terms(visitor: gr.Request) -> None:
     """Errors: gr.Error when somebody who came in by name has not accepted the terms."""
-    if getattr(visitor, "username", None) and not has_accepted():
+    if name_of(visitor) and not has_accepted():
         raise refusal(say(visitor, "terms_first"))
 
 
@@ -62,7 +57,7 @@ def terms_card(page: gr.Blocks) -> None:
 
     @in_own_workspace
     def show(visitor: gr.Request) -> Updates:
-        return {card: gr.Column(visible=bool(getattr(visitor, "username", None)) and not has_accepted())}
+        return {card: gr.Column(visible=bool(name_of(visitor)) and not has_accepted())}
 
     @in_own_workspace
     def accepted(visitor: gr.Request) -> Updates:

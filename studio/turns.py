@@ -69,8 +69,7 @@ class Turns:
             self._now = self._order()[0]
             self._waiting.remove(self._now)
             self._now.turn.set()
-        waiting = {ticket.person for ticket in self._waiting}
-        if not waiting and self._now is None:
+        if not self._waiting and self._now is None:
             self._served.clear()  # nobody waits: nobody was before anybody
 
     def _order(self) -> list[_Ticket]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import stat
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from datetime import date, timedelta
 from pathlib import Path
 
@@ -203,7 +204,7 @@ def test_a_film_with_the_words_proves_it_and_is_not_kept(home, film, clip):
     words = words_of(proof.ask())
     found = proof.prove(film, clip, lambda sound: f"I agree that… {words.title()}!")
     assert found.words == words and len(found.sha256) == 64 and len(set(words.split())) == 3
-    given = Consent.given_now("Ann", proof=proof.as_json(found))
+    given = Consent.given_now("Ann", proof=asdict(found))
     assert json.loads(json.dumps(TrainRequest("x", [film], given).to_json()))["consent"]["proof"]["sha256"] == found.sha256
     assert not [path for path in home.rglob("*.mp4")]
 

@@ -19,6 +19,7 @@ from gmtalker.tracks import EmotionKey
 from studio.components import MIXED
 from studio.create import CreateTab, create_tab
 from studio.create_handlers import CreateHandlers
+from studio.deployment import Deployment
 from studio.generation import Stops, generate_video
 from studio.live_video import LiveVideos
 from studio.spacefile import Limits
@@ -37,7 +38,7 @@ def tab() -> CreateTab:
 
 @pytest.fixture
 def handlers(tab: CreateTab, tiny_pipeline) -> CreateHandlers:
-    return CreateHandlers(tab, lambda: tiny_pipeline, LiveVideos(), Limits(speech_minutes=0.1))
+    return CreateHandlers(tab, lambda: tiny_pipeline, LiveVideos(), Deployment(Limits(speech_minutes=0.1)))
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from contextlib import suppress
 from datetime import datetime, timezone
 from typing import Any
 
-from gmtalker.avatars.workspace import owner, private_home, workspace
+from gmtalker.avatars.workspace import own_file, owner, workspace
 
 FILE = "audit.jsonl"
 
@@ -23,9 +23,7 @@ def record(action: str, avatar: str, **details: object) -> None:
     when = datetime.now(timezone.utc).isoformat(timespec="seconds")
     line = json.dumps({"when": when, "who": owner(), "action": action, "avatar": avatar} | details)
     with suppress(OSError, UnicodeError):
-        private_home()
-        path = workspace() / FILE
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path = own_file(FILE)
         path.touch(mode=0o600)
         with open(path, "a", encoding="utf-8") as file:
             file.write(f"{line}\n")

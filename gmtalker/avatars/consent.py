@@ -13,9 +13,9 @@ from typing import Any, NoReturn
 from filelock import FileLock
 
 from gmtalker.avatars.audit import record
-from gmtalker.avatars.workspace import private_home, workspace
+from gmtalker.avatars.workspace import own_file, workspace
 from gmtalker.errors import UnusableAvatar, UnusableInput
-from gmtalker.files import whole_file
+from gmtalker.files import save_json
 
 ID_DIGITS = 10  # hexadecimal, of an avatar's id
 WITHDRAWN_FILE = "withdrawn.json"
@@ -51,9 +51,8 @@ def withdrawn_avatars() -> dict[str, Withdrawal]:
     """
     path = workspace() / WITHDRAWN_FILE
     try:
-        return {
-            str(key): Withdrawal(str(value["name"]), str(value["when"])) for key, value in json.loads(path.read_text()).items()
-        }
+        known = json.loads(path.read_text(encoding="utf-8"))
+        return {str(key): Withdrawal(str(value["name"]), str(value["when"])) for key, value in known.items()}
     except FileNotFoundError:
         return {}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -68,13 +67,9 @@ def mark_withdrawn(card: Mapping[str, Any], when: str = "") -> Withdrawal:
     Errors: OSError when it can't be written.
     """
     gone = Withdrawal(str(card["name"]), when or datetime.now(timezone.utc).isoformat(timespec="seconds"))
-    private_home()
-    path = workspace() / WITHDRAWN_FILE
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path = own_file(WITHDRAWN_FILE)
     with FileLock(path.with_suffix(".lock")):  # of two at once, both are to be noted
-        known = {key: asdict(value) for key, value in (withdrawn_avatars() | {avatar_id(card): gone}).items()}
-        with whole_file(path) as unfinished:
-            unfinished.write_text(json.dumps(known, ensure_ascii=False, indent=1), encoding="utf-8")
+        save_json({key: asdict(value) for key, value in (withdrawn_avatars() | {avatar_id(card): gone}).items()}, path)
     return gone
 
 

@@ -70,6 +70,17 @@ def workspace(name: str | None = None) -> Path:
     return home() / "people" / slug(name) if name else home()
 
 
+def own_file(name: str) -> Path:
+    """A file of the workspace, whose folder is made when it is missing; the file itself may not be there.
+
+    Errors: OSError when the folder can't be made.
+    """
+    private_home()
+    folder = workspace()
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / name
+
+
 def avatars_folder() -> Path:
     """Where the workspace keeps avatars; made when it is missing."""
     private_home()

@@ -14,7 +14,7 @@ from functools import cache
 import numpy as np
 from scipy.signal import resample_poly
 
-from gmtalker.provenance.watermark import CODED, PAYLOAD, _code, coded_payload
+from gmtalker.provenance.watermark import CODED, PAYLOAD, payload_signs, read_payload
 
 RATE = 16_000  # Hz at which the mark is laid out and read; what is marked has this rate or a multiple of it
 WINDOW = 512  # samples at RATE of one short-time spectrum, 32 ms; two overlap everywhere
@@ -111,7 +111,7 @@ class SoundMark:
             raise ValueError(f"A sound is marked at {RATE} Hz or a multiple of it, not at {rate}")
         self._window = WINDOW * rate // RATE
         hop = self._window // 2
-        self._signs = np.concatenate([[1], *_code()[np.frombuffer(coded_payload(payload), ">u2")]]).astype(float)
+        self._signs = payload_signs(payload).astype(float)
         self._strengths, self._present, self._variance = np.ones(len(self._signs)), np.zeros(len(self._signs)), 0.0
         self._saved, self._level = 0.0, 0.0
         # One hop of silence before the sound: its first samples lie in two windows like all others.
@@ -204,14 +204,9 @@ def find_sound_mark(sound: np.ndarray, rate: int) -> bytes | None:
         position = int(np.abs(agreement).argmax())
         # A sound turned upside down says the opposite of every bit, and of the position.
         along = (lines * np.exp(turns * position)).real * np.sign(agreement[position])
-        levels.append(np.bincount(pattern, along, minlength=1 + 4 * CODED)[1:].reshape(4, CODED))
+        levels.append(np.bincount(pattern, along, minlength=1 + 4 * CODED)[1:])
         agreement[np.arange(position - UPSAMPLED + 1, position + UPSAMPLED) % len(agreement)] = 0
-    words = (_code().astype(np.float32) @ np.concatenate(levels).T.astype(np.float32)).argmax(0).reshape(TRIED, 4)
-    for coded in words.astype(">u2"):
-        payload = coded.tobytes()[:PAYLOAD]
-        if coded_payload(payload) == coded.tobytes():
-            return payload
-    return None
+    return read_payload(np.array(levels))
 
 
 def _folded(sound: np.ndarray, rate: int) -> np.ndarray:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import re
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -22,8 +21,6 @@ from gmtalker.provenance.watermark import find_mark
 
 # c2pa's codes of a certificate out of its dates.
 DATES = {"signingCredential.expired", "claimSignature.outsideValidity"}
-
-
 TEXT_MAX, INPUTS_MAX = 60, 16  # letters of what a manifest says, and files it names, that are told
 FOREIGN = "marks of other makers, as SynthID or TrustMark, can't be read here"
 
@@ -131,20 +128,6 @@ _STATES = {
 }
 
 
-class _Manifest(NamedTuple):
-    """What a file's manifest says, by the names of Findings."""
-
-    credentials: str
-    program: str | None = None
-    signer: str | None = None
-    signed_here: bool = False
-    made: str | None = None
-    time_stamp: str | None = None
-    composite: bool = False
-    inputs: tuple[Input, ...] = ()
-    avatar_id: str | None = None
-
-
 def verify(video: Path) -> Findings:
     """Find out what a video or a sound says of its origin, by its content credentials and by the marks in it.
 
@@ -162,8 +145,9 @@ def verify(video: Path) -> Findings:
         mark = None  # a changed byte may have hit the pictures, or it is a sound alone; the rest still tells
     identity = (mark or heard or b"").hex() or manifest.avatar_id
     withdrawn = gone.get(identity or "")
-    return Findings(
-        **manifest._asdict() | {"avatar_id": identity},
+    return replace(
+        manifest,
+        avatar_id=identity,
         marked=mark is not None,
         sound_marked=heard is not None,
         avatar=known.get(identity or "") or (withdrawn.name if withdrawn else None),
@@ -183,8 +167,8 @@ def _sound_of(video: Path) -> np.ndarray:
     return np.concatenate(pieces)
 
 
-def _read_manifest(video: Path) -> _Manifest:
-    """Errors: UnusableVideo when the file can't be read."""
+def _read_manifest(video: Path) -> Findings:
+    """What the manifest of a file says. Errors: UnusableVideo when the file can't be read."""
     import c2pa  # late: a big library, and nothing else needs it
 
     kind = FORMATS.get(video.suffix.lower(), "video/mp4")
@@ -192,7 +176,7 @@ def _read_manifest(video: Path) -> _Manifest:
         with open(video, "rb") as file:
             manifests = reader(file, kind)
             if manifests is None:
-                return _Manifest("none")
+                return Findings("none")
             state, manifest = str(manifests.get_validation_state()), manifests.get_active_manifest() or {}
             results = manifests.get_validation_results() or {}
     except FileNotFoundError as error:
@@ -200,20 +184,20 @@ def _read_manifest(video: Path) -> _Manifest:
     except OSError as error:
         raise UnusableVideo(f"{video.name} can't be read ({error.strerror}).") from error
     except c2pa.C2paError:
-        return _Manifest("broken" if _holds_manifest(video) else "none")
+        return Findings("broken" if _holds_manifest(video) else "none")
     try:
         return _manifest_of(state, manifest, results)
     except (KeyError, TypeError, AttributeError, IndexError):  # of another shape than any program's
-        return _Manifest("broken")
+        return Findings("broken")
 
 
-def _manifest_of(state: str, manifest: dict, results: dict) -> _Manifest:
+def _manifest_of(state: str, manifest: dict, results: dict) -> Findings:
     generator = (manifest.get("claim_generator_info") or [{}])[0]
     assertions = {item["label"]: item.get("data") or {} for item in manifest.get("assertions", ())}
     actions = next((data.get("actions", []) for label, data in assertions.items() if label.startswith("c2pa.actions")), [])
     created = next((action for action in actions if action.get("action") == "c2pa.created"), {})
     signature, avatar = manifest.get("signature_info", {}), assertions.get(AVATAR_ASSERTION, {}).get("id")
-    return _Manifest(
+    return Findings(
         credentials=_credentials(state, results.get("activeManifest", {})),
         program=" ".join(filter(None, (_plain(generator.get("name")) or "an unnamed program", _plain(generator.get("version"))))),
         signer=_plain(signature.get("issuer")),

@@ -120,7 +120,7 @@ class Watermark:
     def __init__(self, payload: bytes) -> None:
         if len(payload) != PAYLOAD:
             raise ValueError(f"A mark holds {PAYLOAD} bytes, not {len(payload)}")
-        self._signs = _signs(payload)
+        self._signs = payload_signs(payload)
         self._goal = _goals()
         self._deficit = np.zeros(len(self._signs), np.float32)
         self._added: np.ndarray | None = None
@@ -165,12 +165,10 @@ def find_mark(frames: Iterable[np.ndarray], known: Collection[bytes] = ()) -> by
     whole = _Place(np.inf, _folded(detail), (0, 0))  # nothing was cut off
     scaled = [_folded(cv2.resize(detail, None, fx=scale, fy=scale, interpolation=cv2.INTER_LINEAR)) for scale in SCALES]
     for place in [whole, *_places(scaled, np.eye(1 + 4 * CODED)[0], TRIED_PER_SCALE, TRIED_MAX)]:
-        words = (_code() @ place.levels()[1:].reshape(4, CODED).T).argmax(0)
-        payload = words.astype(">u2").tobytes()[:PAYLOAD]
-        if coded_payload(payload) == words.astype(">u2").tobytes():
+        if payload := read_payload(place.levels()[None, 1:]):
             return payload
     for payload in known:
-        pattern = _signs(payload) * _goals()
+        pattern = payload_signs(payload) * _goals()
         cut = (place.likeness(payload) for place in _places(scaled, pattern / np.linalg.norm(pattern), 1, KNOWN_TRIED))
         if whole.likeness(payload) > LIKE_UNCUT or max(cut) > LIKE_CUT:
             return payload
@@ -207,7 +205,7 @@ class _Place(NamedTuple):
     def likeness(self, payload: bytes) -> float:
         """How far the levels of the bits lie on the side of a payload, in standard deviations of what another's would give."""
         levels = self.levels()[1:]
-        return float(_signs(payload)[1:] @ levels / (np.linalg.norm(levels) + 1e-9))
+        return float(payload_signs(payload)[1:] @ levels / (np.linalg.norm(levels) + 1e-9))
 
 
 def _places(scaled: Sequence[np.ndarray], amounts: np.ndarray, per_scale: int, most: int) -> list[_Place]:
@@ -228,9 +226,17 @@ def _goals() -> np.ndarray:
     return np.concatenate([[POSITION_STRENGTH], np.full(4 * CODED, BIT_STRENGTH)]).astype(np.float32)
 
 
-def _signs(payload: bytes) -> np.ndarray:
+def payload_signs(payload: bytes) -> np.ndarray:
     """(1 + 4 * CODED,) float32 of +-1: the side on which the position and each coded bit of a payload lie."""
     return np.concatenate([[1], *_code()[np.frombuffer(coded_payload(payload), ">u2")]]).astype(np.float32)
+
+
+def read_payload(levels: np.ndarray) -> bytes | None:
+    """The payload of the first of several readings (n, 4 * CODED) whose check is right; None where none is."""
+    coded = levels.reshape(-1, CODED).T.astype(np.float32)
+    words = (_code().astype(np.float32) @ coded).argmax(0).astype(">u2").reshape(-1, 4)
+    found = (row.tobytes() for row in words)
+    return next((row[:PAYLOAD] for row in found if coded_payload(row[:PAYLOAD]) == row), None)
 
 
 def coded_payload(payload: bytes) -> bytes:
