@@ -51,7 +51,7 @@ class Label:
         word = _word(self.language, "modified" if composite else "generated", height, frame.shape[1])
         padding, margin = round(PADDING * word.shape[0]), round(MARGIN * word.shape[0])
         plate = np.pad(word, padding)
-        top, left = frame.shape[0] - margin - plate.shape[0], margin
+        top = left = margin  # below stand players' controls, and subtitles
         under = frame[top : top + plate.shape[0], left : left + plate.shape[1]]
         plate = plate[: under.shape[0], : under.shape[1], None]
         # Black on white or white on black: on every picture one of them has a contrast of 4.5 to 1 and more.
