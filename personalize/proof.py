@@ -97,13 +97,13 @@ def prove(film: Path, clip: Report, recognise: Recogniser | None = None) -> Proo
 
 
 def recogniser() -> Recogniser:
-    """The speech recogniser that GMTALKER_RECOGNISER names.
+    """The speech recogniser that GMTALKER_RECOGNISER names; without it pocketsphinx, which brings its English model along.
 
-    Errors: UnusableInput when none is named or it can't be loaded; ModuleNotFoundError without transformers.
+    Errors: UnusableInput when none is at hand or it can't be loaded; ModuleNotFoundError without transformers.
     """
     name = os.environ.get(RECOGNISER, "")
     if not name:
-        raise UnusableInput(f"No speech recogniser is set up; {RECOGNISER} names one, such as openai/whisper-base.")
+        return _pocketsphinx()
     from transformers import pipeline  # late: takes seconds
 
     try:
@@ -111,6 +111,34 @@ def recogniser() -> Recogniser:
     except (OSError, ValueError) as error:
         raise UnusableInput(f"The speech recogniser {name} can't be loaded; {RECOGNISER} names it.") from error
     return lambda samples: str(hear({"raw": samples, "sampling_rate": SAMPLE_RATE})["text"])
+
+
+def _pocketsphinx() -> Recogniser:
+    """Hears the sentence freely, and its end as three of the words asked for: of all 4,096 the likeliest, so a guess is no danger."""
+    try:
+        from pocketsphinx import Config, Decoder  # late: an extra
+    except ModuleNotFoundError:
+        raise UnusableInput(
+            f"No speech recogniser is set up: install gmtalker-studio[recogniser], or name one in {RECOGNISER}, "
+            "such as openai/whisper-base."
+        ) from None
+    freely, closed = Decoder(loglevel="FATAL"), Decoder(Config(lm=None, loglevel="FATAL"))
+    sentence, choices = _plain(SENTENCE.format(words="")).strip(), " | ".join(WORDS.split())
+    grammar = f"grammar consent; <word> = {choices}; public <consent> = [{sentence}] <word> <word> <word>;"
+    closed.add_jsgf_string("consent", f"#JSGF V1.0; {grammar}")
+    closed.activate_search("consent")
+
+    def hear(samples: np.ndarray) -> str:
+        sound = (np.clip(samples, -1, 1) * 32767).astype("<i2").tobytes()
+        heard = []
+        for decoder in (freely, closed):
+            decoder.start_utt()
+            decoder.process_raw(sound, full_utt=True)
+            decoder.end_utt()
+            heard.append(decoder.hyp().hypstr if decoder.hyp() else "")
+        return f"{heard[0]} {' '.join(heard[1].split()[-3:])}"
+
+    return hear
 
 
 def _asked() -> str | None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import stat
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from datetime import date, timedelta
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import write_speech
 from media import bundled_clip, ffmpeg
@@ -248,8 +250,26 @@ def test_a_film_without_a_face_or_recogniser_is_told(home, film, clip, tmp_path,
     with pytest.raises(UnusableInput, match="No face is seen in none.mp4"):
         proof.prove(tmp_path / "none.mp4", clip, lambda sound: "")
     monkeypatch.delenv("GMTALKER_RECOGNISER", raising=False)
-    with pytest.raises(UnusableInput, match="GMTALKER_RECOGNISER names one"):
+    monkeypatch.setitem(sys.modules, "pocketsphinx", None)
+    with pytest.raises(UnusableInput, match="name one in GMTALKER_RECOGNISER"):
         proof.prove(film, clip)
+
+
+def said(text: str) -> np.ndarray:
+    """A voice that says a text, (samples,) at 16 kHz."""
+    from hibari import SAMPLE_RATE, Hibari
+    from scipy.signal import resample_poly
+
+    return resample_poly(Hibari()(text), 16_000, SAMPLE_RATE).astype(np.float32)
+
+
+def test_a_real_recogniser_hears_the_sentence_and_no_other(home):
+    hear = proof.recogniser()
+    for words in ("dragon island jacket", "elephant hammer apple"):  # the second is misheard without the list of words
+        heard = proof._plain(hear(said(proof.SENTENCE.format(words=words)))).split()
+        assert proof._says(heard, words.split()) and not proof._says(heard, words.split()[::-1])
+    heard = proof._plain(hear(said("The weather is nice today, and the dragon met an island with a jacket."))).split()
+    assert not proof._says(heard, "dragon island jacket".split())
 
 
 def test_the_command_refuses_a_film_of_other_words_and_logs_it(home, film, monkeypatch, capsys):
