@@ -1,7 +1,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV_PYTHON := .venv/bin/python
 INSTALLED := .venv/installed
-# Tests run one process a core; more threads inside them would only fight.
+# Tests run one process a core; more threads inside them would only fight. A file stays in one process, with what its tests share.
 TEST_PROCESSES ?= 2
 
 .PHONY: setup studio test wild fuzz lint bench audit clean
@@ -24,7 +24,7 @@ lint: setup
 	$(VENV_PYTHON) -m mypy
 
 test: lint
-	OMP_NUM_THREADS=1 $(VENV_PYTHON) -m pytest -n $(TEST_PROCESSES) --dist loadgroup
+	OMP_NUM_THREADS=1 $(VENV_PYTHON) -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
 # Every input of the wild, and of chance: the tests have a quick part of each.
 wild: setup

@@ -22,10 +22,12 @@ SIZE = 64  # pixels of the tiny avatar's picture
 CONSENT = {"who": "Nobody", "when": "2026-01-01T00:00:00+00:00", "words": "A drawing has nothing to agree to."}
 
 
+LONGEST = ("test_page.py", "test_train.py")  # files that take minutes
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if item.get_closest_marker("browser"):
-            item.add_marker(pytest.mark.xdist_group("browser"))  # one process, so that two browsers never share two cores
+    """The files that take minutes come first, so that no process waits for another at the end."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
 def perturbed(model: torch.nn.Module, seed: int = 0, size: float = 0.05) -> torch.nn.Module:

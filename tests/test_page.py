@@ -41,6 +41,7 @@ from gmtalker.request import SpeakRequest
 from personalize import jobs
 from personalize.consent import Consent
 from personalize.request import TrainRequest
+from studio.accounts import add_account
 from studio.components import MIXED
 from studio.guard import FROM_ELSEWHERE
 
@@ -60,7 +61,6 @@ playwright = pytest.importorskip(
 )
 pytestmark = [
     pytest.mark.browser,
-    pytest.mark.xdist_group("browser"),
     pytest.mark.skipif(BROWSER is None, reason="the browser tests need Chromium: apt-get install chromium"),
 ]
 
@@ -163,21 +163,22 @@ def speech(home: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def clip(home: Path) -> Path:
-    """20 seconds of a real person: GRID's speaker s1 where pictures are kept (CC BY 4.0), an unseen speaker otherwise.
+    """10 seconds of a real person (20 for pictures of the page): GRID's speaker s1 where pictures are kept (CC BY 4.0), an unseen speaker otherwise.
 
     Without the real clips: the bundled avatar's silent footage, repeated, with an example of speech.
     """
-    path = home / "me, 20 seconds.mp4"
+    seconds = 20 if SCREENSHOTS else 10
+    path = home / f"me, {seconds} seconds.mp4"
     unseen = REAL / "av" / "andrew1.mp4"
     if not SCREENSHOTS and not unseen.exists():
         inputs = ["-stream_loop", 3, "-i", bundled_clip("idle.mp4"), "-stream_loop", 3, "-i", SPEECH]
-        ffmpeg(*inputs, "-map", "0:v", "-map", "1:a", "-t", 20, path)
+        ffmpeg(*inputs, "-map", "0:v", "-map", "1:a", "-t", seconds, path)
         return path
     sources = sorted(real_clip("grid_s1/bbaf2n.mp4").parent.glob("*.mp4"))[:7] if SCREENSHOTS else [unseen]
     inputs = [part for source in sources for part in ("-i", source)]
     streams = "".join(f"[{number}:v][{number}:a]" for number in range(len(sources)))
     joined = f"{streams}concat=n={len(sources)}:v=1:a=1[v][a]"
-    ffmpeg(*inputs, "-filter_complex", joined, "-map", "[v]", "-map", "[a]", "-t", 20, path)
+    ffmpeg(*inputs, "-filter_complex", joined, "-map", "[v]", "-map", "[a]", "-t", seconds, path)
     return path
 
 
@@ -580,7 +581,7 @@ def restart_server(page, server: Server) -> None:
 def watch_training(page) -> None:
     """Until it ends; on the way truth beside drawing, of footage it never saw, also when asked for."""
     training_shown(page, r" left")
-    page.locator("#training-strip img").wait_for(timeout=2 * MINUTE)
+    page.locator("#training-strip img").wait_for(timeout=6 * MINUTE)
     changed(page, "#training-strip img", page.locator("#sample").click)
     page.locator("#training-curve img").wait_for()
     screenshot(page, "training")
@@ -730,17 +731,17 @@ class Shared:
 
 def add_people(home: Path) -> None:
     """Ann, who has an avatar and a training, and Bob, who has nothing."""
-    for name in ("ann", "bob"):
-        subprocess.run(
-            [sys.executable, "app.py", "--add-user", name],
-            input=f"secret of {name}\n",
-            text=True,
-            check=True,
-            cwd=PROJECT,
-            env=os.environ | {"GMTALKER_HOME": str(home)},
-        )
+    subprocess.run(
+        [sys.executable, "app.py", "--add-user", "ann"],
+        input="secret of ann\n",
+        text=True,
+        check=True,
+        cwd=PROJECT,
+        env=os.environ | {"GMTALKER_HOME": str(home)},
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GMTALKER_HOME", str(home))
+        add_account("bob", "secret of bob")
         with owned_by("ann"):
             import_avatar(export_avatar(None, home / "a.zip"), "Ann's own")
             jobs.create(TrainRequest("Ann's training", [bundled_clip("idle.mp4")], Consent.given_now("ann")), here=True)

@@ -32,9 +32,6 @@ from gmtalker.pretrain.face import pretrain_face
 from gmtalker.pretrain.head import pretrain_head
 from gmtalker.pretrain.samples import PretrainOptions
 
-# One process films and trains for all of these tests.
-pytestmark = pytest.mark.xdist_group("pretrain")
-
 # Name, source, filter, whether somebody speaks in it, and the emotion it is said to show.
 PEOPLE = (
     ("anna", "preview.mp4", "null", "yes", "happy"),

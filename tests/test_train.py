@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,9 +25,8 @@ from personalize.progress import TRAINING_CURVE, TRAINING_STRIP, TrainingProgres
 from personalize.request import REQUEST_FILE, TrainRequest
 from personalize.speaking_style import StyleReport
 from personalize.train import train_avatar
-from tests.media import babble, bundled_clip, real_clip, write_clip
+from tests.media import babble, bundled_clip, ffmpeg, real_clip, write_clip
 
-pytestmark = pytest.mark.xdist_group("training")  # one at a time: each trains
 SPEAKING, SILENT = bundled_clip("preview.mp4"), bundled_clip("idle.mp4")
 
 
@@ -34,20 +35,29 @@ def pipeline() -> GMTalkerPipeline:
     return GMTalkerPipeline.from_pretrained()
 
 
-@pytest.fixture
-def workspace(tmp_path, monkeypatch):
-    monkeypatch.setenv("GMTALKER_HOME", str(tmp_path / "home of “tests”"))
-    return tmp_path
+@pytest.fixture(scope="module", autouse=True)
+def home(tmp_path_factory) -> Iterator[Path]:
+    """One workspace for all of them: a training takes most of a minute."""
+    folder = tmp_path_factory.mktemp("trained") / "home of “tests”"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GMTALKER_HOME", str(folder))
+        yield folder
 
 
 def request_of(name, *clips, minutes=0.05, **options):
     return TrainRequest(name, clips, Consent.given_now(options.pop("who", name)), minutes=minutes, **options)
 
 
-def test_a_clip_becomes_an_avatar_that_speaks(workspace, pipeline):
+@pytest.fixture(scope="module")
+def ann(home, pipeline):
+    """An avatar of a clip that is labelled happy. Returns: its folder; what was asked for; what was told."""
     request = request_of("Ann’s “first”", SPEAKING, who="Ann O'Nymous", minutes=0.1, emotions={SPEAKING: "happy"})
-    reports = []
-    folder = train_avatar(request, reports.append, pipeline)
+    reports: list = []
+    return train_avatar(request, reports.append, pipeline), request, reports
+
+
+def test_a_clip_becomes_an_avatar_that_speaks(home, ann, pipeline):
+    folder, request, reports = ann
     card = json.loads((folder / "avatar.json").read_text(encoding="utf-8"))
     assert card["consent"]["who"] == "Ann O'Nymous" and card["source"]["held_out_seconds"] > 0
     assert card["measures"]["psnr"] > 25 and card["measures"]["frames"] == round(card["source"]["held_out_seconds"] * 25)
@@ -56,7 +66,7 @@ def test_a_clip_becomes_an_avatar_that_speaks(workspace, pipeline):
     for name in ("poster.jpg", "emotions.jpg", "preview.mp4", "README.md", "speaking_style", "idle.mp4", "behind.mp4"):
         assert (folder / name).exists()
     check_progress(reports)
-    work = workspace / "home of “tests”" / "training" / folder.name
+    work = home / "training" / folder.name
     assert {path.name for path in work.iterdir()} == {REQUEST_FILE, TRAINING_STRIP, TRAINING_CURVE}
     assert TrainRequest.load(work / REQUEST_FILE) == request
 
@@ -85,9 +95,8 @@ def check_progress(reports):
     assert "held_out_psnr" in reports[-1].figures and reports[-1].to_json()["percent"] == 100
 
 
-def test_unseen_emotions_still_look_like_the_person(workspace, pipeline):
-    folder = train_avatar(request_of("ann", SPEAKING, emotions={SPEAKING: "neutral"}), pipeline=pipeline)
-    avatar = load_avatar(folder)
+def test_unseen_emotions_still_look_like_the_person(ann, pipeline):
+    avatar = load_avatar(ann[0])
     neutral = pipeline.still(avatar).astype(int)
     for emotion in EMOTIONS[1:]:
         assert np.abs(pipeline.still(avatar, {emotion: 1.0}) - neutral).mean() < 20
@@ -143,21 +152,21 @@ def test_of_long_footage_the_sharp_frames_of_every_appearance_are_kept(footage, 
     assert any("60 of 250 frames" in report.message for report in reports)
 
 
-def test_silent_clip_trains_the_picture_and_says_so(workspace, pipeline):
-    reports = []
-    folder = train_avatar(request_of("quiet", SILENT), reports.append, pipeline)
+def test_silent_clip_trains_the_picture_and_says_so(tmp_path, pipeline):
+    reports: list = []
+    clip = write_clip(tmp_path / "quiet.mp4", list(read_frames(SILENT))[:76])  # the shortest that is taken
+    folder = train_avatar(request_of("quiet", clip), reports.append, pipeline)
     assert not (folder / "speaking_style").exists()
     assert any("not the speaking style" in report.message for report in reports)
     assert load_avatar(folder).speaking_style is None
 
 
-def test_no_face_leaves_no_avatar(workspace, pipeline):
-    grey = write_clip(workspace / "grey.mp4", [np.full((96, 128, 3), 90, np.uint8)] * 60)
+def test_no_face_leaves_no_avatar(home, tmp_path, pipeline):
+    before = [entry.name for entry in list_avatars()], sorted((home / "avatars").glob("*"))
+    grey = write_clip(tmp_path / "grey.mp4", [np.full((96, 128, 3), 90, np.uint8)] * 60)
     with pytest.raises(UnusableInput, match="No face"):
         train_avatar(request_of("nobody", grey), pipeline=pipeline)
-    assert [entry.name for entry in list_avatars() if not entry.bundled] == []
-    left = [path for path in (workspace / "home of “tests”" / "avatars").glob("*")]
-    assert left == []
+    assert ([entry.name for entry in list_avatars()], sorted((home / "avatars").glob("*"))) == before
 
 
 def test_the_end_of_every_clip_is_held_out():
@@ -168,7 +177,7 @@ def test_the_end_of_every_clip_is_held_out():
     assert long.sum() == 500 and not long[:4750].any() and long[4750:5000].all() and long[9750:].all()
 
 
-def test_held_out_frames_are_never_drawn_for_training(workspace, pipeline, monkeypatch):
+def test_held_out_frames_are_never_drawn_for_training(pipeline, monkeypatch):
     used = {}
 
     def spy(training, people, held_out, options, hooks):
@@ -184,7 +193,7 @@ def test_held_out_frames_are_never_drawn_for_training(workspace, pipeline, monke
     assert min(int((learned - row).abs().sum(1).min()) for row in held) > 0
 
 
-def test_two_heads_are_compared_on_the_same_footage(workspace, pipeline, monkeypatch, tmp_path):
+def test_two_heads_are_compared_on_the_same_footage(pipeline, monkeypatch, tmp_path):
     monkeypatch.setitem(benchmark.REFERENCE_WIDTHS, 256, (4, 4, 4, 4, 4))
     result = compare_heads([SPEAKING], 0.05, pipeline, picture=tmp_path / "c.png")
     curves = result["seconds_and_held_out_psnr"]
@@ -193,8 +202,9 @@ def test_two_heads_are_compared_on_the_same_footage(workspace, pipeline, monkeyp
     assert (tmp_path / "c.png").stat().st_size > 1000
 
 
-def test_a_real_person_is_drawn_well(workspace, pipeline):
+def test_a_real_person_is_drawn_well(tmp_path, pipeline):
     """The bundled clips show an avatar or a still face; this one a person who talks."""
-    folder = train_avatar(request_of("real", real_clip("av/vrt2.mp4"), minutes=0.1), pipeline=pipeline)
+    ffmpeg("-i", real_clip("av/vrt2.mp4"), "-t", 5, "-vf", "scale=-2:400", tmp_path / "talks.mp4")
+    folder = train_avatar(request_of("real", tmp_path / "talks.mp4", minutes=0.1), pipeline=pipeline)
     card = json.loads((folder / "avatar.json").read_text(encoding="utf-8"))
     assert card["measures"]["psnr"] > 25 and (folder / "speaking_style").exists()
