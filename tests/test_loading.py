@@ -13,7 +13,6 @@ import pytest
 from conftest import ROOT
 
 from gmtalker.errors import UnusableInput
-from studio import page
 from studio.loading import PipelineLoader
 
 
@@ -41,16 +40,27 @@ def test_a_pipeline_that_can_not_be_loaded_tells_everybody_why():
             call()
 
 
-def test_the_page_ends_with_a_sentence_when_the_pipeline_can_not_be_loaded(home: Path, capsys, monkeypatch):
-    def fail(device: str | None) -> None:
-        raise UnusableInput("The generic stages are missing.")
+BROKEN = """
+import sys
+from gmtalker.errors import UnusableInput
+from studio import page
 
-    monkeypatch.setattr(page, "bundled_stages", fail)
+def fail(device):
+    raise UnusableInput("The generic stages are missing.")
+
+page.bundled_stages = fail
+sys.exit(page.main(sys.argv[1:]))
+"""
+
+
+def test_the_page_ends_with_a_sentence_when_the_pipeline_can_not_be_loaded(home: Path):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    assert page.main(["--port", str(port)]) == 1
-    assert capsys.readouterr().err.splitlines()[-1] == "The generic stages are missing."
+    # In a process of its own: a server sets the logging of its process up anew, and that closes what pytest listens with.
+    command = [sys.executable, "-c", BROKEN, "--port", str(port)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1 and done.stderr.splitlines()[-1] == "The generic stages are missing."
     with socket.socket() as closed:
         assert closed.connect_ex(("127.0.0.1", port)) != 0
 

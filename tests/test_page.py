@@ -163,7 +163,7 @@ def speech(home: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def clip(home: Path) -> Path:
-    """10 seconds of a real person (20 for pictures of the page): GRID's speaker s1 where pictures are kept (CC BY 4.0), an unseen speaker otherwise.
+    """10 seconds of a real person, an unseen speaker; for pictures of the page 20 of GRID's speaker s1 (CC BY 4.0).
 
     Without the real clips: the bundled avatar's silent footage, repeated, with an example of speech.
     """
