@@ -6,13 +6,16 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gmtalker.clock import EMOTIONS, LABEL_LANGUAGES, LABELS, MOTIONS
 from gmtalker.command_line import (
     DONE,
+    UNUSABLE,
     WrongUsage,
     add_avatar,
     add_device,
@@ -27,8 +30,10 @@ from gmtalker.command_line import (
     progress_bar,
     run,
 )
+from gmtalker.emotion_words import EXAMPLE, parse_emotion
 from gmtalker.errors import UnusableInput
 from gmtalker.measure import command as measure
+from gmtalker.media.formats import FORMATS
 from gmtalker.pretrain import command as pretrain
 from gmtalker.provenance.signing import TIME_STAMP_AUTHORITY
 
@@ -37,10 +42,13 @@ if TYPE_CHECKING:
     from gmtalker.tracks import EmotionKey
 
 # Options of speak that are fields of a SpeakRequest, and those from which its emotion is read.
-FIELDS = ("avatar", "intensity", "seed", "head", "blink", "gaze", "motion", "full_frame", "label", "label_language")
+FIELDS = ("avatar", "intensity", "seed", "head", "blink", "gaze", "motion", "full_frame", "label", "label_language", "voice")
+OUTPUT_FIELDS = ("format", "fps", "background", "canvas", "place", "size", "shape")  # of OutputOptions
+CAPTION_FIELDS = ("captions", "caption_style", "caption_place", "subtitles")
 EMOTION_OPTIONS = ("emotion", "timeline", "script")
-EXAMPLE = "happy=0.7,sad=0.1"
 CHANGED, NOTHING_FOUND = 4, 3  # what verify returns, beside DONE for a video that is ours and whole
+SUFFIXES = {format.suffix: name for name, format in reversed(FORMATS.items())}  # of each the usual format
+PROCESSES_MAX = 64
 AUTO = "auto"  # for --emotion: as the voice sounds
 
 
@@ -70,8 +78,17 @@ def _add_speak(speak: argparse.ArgumentParser) -> None:
     add_avatar(speak)
     speech = speak.add_mutually_exclusive_group(required=True)
     speech.add_argument("--speech", type=Path, metavar="F", help="a sound file, or a video with sound")
+    speech.add_argument("--text", metavar="T", help='what a synthetic voice says: "[happy 0.8] What a day!"')
+    speech.add_argument("--text-file", type=Path, metavar="F.txt", help="a file with that text, UTF-8")
+    speech.add_argument("--batch", type=Path, metavar="F.csv", help="many: a table, .csv or .jsonl, with one row a video")
     speech.add_argument("--request", type=Path, metavar="F.json", help="repeat a video: the .request.json saved beside it")
-    speak.add_argument("--output", type=Path, required=True, metavar="F.mp4")
+    speak.add_argument("--voice", metavar="V", help="of the text (default heart)")
+    speak.add_argument(
+        "--output", type=Path, required=True, metavar="F.mp4", help="its suffix is that of the format; a folder for --batch"
+    )
+    speak.add_argument(
+        "--processes", type=int, default=1, metavar="N", help="for --batch: that many videos at a time (default 1)"
+    )
     emotion = speak.add_mutually_exclusive_group()
     emotion.add_argument("--emotion", metavar="E", help=f"auto, as the voice sounds; or {EXAMPLE} of {', '.join(EMOTIONS)}")
     emotion.add_argument("--timeline", metavar="F.json", help='a file, or itself: [{"time": 0.0, "emotion": {"happy": 0.8}}]')
@@ -85,6 +102,7 @@ def _add_speak(speak: argparse.ArgumentParser) -> None:
     text = "in the person's own footage, at its size"
     speak.add_argument("--full-frame", action="store_true", default=None, help=text)
     _add_label(speak)
+    _add_output(speak)
     speak.add_argument("--tracks", type=Path, metavar="F.safetensors", help="also save what the face does in each frame")
     add_device(speak)
     add_json(speak)
@@ -96,9 +114,29 @@ def _add_reenact(reenact: argparse.ArgumentParser) -> None:
     reenact.add_argument("--video", type=Path, required=True, metavar="F")
     reenact.add_argument("--output", type=Path, required=True, metavar="F.mp4")
     _add_label(reenact)
+    _add_output(reenact)
     add_device(reenact)
     add_json(reenact)
     reenact.set_defaults(run=_reenact)
+
+
+def _add_output(parser: argparse.ArgumentParser) -> None:
+    """The options of OutputOptions; their values are checked there."""
+    group = parser.add_argument_group("how the video is written")
+    group.add_argument("--format", metavar="X", help=f"one of {', '.join(FORMATS)} (default: by the suffix)")
+    group.add_argument("--fps", metavar="N", help="frames a second: 24, 25 (default), 29.97, 30, 50 or 60")
+    group.add_argument("--background", metavar="B", help='behind the person: a colour as "#00b140", a picture, a video, or blur')
+    group.add_argument("--canvas", metavar="C", help="16:9, 9:16, 1:1, 4:5, or 1080x1920 in pixels")
+    places = "center, left, right, bottom-left, bottom-right, top-left or top-right"
+    group.add_argument("--place", metavar="P", help=f"where the person stands in the canvas: {places}")
+    group.add_argument(
+        "--size", type=float, metavar="X", help="how large the person is: 1 as the canvas's shorter side (default)"
+    )
+    group.add_argument("--shape", metavar="S", help="what is put there: person (cut out, default), square or circle")
+    group.add_argument("--captions", metavar="F", help="in the picture: spoken (of a text), or an .srt or .vtt file")
+    group.add_argument("--caption-style", metavar="S", help="lines (default), or words, one at a time")
+    group.add_argument("--caption-place", metavar="P", help="bottom (default), middle or top")
+    group.add_argument("--subtitles", metavar="X", help="what is said of a text, in a file beside the video: srt or vtt")
 
 
 def _add_label(parser: argparse.ArgumentParser) -> None:
@@ -116,25 +154,6 @@ def _set_tsa(options: argparse.Namespace) -> None:
 
 
 # --- The request -------------------------------------------------------------------------------------------------------------
-
-
-def parse_emotion(text: str) -> dict[str, float]:
-    """Weights by name from "happy=0.7,sad=0.1"; a name alone is 1. Errors: WrongUsage."""
-    emotion: dict[str, float] = {}
-    for part in filter(None, (part.strip() for part in text.split(","))):
-        name, equals, weight = part.partition("=")
-        name = name.strip()
-        if name not in EMOTIONS:
-            raise WrongUsage(f"There is no emotion {name!r}; choose from {', '.join(EMOTIONS)}.")
-        if name in emotion:
-            raise WrongUsage(f"{name} is given twice.")
-        try:
-            emotion[name] = float(weight) if equals else 1.0
-        except ValueError as error:
-            raise WrongUsage(f"The weight of {name} must be a number, as in {name}=0.7, not {weight.strip()!r}.") from error
-    if not emotion:
-        raise WrongUsage("--emotion needs weights, as in happy=0.7,sad=0.1.")
-    return emotion
 
 
 def read_timeline(given: str) -> list[dict]:
@@ -164,10 +183,7 @@ def read_script(path: Path, speech: Path) -> list[EmotionKey]:
     from gmtalker.emotion_script import timeline_of_script
     from gmtalker.media.audio import read_speech, silent_frames
 
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, ValueError) as error:
-        raise UnusableInput(f"{path.name} can't be read as text.") from error
+    text = read_text(path)
     waveform = read_speech(speech)
     try:
         return timeline_of_script(text, silent_frames(waveform, frames_for(len(waveform))))
@@ -190,34 +206,73 @@ def request_of(options: argparse.Namespace) -> SpeakRequest:
     """
     if options.request is not None:
         return _saved_request(options)
-    emotion = None if options.emotion in (None, AUTO) else parse_emotion(options.emotion)
+    with bad_values_are_wrong_usage():
+        emotion = None if options.emotion in (None, AUTO) else parse_emotion(options.emotion)
     timeline = None if options.timeline is None else read_timeline(options.timeline)
+    if options.speech is None and (options.script is not None or options.emotion == AUTO):
+        raise WrongUsage("A text holds its tags itself, and no voice to listen to: leave out --script and --emotion auto.")
     _check_outputs(options)
     if options.script is not None:
         timeline = read_script(options.script, options.speech)
     if options.emotion == AUTO:
         timeline = hear_emotions(options.speech)
+    text = options.text if options.text_file is None else read_text(options.text_file)
 
-    from gmtalker.request import SpeakRequest  # late: wrong usage should not wait for the networks' libraries
+    from gmtalker.output import OutputOptions  # late: wrong usage should not wait for the networks' libraries
+    from gmtalker.request import SpeakRequest
 
-    given = {name: getattr(options, name) for name in FIELDS if getattr(options, name) is not None}
     with bad_values_are_wrong_usage():
-        return SpeakRequest(options.speech, emotion=emotion, timeline=timeline, **given)
+        return SpeakRequest(
+            options.speech,
+            emotion=emotion,
+            timeline=timeline,
+            text=text,
+            output=OutputOptions(**_output_of(options)),
+            **_given(options, FIELDS),
+        )
+
+
+def _given(options: argparse.Namespace, names: Sequence[str]) -> dict[str, object]:
+    return {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+
+
+def _output_of(options: argparse.Namespace) -> dict[str, object]:
+    """The options of the output; a format that is not named is that of the output's suffix."""
+    given = _given(options, (*OUTPUT_FIELDS, *CAPTION_FIELDS))
+    return {"format": SUFFIXES.get(options.output.suffix.lower(), "mp4")} | given
+
+
+def read_text(path: Path) -> str:
+    """A text file, UTF-8. Errors: UnusableInput when it can't be read."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, ValueError) as error:
+        raise UnusableInput(f"{path.name} can't be read as text.") from error
 
 
 def _saved_request(options: argparse.Namespace) -> SpeakRequest:
-    beside = [name for name in (*FIELDS, *EMOTION_OPTIONS) if getattr(options, name) is not None]
+    every = (*FIELDS, *EMOTION_OPTIONS, *OUTPUT_FIELDS, *CAPTION_FIELDS)
+    beside = [name for name in every if getattr(options, name) is not None]
     if beside:
         raise WrongUsage(f"--request says all of that already; leave out --{beside[0].replace('_', '-')}.")
-    _check_outputs(options)
-
     from gmtalker.request import SpeakRequest  # late, as above
 
-    return SpeakRequest.load(options.request)
+    if options.tracks is not None:
+        check_output(options.tracks, ".safetensors")
+    request = SpeakRequest.load(options.request)
+    check_output(options.output, request.output.file.suffix)
+    return request
+
+
+def _check_format(options: argparse.Namespace) -> None:
+    format = _output_of(options)["format"]
+    if format not in FORMATS:
+        raise WrongUsage(f"format must be one of {', '.join(FORMATS)}, not {format!r}.")
+    check_output(options.output, FORMATS[format].suffix)
 
 
 def _check_outputs(options: argparse.Namespace) -> None:
-    check_output(options.output, ".mp4")
+    _check_format(options)
     if options.tracks is not None:
         check_output(options.tracks, ".safetensors")
 
@@ -225,8 +280,10 @@ def _check_outputs(options: argparse.Namespace) -> None:
 # --- Commands ------------------------------------------------------------------------------------------------------------------
 
 
-def _speak(options: argparse.Namespace) -> None:
+def _speak(options: argparse.Namespace) -> int | None:
     _set_tsa(options)
+    if options.batch is not None:
+        return _speak_batch(options)
     request = request_of(options)
     if request.is_over_full():
         print("The emotion weights sum to more than 1; they are scaled to 1.", file=sys.stderr)
@@ -235,15 +292,45 @@ def _speak(options: argparse.Namespace) -> None:
         pipeline.speak(request, options.output, on_progress, tracks=options.tracks)
     tracks = {"tracks": str(options.tracks)} if options.tracks else {}
     done(options, str(options.output), output=str(options.output), **tracks)
+    return None
+
+
+def _speak_batch(options: argparse.Namespace) -> int:
+    """Returns: 1 when a row could not be made."""
+    if beside := [name for name in (*EMOTION_OPTIONS, "tracks") if getattr(options, name) is not None]:
+        raise WrongUsage(f"Every row of a table has its own; leave out --{beside[0]}.")
+    if not 1 <= options.processes <= PROCESSES_MAX:
+        raise WrongUsage(f"--processes must be between 1 and {PROCESSES_MAX}, not {options.processes}.")
+    if options.output.exists() and not options.output.is_dir():
+        raise WrongUsage(f"{options.output} is a file; the videos of a table are made in a folder.")
+    from gmtalker.batch import make_batch, read_table  # late: they need the networks' libraries
+
+    rows = read_table(options.batch, _given(options, (*FIELDS, *OUTPUT_FIELDS, *CAPTION_FIELDS)))
+    with progress_bar(options) as on_progress:
+        load = partial(load_pipeline, argparse.Namespace(device=options.device))
+        result = make_batch(rows, options.output, load, options.processes, on_progress)
+    for row in result.failed:
+        print(f"Row {row.number} ({row.name}): {row.error}", file=sys.stderr)
+    made = f"{len(result.made)} videos made in {options.output}, {len(result.kept)} kept, {len(result.failed)} failed."
+    done(options, made, **result.to_json())
+    return UNUSABLE if result.failed else DONE
 
 
 def _reenact(options: argparse.Namespace) -> None:
     _set_tsa(options)
-    check_output(options.output, ".mp4")
+    _check_format(options)
     from gmtalker.face.tracking import track_video
     from gmtalker.media.audio import read_sound_or_none
+    from gmtalker.media.captions import read_cues
+    from gmtalker.output import SPOKEN, OutputOptions
+    from gmtalker.performance import Finish
     from gmtalker.provenance.label import Label
 
+    with bad_values_are_wrong_usage():
+        written = OutputOptions(**_output_of(options))
+    if written.captions == SPOKEN or written.subtitles is not None:
+        raise WrongUsage("What is said in a video is not known; give its captions as an .srt or .vtt file.")
+    cues = None if written.captions is None else read_cues(Path(written.captions))
     pipeline = load_pipeline(options)
     sound, heard = read_sound_or_none(options.video), options.video
     with progress_bar(options) as on_progress:
@@ -251,7 +338,8 @@ def _reenact(options: argparse.Namespace) -> None:
         performance = pipeline.reenact(track, options.avatar, speech=sound)
         performance = replace(performance, inputs=(options.video,), led=True)
         label = None if options.label in (None, LABELS[0]) else Label(options.label, options.label_language or LABEL_LANGUAGES[0])
-        pipeline.film(performance, options.output, on_progress, sound=None if sound is None else heard, label=label)
+        finish = Finish(label, written, cues=cues)
+        pipeline.film(performance, options.output, on_progress, sound=None if sound is None else heard, finish=finish)
     done(options, str(options.output), output=str(options.output))
 
 

@@ -27,7 +27,12 @@ if TYPE_CHECKING:
 DONE, UNUSABLE, WRONG_USAGE = 0, 1, 2
 DATASETS = ("mead", "cremad", "lsp", "hdtf", "voxceleb2")
 # How the stages of the pipeline are called for people; other stages have names that people read already.
-TITLES = {"listening": "reading the speech", "expression": "generating the expression", "drawing": "drawing the frames"}
+TITLES = {
+    "listening": "reading the speech",
+    "videos": "making the videos",
+    "expression": "generating the expression",
+    "drawing": "drawing the frames",
+}
 
 
 # Packages that the base install does not bring, and the extra that does.
@@ -35,6 +40,10 @@ EXTRAS = {
     **dict.fromkeys(("accelerate", "matplotlib", "mediapipe", "psutil", "skimage", "sklearn"), "train"),
     **dict.fromkeys(("fastapi", "gradio", "moviepy", "starlette", "yaml", "werkzeug", "pydantic"), "page"),
     "librosa": "measure",
+    "hibari": "voice",
+    "onnx": "voice",
+    "onnxruntime": "voice",
+    **dict.fromkeys(("PIL", "fontTools", "webvtt"), "captions"),
     "insightface": "identity",
     "transformers": "encoders",
 }

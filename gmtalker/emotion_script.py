@@ -1,8 +1,10 @@
-"""A script with emotion tags, "[happy 0.8] What a day! [sad] But it rains.", to the keys of a timeline."""
+"""A script with emotion tags, "[happy 0.8] What a day! [sad] But it rains.", or emoji, to the keys of a timeline."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -12,6 +14,22 @@ from gmtalker.tracks import EmotionKey
 BLEND_SECONDS = 0.4  # from one emotion to the next
 PAUSE_FRAMES = 3  # so many silent frames are a pause
 TAG = re.compile(r"\[([^\[\]]*)\]")
+ENDS = (".", "!", "?", "…", "。", "！", "？")  # of a sentence
+EMOJI = "[\U0001f300-\U0001faff\u2600-\u27bf\ufe0f\u200d]"  # none of them is said
+EMOJI_EMOTIONS = {
+    emoji: emotion
+    for emotion, some in {
+        "neutral": "😐😑😶",
+        "angry": "😠😡🤬😤👿",
+        "contempt": "🙄😒😏",
+        "disgusted": "🤢🤮😖",
+        "fear": "😨😰😱😧",
+        "happy": "😀😃😄😁😆😂🤣😊🙂😍🥰🥳😎☺❤🎉",
+        "sad": "😢😭😞😔🙁😟😿💔",
+        "surprised": "😮😯😲🤯😳",
+    }.items()
+    for emoji in some
+}
 
 
 def timeline_of_script(script: str, silent: np.ndarray) -> list[EmotionKey]:
@@ -25,30 +43,75 @@ def timeline_of_script(script: str, silent: np.ndarray) -> list[EmotionKey]:
     Returns: keys in their order.
     Errors: ValueError naming the tag that can't be read, or when there is none.
     """
-    tags, letters = [], 0
-    end = 0
-    for tag in TAG.finditer(script):
-        letters += _letters(script[end : tag.start()])
-        tags.append((letters, _emotion(tag[1])))
-        end = tag.end()
-    letters += _letters(script[end:])
-    if not tags:
+    read = read_script(script)
+    if not read.tags:
         raise ValueError("The script has no tag; write one like [happy 0.8] where the emotion begins")
-    if not letters:
+    if not (letters := _letters(read.words)):
         raise ValueError("The script has no words; write what is said behind the tags")
     spoken = np.flatnonzero(~np.asarray(silent))
     if not len(spoken):
         spoken = np.arange(len(silent))
-    keys = [EmotionKey(0.0, {})] if tags[0][0] else []
-    for before, emotion in tags:
-        place = min(int(before / letters * len(spoken)), len(spoken) - 1)
-        moment = _after_pause(spoken, place) / FPS if before else 0.0
+    moments = []
+    for place, emotion in read.tags:
+        before = _letters(read.words[:place])
+        frame = min(int(before / letters * len(spoken)), len(spoken) - 1)
+        moments.append((_after_pause(spoken, frame) / FPS if before else 0.0, emotion))
+    return blended_keys(moments)
+
+
+def blended_keys(moments: Sequence[tuple[float, dict[str, float]]]) -> list[EmotionKey]:
+    """The keys of emotions that begin at their moments, in seconds: neutral before the first, blended around the others."""
+    keys = [EmotionKey(0.0, {})] if moments and moments[0][0] > 0 else []
+    for moment, emotion in moments:
         if keys:
             turn = max(moment - BLEND_SECONDS / 2, keys[-1].time)
             keys.append(EmotionKey(round(turn, 2), keys[-1].emotion))
             moment = max(turn, moment + BLEND_SECONDS / 2)
         keys.append(EmotionKey(round(moment, 2), emotion))
     return keys
+
+
+@dataclass(frozen=True)
+class Script:
+    """What is said, and its emotions.
+
+    words: without tags and emoji.
+    tags: place in words from which an emotion holds, and the emotion; places rise.
+    """
+
+    words: str
+    tags: tuple[tuple[int, dict[str, float]], ...]
+
+
+def read_script(script: str) -> Script:
+    """Take the tags and emoji out of a script.
+
+    A tag holds from the next word on, as an emoji in the middle does; one at the end of a sentence is that sentence's.
+
+    Errors: ValueError naming a tag that can't be read.
+    """
+    words, tags, end = "", [], 0
+    for found in re.finditer(f"{TAG.pattern}|({EMOJI})+", script):
+        words += script[end : found.start()]
+        end = found.end()
+        if found[1] is not None:
+            tags.append((len(words), _emotion(found[1])))
+        elif emotion := next((EMOJI_EMOTIONS[each] for each in found[0] if each in EMOJI_EMOTIONS), None):
+            follows = script[end:].lstrip(" \t")
+            ends = words.rstrip().endswith(ENDS) or not follows.strip() or follows.startswith((*ENDS, "\n"))
+            tags.append((_sentence_start(words) if ends else len(words), {emotion: 1.0}))
+        if script[end:].lstrip(" \t").startswith(ENDS):
+            words = words.rstrip()
+    last: dict[int, dict[str, float]] = {}
+    for place, emotion in sorted(tags, key=lambda tag: tag[0]):
+        last[place] = emotion  # of two at one place the one that is written last
+    return Script(words + script[end:], tuple(last.items()))
+
+
+def _sentence_start(words: str) -> int:
+    """Where the last sentence of some words begins."""
+    body = words.rstrip().rstrip("".join(ENDS))
+    return max(body.rfind(end) for end in (*ENDS, "\n")) + 1
 
 
 def _after_pause(spoken: np.ndarray, place: int, near: int = FPS) -> int:

@@ -17,14 +17,17 @@ from gmtalker.avatars.ready import AvatarLike, ReadyAvatars
 from gmtalker.clock import LABELS, SAMPLES_PER_FRAME
 from gmtalker.device import choose_device, is_half_fast, one_core, usable_cores
 from gmtalker.face.lip_guard import LipGuard
-from gmtalker.files import whole_file
-from gmtalker.media.audio import read_speech, what_was_heard
+from gmtalker.files import temporary_folder, whole_file
+from gmtalker.media.audio import read_speech
+from gmtalker.media.captions import cues_of, read_cues, write_cues
 from gmtalker.media.full_frame import IdleLoop
 from gmtalker.models.articulation import is_spoken
-from gmtalker.performance import Frames, Performance, film
+from gmtalker.output import SPOKEN
+from gmtalker.performance import Finish, Frames, Performance, film
 from gmtalker.progress import OnProgress, Watcher
 from gmtalker.provenance.label import Label
 from gmtalker.request import SpeakRequest, request_file
+from gmtalker.source import heard
 from gmtalker.stages import GenericStages, HubOptions, load_stages, push_stages, save_stages
 from gmtalker.streaming import TEMPERATURE, ExpressionStream, Manner, TrackStream
 from gmtalker.tracks import MOTION_DIM, EmotionWeights, ExpressionTrack, FaceTrack, MotionTrack
@@ -258,8 +261,8 @@ class GMTalkerPipeline:
         options: timeline, intensity, seed, head, blink, gaze, motion, full_frame, as in SpeakRequest.
         Errors: ValueError for an option, UnusableSpeech, UnusableAvatar.
         """
-        if "label" in options:
-            raise TypeError("label is written by speak and film; frames are bare")
+        if written := {"label", "output", "text", "voice"} & set(options):
+            raise TypeError(f"{min(written)} is for speak; what is called here gives bare frames of a speech")
         request = SpeakRequest(speech, avatar, emotion, **options)
         waveform = speech if isinstance(speech, np.ndarray) else read_speech(Path(speech))
         return self.perform(request, waveform, Watcher(on_progress))
@@ -307,6 +310,8 @@ class GMTalkerPipeline:
     ) -> Path:
         """Make the video of a request, and save the request beside it (request_file). Nothing half-written is ever left.
 
+        What is said of a text goes beside it, too, where the request asks for subtitles: video.srt.
+
         on_progress: gets the stages "listening", "expression" and "drawing".
         stop: called before each frame; True ends the work.
         tracks: also write what the face does to this file.
@@ -316,11 +321,17 @@ class GMTalkerPipeline:
         """
         watcher = Watcher(on_progress, stop)
         watcher.report("listening", 0, 1)
-        speech = read_speech(Path(request.speech))
-        for sentence in what_was_heard(Path(request.speech)):
-            watcher.say(sentence)
-        performance = self.perform(request, speech, watcher)
-        self.film(performance, output, on_progress, stop, Path(request.speech), live, label_of(request))
+        # What is to be read is read before the work.
+        given = None if request.output.captions in (None, SPOKEN) else read_cues(Path(request.output.captions))
+        with temporary_folder() as folder:
+            source = heard(request, folder)
+            for sentence in source.sentences:
+                watcher.say(sentence)
+            performance = self.perform(source.request, source.waveform, watcher)
+            finish = Finish(label_of(request), request.output, source.shown, given, source.voice)
+            self.film(performance, output, on_progress, stop, source.sound, live, finish)
+        if request.output.subtitles is not None:
+            write_cues(cues_of(source.said), Path(output).with_suffix(f".{request.output.subtitles}"))
         request.save(request_file(output))
         if tracks is not None:
             with whole_file(tracks) as unfinished:

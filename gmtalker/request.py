@@ -16,12 +16,15 @@ from gmtalker.avatars.ready import AvatarLike, ReadyAvatar
 from gmtalker.avatars.storage import lookup_avatar
 from gmtalker.clock import LABEL_LANGUAGES, LABELS, LARGEST_AMOUNT, LARGEST_INTENSITY, MOTIONS
 from gmtalker.files import load_request, save_json
+from gmtalker.output import SPOKEN, OutputOptions
 from gmtalker.tracks import EmotionKey, EmotionWeights, over_full
 
 KIND = "speak"  # of request that a JSON file holds
 # What JSON gives for the fields whose value no other check looks at.
 JSON_KINDS: dict[str, type | tuple[type, ...]] = {
-    "speech": str,
+    "speech": (str, type(None)),
+    "text": (str, type(None)),
+    "voice": (str, type(None)),
     "avatar": (str, type(None)),
     "emotion": dict,
     "full_frame": bool,
@@ -33,7 +36,9 @@ JSON_KINDS: dict[str, type | tuple[type, ...]] = {
 class SpeakRequest:
     """What an avatar is to say, and how.
 
-    speech: a sound or video file, or (samples,) float at 16 kHz.
+    speech: a sound or video file, or (samples,) float at 16 kHz. Or:
+    text: what a synthetic voice says, with emotion tags and emoji (text_to_speech.say_script).
+    voice: of the text; None is the default.
     avatar: name, folder or repo on the Hub, or a loaded one; None is the bundled one.
     emotion: weights by name, 0 to 1; what they leave of 1 is neutral. Or:
     timeline: keys, as EmotionKey or {"time": seconds, "emotion": {name: weight}}, between which emotions are blended.
@@ -44,10 +49,11 @@ class SpeakRequest:
     label: when a label in the picture says that it is AI-generated: "none", "whole" or "intervals" (provenance.label).
     label_language: of its word: "en" or "zh".
     motion: "own", as the person moves; "still", with the head held nearly still; or "lively".
+    output: format, frame rate, background, canvas and captions, as OutputOptions or its JSON.
     Errors: ValueError naming the valid choices.
     """
 
-    speech: Path | str | np.ndarray
+    speech: Path | str | np.ndarray | None = None
     avatar: AvatarLike = None
     emotion: Mapping[str, float] = field(default_factory=dict)
     timeline: Sequence[EmotionKey | Mapping[str, object]] | None = None
@@ -60,8 +66,12 @@ class SpeakRequest:
     label: str = LABELS[0]
     label_language: str = LABEL_LANGUAGES[0]
     motion: str = "own"
+    text: str | None = None
+    voice: str | None = None
+    output: OutputOptions = field(default_factory=OutputOptions)
 
     def __post_init__(self) -> None:
+        self._check_source()
         if self.emotion is None:
             object.__setattr__(self, "emotion", {})
         if self.emotion and self.timeline:
@@ -84,6 +94,19 @@ class SpeakRequest:
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} must be one of {', '.join(choices)}, not {getattr(self, name)!r}")
 
+    def _check_source(self) -> None:
+        """What is said, and how it is written."""
+        if (self.speech is None) == (self.text is None):
+            raise ValueError("Give a speech or a text, and not both")
+        if self.voice is not None and self.text is None:
+            raise ValueError("A voice says a text; with a speech there is none to choose")
+        if not isinstance(self.output, OutputOptions):  # of JSON
+            object.__setattr__(self, "output", OutputOptions.from_json(self.output))
+        if self.text is None and (self.output.captions == SPOKEN or self.output.subtitles is not None):
+            raise ValueError("Captions of what is said need it as a text; with a speech, give an .srt or .vtt file")
+        if self.full_frame and self.output.needs_outline:
+            raise ValueError("A full frame has its own background; leave out full_frame, or the new background")
+
     @property
     def keys(self) -> tuple[EmotionKey, ...]:
         """The timeline's, none where the emotion is constant."""
@@ -105,7 +128,8 @@ class SpeakRequest:
         words = ["python", "-m", "gmtalker", "speak"]
         if self.avatar is not None:
             words.append(f"--avatar={_named(self.avatar)}")  # a name may begin as an option does
-        for option, value in (("--speech", str(self.speech)), ("--output", output)):
+        said = ("--speech", str(self.speech)) if self.text is None else ("--text", self.text)
+        for option, value in (said, ("--output", output)):
             words += [f"{option}={value}"] if value.startswith("-") else [option, value]
         shown = {name: weight for name, weight in self.emotion.items() if weight}
         if shown:
@@ -120,7 +144,8 @@ class SpeakRequest:
         words += ["--full-frame"] if self.full_frame else []
         words += [f"--label={self.label}"] if self.label != LABELS[0] else []
         words += [f"--label-language={self.label_language}"] if self.label_language != LABEL_LANGUAGES[0] else []
-        return shlex.join(words)
+        words += [] if self.voice is None else [f"--voice={self.voice}"]
+        return shlex.join([*words, *self.output.words()])
 
     def to_json(self) -> dict[str, object]:
         """The request, ready for json.dumps, such that it means the same from any folder.
@@ -129,7 +154,8 @@ class SpeakRequest:
             it was given as samples.
         """
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        values["speech"] = None if isinstance(self.speech, np.ndarray) else os.path.abspath(self.speech)
+        values["speech"] = os.path.abspath(self.speech) if isinstance(self.speech, (str, Path)) else None
+        values["output"] = self.output.to_json()
         values["avatar"] = _lasting(self.avatar)
         values["emotion"] = {name: float(weight) for name, weight in self.emotion.items()}
         values["timeline"] = [key.to_json() for key in self.keys] or None
@@ -144,7 +170,7 @@ class SpeakRequest:
         given = {name: value for name, value in values.items() if name != "request"}
         if unknown := set(given) - known:
             raise ValueError(f"it holds {min(unknown)!r}, which no request has")
-        if given.get("speech") is None:
+        if given.get("speech") is None and given.get("text") is None:
             raise ValueError("it does not name the file that was spoken")
         for name, kinds in JSON_KINDS.items():
             if name in given and not isinstance(given[name], kinds):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -229,6 +230,18 @@ class FaceTrack:
         motion = MotionTrack(*(getattr(self.motion, field.name)[rows] for field in fields(MotionTrack)))
         shoulders = None if self.shoulders is None else self.shoulders[rows]
         return FaceTrack(ExpressionTrack(self.expression.coefficients[rows]), motion, self.found[rows], shoulders)
+
+    def at_rate(self, rate: Fraction) -> FaceTrack:
+        """The same movement in so many frames a second instead of 25, interpolated linearly."""
+        times = np.arange(max(round(len(self) * rate / FPS), 1)) * float(FPS / rate)
+
+        def sampled(rows: Tensor) -> Tensor:
+            return torch.from_numpy(sample_rows(rows.numpy(), times))
+
+        found = self.found[torch.from_numpy(np.clip(times.round().astype(int), 0, len(self) - 1))]
+        motion = MotionTrack.unstacked(sampled(self.motion.stacked()))
+        shoulders = None if self.shoulders is None else sampled(self.shoulders)
+        return FaceTrack(ExpressionTrack(sampled(self.expression.coefficients)), motion, found, shoulders)
 
     def save(self, path: Path) -> None:
         """Write the track as one safetensors file, as `speak --tracks` does."""

@@ -114,7 +114,7 @@ def recogniser() -> Recogniser:
 
 
 def _pocketsphinx() -> Recogniser:
-    """Hears the sentence freely, and its end as three of the words asked for: of all 4,096 the likeliest, so a guess is no danger."""
+    """Hears the sentence freely, and its end as three of the words that are asked for: the likeliest of 4,096."""
     try:
         from pocketsphinx import Config, Decoder  # late: an extra
     except ModuleNotFoundError:

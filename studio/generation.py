@@ -109,7 +109,8 @@ def three_takes(
     Yields: progress as HTML, and the video's file or None.
     Errors: gr.Error for what can't be used.
     """
-    from gmtalker.pipeline import label_of  # late: it needs torch
+    from gmtalker.performance import Finish  # late: it needs torch
+    from gmtalker.pipeline import label_of
     from gmtalker.provenance.credentials import Seal
 
     with temporary_folder() as folder:
@@ -124,7 +125,7 @@ def three_takes(
                     on_progress(replace(progress, done=progress.done + before * progress.total, total=TAKES * progress.total))
 
                 output = folder / f"{number}.mp4"
-                takes.append(pipeline.film(performance, output, on_take, stopping.is_set, label=label_of(request)))
+                takes.append(pipeline.film(performance, output, on_take, stopping.is_set, finish=Finish(label_of(request))))
             together = side_by_side(takes, folder / "takes.mp4")
             # The marks are in the pictures; putting them side by side stripped the signature.
             Seal(performance.avatar.card).sign(together)

@@ -13,8 +13,9 @@ from conftest import ROOT, write_speech
 from media import ffmpeg, real_clip
 
 import gmtalker.pipeline
-from gmtalker.__main__ import WrongUsage, main, parse_emotion
+from gmtalker.__main__ import main
 from gmtalker.command_line import TITLES, progress_bar
+from gmtalker.emotion_words import parse_emotion
 from gmtalker.measure import speed
 from gmtalker.media.video import read_info
 from gmtalker.media.video_writer import VideoWriter
@@ -207,7 +208,7 @@ def test_an_output_that_is_no_mp4_is_wrong_usage(place):
 def test_emotions_are_read_in_any_spacing():
     assert parse_emotion(" happy = 0.7 , sad=.1,") == {"happy": 0.7, "sad": 0.1}
     assert parse_emotion("fear") == {"fear": 1.0}
-    with pytest.raises(WrongUsage, match="neutral, angry, contempt"):
+    with pytest.raises(ValueError, match="neutral, angry, contempt"):
         parse_emotion("Happy=1")
 
 

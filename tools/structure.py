@@ -22,11 +22,15 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("gmtalker.pretrain",),
     ("gmtalker.training",),
     ("gmtalker.command_line",),
+    ("gmtalker.batch",),
     ("gmtalker.pipeline",),
     ("gmtalker.performance",),
     ("gmtalker.streaming",),
     ("gmtalker.stages",),
+    ("gmtalker.source",),
     ("gmtalker.request",),
+    ("gmtalker.output",),
+    ("gmtalker.text_to_speech",),
     ("gmtalker.emotion_script", "gmtalker.emotion_of_voice"),
     ("gmtalker.provenance",),
     ("gmtalker.avatars",),
@@ -35,6 +39,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("gmtalker.media",),
     ("gmtalker.models",),
     ("gmtalker.tracks",),
+    ("gmtalker.emotion_words",),
     ("gmtalker.clock", "gmtalker.errors", "gmtalker.device", "gmtalker.files", "gmtalker.assets", "gmtalker.progress"),
 )
 NO_LAYER = "gmtalker"  # the public API: gmtalker/__init__.py gathers its names from every layer

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import wave
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from itertools import chain
@@ -38,6 +39,15 @@ def read_speech(path: Path) -> np.ndarray:
     if speech is None:
         raise UnusableSpeech(f"{Path(path).name} holds no sound. Please record it again with the microphone on.")
     return speech
+
+
+def write_wave(path: Path, samples: np.ndarray, rate: int) -> None:
+    """Write (samples,) float, full scale 1, as 16 bit mono."""
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(rate)
+        file.writeframes((np.clip(samples, -1, 1) * 32767).astype("<i2").tobytes())
 
 
 @apart(UnusableSpeech)

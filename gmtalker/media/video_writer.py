@@ -1,4 +1,4 @@
-"""Writing video: ffmpeg encodes H.264 and AAC while the frames are still being made."""
+"""Writing video: ffmpeg encodes pictures and sound while the frames are still being made."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import shutil
 import subprocess
 import tempfile
 import wave
+import zipfile
 from collections.abc import Iterable, Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import Protocol
 
@@ -20,6 +22,7 @@ from gmtalker.clock import FPS, SAMPLE_RATE
 from gmtalker.errors import UnusableInput, UnusableSpeech
 from gmtalker.files import sweep, unfinished_prefix
 from gmtalker.media.audio import stream_sound
+from gmtalker.media.formats import MP4, VideoFormat
 
 WRITTEN_SAMPLE_RATE = 48_000  # players and editors expect it; 16 kHz would also cut the voice's upper half
 LIVE_FRAGMENT = 400_000  # microseconds: the growing file becomes playable in pieces of this length
@@ -48,12 +51,12 @@ class FileSeal(Protocol):
     def sound_mark(self, rate: int) -> PieceMark:
         """What marks the sound, of so many samples a second."""
 
-    def sign(self, video: Path) -> None:
-        """Sign the finished file."""
+    def sign(self, video: Path, media_type: str) -> None:
+        """Sign the finished file, of a media type."""
 
 
 class VideoWriter:
-    """Writes frames, and the speech beside them, to an mp4 while they are being made; memory use stays constant.
+    """Writes frames, and the speech beside them, to a file while they are being made; memory use stays constant.
 
     `with VideoWriter(path, width, height, speech) as writer: writer.write(frame)`. The file appears under its name when the block
     ends without an error; otherwise nothing is left. The sound is as long as the pictures: cut, or padded with silence.
@@ -62,6 +65,7 @@ class VideoWriter:
     fps: frames a second.
     live: a second file that can be played while it grows (fragmented mp4, with the sound); after an error its part remains.
     seal: marks the sound, and signs the finished file before it appears.
+    kind: the format; of another than MP4 nothing is written to a live file.
     Errors: UnusableInput when the file can't be written (what ffmpeg says is in the message), UnusableSpeech as read_speech.
     """
 
@@ -71,15 +75,17 @@ class VideoWriter:
         width: int,
         height: int,
         speech: np.ndarray | Path | None = None,
-        fps: float = FPS,
+        fps: float | Fraction = FPS,
         live: Path | None = None,
         seal: FileSeal | None = None,
+        kind: VideoFormat = MP4,
     ) -> None:
         if width < 1 or height < 1:
             raise ValueError(f"A video needs at least one pixel, not {width} x {height}")
         self.path, self.width, self.height, self.speech, self.fps = Path(path).absolute(), width, height, speech, fps
-        self.live, self.seal = live, seal
+        self.live, self.seal, self.kind = live if kind is MP4 else None, seal, kind
         self.frames = 0
+        self._pictures = f"pictures{kind.suffix}" if kind.container else "%06d.png"
 
     def __enter__(self) -> VideoWriter:
         try:
@@ -105,9 +111,10 @@ class VideoWriter:
         return self
 
     def write(self, frame: np.ndarray) -> None:
-        """Add one frame, (height, width, 3) uint8 RGB."""
-        if frame.shape != (self.height, self.width, 3) or frame.dtype != np.uint8:
-            raise ValueError(f"A frame must be ({self.height}, {self.width}, 3) uint8, not {frame.shape} {frame.dtype}")
+        """Add one frame, (height, width, 3) uint8 RGB; of a format with an outline (height, width, 4)."""
+        expected = (self.height, self.width, 4 if self.kind.has_alpha else 3)
+        if frame.shape != expected or frame.dtype != np.uint8:
+            raise ValueError(f"A frame must be {expected} uint8, not {frame.shape} {frame.dtype}")
         try:
             self._process.stdin.write(np.ascontiguousarray(frame).data)
         except OSError as error:  # ffmpeg has ended: what it said tells why
@@ -128,16 +135,34 @@ class VideoWriter:
             self._process.stdin.close()
             if self._process.wait() != 0:
                 raise self._unwritable(self._said())
-            if self._sound:
+            if self._joins:
                 joined = subprocess.run(self._sound_command(), stdin=subprocess.DEVNULL, capture_output=True, cwd=self._folder)
                 if joined.returncode != 0:
                     raise self._unwritable(_first_line(joined.stderr))
-            finished = self._folder / ("video.mp4" if self._sound else "pictures.mp4")
-            if self.seal is not None:
-                self.seal.sign(finished)
+            finished = self._finished()
+            if self.seal is not None and self.kind.media_type is not None:
+                self.seal.sign(finished, self.kind.media_type)
             os.replace(finished, self.path)
         except OSError as error:
             raise self._unwritable(error.strerror) from error
+
+    @property
+    def _joins(self) -> bool:
+        """Whether a second command brings pictures and sound together."""
+        return self._sound and bool(self.kind.sound)
+
+    def _finished(self) -> Path:
+        """The whole file, under a name of its own."""
+        joined = self._folder / f"video{self.kind.suffix if self.kind.container else '.wav'}"
+        if self.kind.container:
+            return joined if self._joins else self._folder / self._pictures
+        packed = self._folder / f"frames{self.kind.suffix}"
+        with zipfile.ZipFile(packed, "w", zipfile.ZIP_STORED) as file:
+            for path in sorted(self._folder.glob("*.png")):
+                file.write(path, path.name)
+            if self._joins:
+                file.write(joined, "speech.wav")
+        return packed
 
     def _stop(self) -> None:
         if self._process.poll() is None:
@@ -181,29 +206,44 @@ class VideoWriter:
     def _picture_command(self) -> list[str]:
         right, bottom = self.width % 2, self.height % 2  # yuv420p has one colour for 2 x 2 pixels: odd sizes grow by one
         even = f"pad={self.width + right}:{self.height + bottom},fillborders=right={right}:bottom={bottom}:mode=smear"
-        colours = "scale=out_color_matrix=bt709:out_range=tv,format=yuv420p"
         command = [imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", "-loglevel", "error", "-nostdin", "-y"]
-        command += ["-f", "rawvideo", "-pix_fmt", "rgb24", "-video_size", f"{self.width}x{self.height}"]
-        command += ["-framerate", f"{self.fps:g}", "-i", "pipe:0"]
+        command += ["-f", "rawvideo", "-pix_fmt", "rgba" if self.kind.has_alpha else "rgb24"]
+        command += ["-video_size", f"{self.width}x{self.height}", "-framerate", str(Fraction(self.fps)), "-i", "pipe:0"]
+        if not self.kind.video:  # the sound alone: its length is that of the pictures
+            return [*command, "-f", "null", "-"]
         if self.live is not None and self._sound:
             command += ["-i", "speech.wav", "-map", "0:v", "-map", "1:a", "-c:a", "aac", "-ar", str(WRITTEN_SAMPLE_RATE)]
-        command += ["-vf", f"{even},{colours}" if right or bottom else colours]
-        command += ["-c:v", "libx264", "-preset", "veryfast", "-crf", "18", "-threads", "1"]
-        command += ["-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709", "-color_range", "tv"]
+        filters = f"{even},{self.kind.filters}" if (right or bottom) and self.kind.container else self.kind.filters
+        command += ["-filter_complex" if "[" in filters else "-vf", filters, *self.kind.video]
+        if not self.kind.container:
+            return [*command, "-f", "image2", self._pictures]
         if self.live is None:
-            return [*command, "-movflags", "+faststart", "-f", "mp4", "pictures.mp4"]
+            flags = ["-movflags", "+faststart"] if self.kind.is_mp4 else []
+            return [*command, *flags, "-f", self.kind.container, self._pictures]
         growing = f"[f=mp4:movflags=+empty_moov+default_base_moof:frag_duration={LIVE_FRAGMENT}:flush_packets=1]live.mp4"
         maps = [] if self._sound else ["-map", "0:v"]
-        whole = "[f=mp4:movflags=+faststart:select=v]pictures.mp4"
+        whole = f"[f=mp4:movflags=+faststart:select=v]{self._pictures}"
         return [*command, *maps, "-flags", "+global_header", "-f", "tee", f"{whole}|{growing}"]
 
     def _sound_command(self) -> list[str]:
         # Joined when the number of frames is known: -shortest while piping leaves up to half a second too much, by chance.
         command = [imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", "-loglevel", "error", "-nostdin", "-y"]
-        command += ["-i", "pictures.mp4", "-i", "speech.wav", "-map", "0:v", "-map", "1:a", "-c:v", "copy"]
-        command += ["-af", f"apad,atrim=end={self.frames / self.fps:.6f}"]
-        command += ["-c:a", "aac", "-b:a", "128k", "-ar", str(WRITTEN_SAMPLE_RATE)]
-        return [*command, "-movflags", "+faststart", "-f", "mp4", "video.mp4"]
+        length = f"apad,atrim=end={float(self.frames / Fraction(self.fps)):.6f}"
+        if not self.kind.container or not self.kind.video:
+            return [
+                *command,
+                "-i",
+                "speech.wav",
+                "-af",
+                length,
+                *self.kind.sound[:2],
+                "-ar",
+                str(WRITTEN_SAMPLE_RATE),
+                "video.wav",
+            ]
+        command += ["-i", self._pictures, "-i", "speech.wav", "-map", "0:v", "-map", "1:a", "-c:v", "copy", "-af", length]
+        flags = ["-movflags", "+faststart"] if self.kind.is_mp4 else []
+        return [*command, *self.kind.sound, *flags, "-f", self.kind.container, f"video{self.kind.suffix}"]
 
 
 def _marked(pieces: Iterable[np.ndarray], mark: PieceMark) -> Iterator[np.ndarray]:

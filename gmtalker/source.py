@@ -1,0 +1,55 @@
+"""What is said in a video: a recording, or a text in a synthetic voice."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from gmtalker.media.audio import read_speech, what_was_heard, write_wave
+from gmtalker.media.captions import STYLES, Cue, cues_of
+from gmtalker.request import SpeakRequest
+from gmtalker.text_to_speech import say_script
+
+
+@dataclass(frozen=True, eq=False)
+class Heard:
+    """What is said, ready to be performed.
+
+    request: with the timeline of the text's tags.
+    waveform: (samples,) float at 16 kHz.
+    sound: the file to be heard in the video.
+    sentences: what is to be told of the recording.
+    said: the words of a text, each when it is said.
+    voice: that says the text; None for a recording.
+    """
+
+    request: SpeakRequest
+    waveform: np.ndarray
+    sound: Path
+    sentences: tuple[str, ...] = ()
+    said: tuple[Cue, ...] = ()
+    voice: str | None = None
+
+    @property
+    def shown(self) -> tuple[Cue, ...]:
+        """The captions, word by word or in lines."""
+        return self.said if self.request.output.caption_style == STYLES[1] else cues_of(self.said)
+
+
+def heard(request: SpeakRequest, folder: Path) -> Heard:
+    """Read the recording of a request, or say its text.
+
+    folder: for what a synthetic voice says.
+    Errors: UnusableSpeech; UnusableInput as say_script.
+    """
+    if request.text is None:
+        path = Path(request.speech)
+        return Heard(request, read_speech(path), path, tuple(what_was_heard(path)))
+    spoken, keys = say_script(request.text, request.voice)
+    sound = folder / "said.wav"
+    write_wave(sound, spoken.samples, spoken.rate)
+    # Tags in the text are nearer to the words than sliders are.
+    tagged = replace(request, emotion={}, timeline=keys) if keys else request
+    return Heard(tagged, read_speech(sound), sound, said=spoken.words, voice=spoken.voice)
