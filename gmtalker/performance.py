@@ -15,7 +15,7 @@ from gmtalker.avatars.avatar import Avatar
 from gmtalker.clock import FPS
 from gmtalker.errors import UnusableAvatar
 from gmtalker.media.captions import Captioner, Cue
-from gmtalker.media.composition import Composer
+from gmtalker.media.composer import Composer
 from gmtalker.media.full_frame import IdleLoop
 from gmtalker.media.video_writer import VideoWriter
 from gmtalker.output import OutputOptions

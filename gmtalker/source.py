@@ -7,10 +7,17 @@ from pathlib import Path
 
 import numpy as np
 
-from gmtalker.media.audio import read_speech, what_was_heard, write_wave
+from gmtalker.media.audio import read_speech, sound_seconds, what_was_heard, write_wave
 from gmtalker.media.captions import STYLES, Cue, cues_of
 from gmtalker.request import SpeakRequest
 from gmtalker.text_to_speech import say_script
+
+LETTERS_A_SECOND = 14  # of a text, as the voice says it
+
+
+def expected_seconds(request: SpeakRequest) -> float:
+    """About how long a video will be, before anything is said. Errors: UnusableSpeech when a recording can't be read."""
+    return sound_seconds(Path(request.speech)) if request.text is None else len(request.text) / LETTERS_A_SECOND
 
 
 @dataclass(frozen=True, eq=False)

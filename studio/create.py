@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import gradio as gr
 
 from gmtalker.assets import SPEECHES
 from gmtalker.clock import EMOTIONS, LABELS, LARGEST_INTENSITY, MOTIONS
+from gmtalker.media.captions import STYLES
+from gmtalker.media.formats import CANVASES, DEFAULT_RATE, FORMATS, RATES
 from studio.components import MIXED
 from studio.generation import TAKES
 from studio.timeline import Timeline, timeline_controls
@@ -23,6 +25,8 @@ PRESETS = {
     "furious": {"angry": 0.8, "disgusted": 0.2},
 }
 AMOUNTS = ("head", "blink", "gaze")
+CAPTIONS = ("none", *STYLES)  # of what is typed
+BACKGROUNDS = ("own", "blur", "green", "white", "black", "file")
 LARGEST_SHOWN_AMOUNT = 2  # of the sliders; a request takes more
 
 
@@ -33,6 +37,35 @@ class AvatarCard:
     gallery: gr.Gallery
     avatar: gr.Dropdown
     strip: gr.Image
+
+
+@dataclass(frozen=True)
+class SpeechCard:
+    """What is said: typed, or a recording.
+
+    other: takes a speech that the player's own upload does not: a video, or a file whose name does not say what it is.
+    """
+
+    text: gr.Textbox
+    speech: gr.Audio
+    other: gr.UploadButton
+
+
+@dataclass(frozen=True)
+class OutputCard:
+    """How the video is written. background_file: what is behind where background says so."""
+
+    canvas: gr.Dropdown
+    background: gr.Dropdown
+    background_file: gr.File
+    captions: gr.Dropdown
+    format: gr.Dropdown
+    fps: gr.Dropdown
+
+    @property
+    def settings(self) -> dict[str, gr.components.Component]:
+        """The controls by name."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
 @dataclass(frozen=True)
@@ -64,6 +97,7 @@ class Stage:
     """Where everything is started and shown.
 
     growing: the video while it is made.
+    file: what was made, where no browser plays it.
     take_buttons: one for each of the takes.
     """
 
@@ -75,6 +109,7 @@ class Stage:
     progress: gr.HTML
     growing: gr.HTML
     video: gr.Video
+    file: gr.File
     takes_group: gr.Group
     takes_video: gr.Video
     take_buttons: Sequence[gr.Button]
@@ -100,25 +135,23 @@ class Visit:
 
 @dataclass(frozen=True)
 class CreateTab:
-    """The tab's components.
-
-    other: takes a speech that the player's own upload does not: a video, or a file whose name does not say what it is.
-    """
+    """The tab's components."""
 
     avatar: AvatarCard
-    speech: gr.Audio
-    other: gr.UploadButton
+    said: SpeechCard
     emotion: EmotionCard
     movement: MovementCard
+    output: OutputCard
     stage: Stage
     visit: Visit
 
     @property
     def settings(self) -> dict[str, gr.components.Component]:
-        """The controls of a request by name, in the order in which the public endpoint "speak" takes their values."""
+        """The controls of a request by name."""
         return {
             "avatar": self.avatar.avatar,
-            "speech": self.speech,
+            "text": self.said.text,
+            "speech": self.said.speech,
             **self.emotion.sliders,
             "intensity": self.emotion.intensity,
             **self.movement.amounts,
@@ -127,6 +160,7 @@ class CreateTab:
             "timeline": self.emotion.timeline.keys,
             "label": self.movement.label,
             "motion": self.movement.motion,
+            **self.output.settings,
         }
 
 
@@ -134,12 +168,12 @@ def create_tab() -> CreateTab:
     """Lay the tab out."""
     with gr.Row():
         with gr.Column(scale=3):
-            avatar, (speech, other), emotion, movement = _avatar_card(), _speech_card(), _emotion_card(), _movement_card()
+            avatar, said, emotion = _avatar_card(), _speech_card(), _emotion_card()
+            movement, output = _movement_card(), _output_card()
         with gr.Column(scale=2, elem_classes="stage"):
             stage = _stage()
-    return CreateTab(
-        avatar, speech, other, emotion, movement, stage, Visit(gr.State({}), gr.State([]), gr.State(""), gr.State(0))
-    )
+    visit = Visit(gr.State({}), gr.State([]), gr.State(""), gr.State(0))
+    return CreateTab(avatar, said, emotion, movement, output, stage, visit)
 
 
 def _avatar_card() -> AvatarCard:
@@ -165,9 +199,10 @@ def _avatar_card() -> AvatarCard:
     return AvatarCard(gallery, avatar, strip)
 
 
-def _speech_card() -> tuple[gr.Audio, gr.UploadButton]:
+def _speech_card() -> SpeechCard:
     with gr.Column(elem_classes="card"):
         gr.Markdown(word("create_speech"))
+        text = gr.Textbox(label=word("text"), info=word("text_info"), lines=2, max_lines=8, elem_id="text")
         speech = keeping_names(
             gr.Audio(label=word("speech"), type="filepath", sources=["upload", "microphone"], elem_id="speech")
         )
@@ -182,7 +217,25 @@ def _speech_card() -> tuple[gr.Audio, gr.UploadButton]:
         )
         # Browsers know sound by the ends of names, and gradio takes nothing else for its player.
         other = keeping_names(gr.UploadButton(word("speech_other"), size="sm", elem_id="speech-other"))
-    return speech, other
+    return SpeechCard(text, speech, other)
+
+
+def _output_card() -> OutputCard:
+    with gr.Column(elem_classes="card"), gr.Accordion(word("output_title"), open=False, elem_id="output"):
+        with gr.Row():
+            canvas = gr.Dropdown(
+                [(word("canvas_own"), ""), *((name, name) for name in CANVASES)], value="", label=word("canvas"), elem_id="canvas"
+            )
+            shown = [(word(f"captions_{name}"), name) for name in CAPTIONS]
+            captions = gr.Dropdown(shown, value=CAPTIONS[0], label=word("captions"), elem_id="captions")
+        with gr.Row():
+            behind = [(word(f"background_{name}"), name) for name in BACKGROUNDS]
+            background = gr.Dropdown(behind, value=BACKGROUNDS[0], label=word("background"), elem_id="background")
+            kinds = [(word(f"format_{name.replace('-', '_')}"), name) for name in FORMATS]
+            kind = gr.Dropdown(kinds, value="mp4", label=word("format"), elem_id="format")
+            fps = gr.Dropdown([*sorted(RATES)], value=DEFAULT_RATE, label=word("fps"), elem_id="fps")
+        file = keeping_names(gr.File(label=word("background_file"), elem_id="background-file", height=110))
+    return OutputCard(canvas, background, file, captions, kind, fps)
 
 
 def _emotion_card() -> EmotionCard:
@@ -256,6 +309,7 @@ def _stage() -> Stage:
     progress, growing = gr.HTML(elem_id="progress"), gr.HTML(elem_id="live")
     shown = {"show_label": False, "interactive": False, "autoplay": True}
     video = gr.Video(label=word("finished"), elem_id="video", buttons=["download"], visible=False, **shown)
+    file = gr.File(label=word("finished"), visible=False, interactive=False, elem_id="finished-file")
     with gr.Group(visible=False, elem_id="takes-group") as takes_group:
         gr.Markdown(word("takes_video"), elem_classes="note", container=True)
         takes_video = gr.Video(label=word("takes_video"), elem_id="takes-video", buttons=[], **shown)
@@ -272,9 +326,8 @@ def _stage() -> Stage:
         buttons=["copy"],
         elem_id="command",
     )
-    return Stage(
-        still, create, takes, reset, stop, progress, growing, video, takes_group, takes_video, take_buttons, history, command
-    )
+    making = still, create, takes, reset, stop, progress, growing
+    return Stage(*making, video, file, takes_group, takes_video, take_buttons, history, command)
 
 
 def _in_twos(items: Sequence) -> list[Sequence]:

@@ -16,11 +16,15 @@ from gmtalker.avatars.storage import find_avatar
 from gmtalker.clock import LABELS, MOTIONS
 from gmtalker.errors import UnusableSpeech
 from gmtalker.media.audio import sound_seconds
+from gmtalker.media.captions import STYLES
+from gmtalker.media.composition import colour_of
+from gmtalker.media.formats import DEFAULT_RATE, PLAYED
 from gmtalker.media.sound_track import sound_track
+from gmtalker.output import SPOKEN, OutputOptions
 from studio.accounts import in_own_workspace
 from studio.avatars import names, picture_of, portraits
 from studio.components import HIDDEN, MIXED, PRIVATE, Updates, note, or_sentence, refusal
-from studio.create import PRESETS, CreateTab
+from studio.create import BACKGROUNDS, CAPTIONS, PRESETS, CreateTab
 from studio.deployment import Deployment
 from studio.generation import TAKES, Stops, generate_video, three_takes
 from studio.labels import remember_label, remembered_labels
@@ -38,6 +42,8 @@ if TYPE_CHECKING:
 
 LARGEST_RANDOM_SEED = 99_999
 STRIP_SIZE = (1600, 400)  # pixels at most
+PROGRAMS_ALONE = ("place", "size", "shape", "caption_place")  # of the output: the page has no controls for them
+TITLE_LETTERS = 32  # of a text, in the list of videos
 VIDEOS_KEPT = 12  # of a visit
 AT_ONCE = {"queue": False, **PRIVATE}
 HEAVY = {"show_progress": "hidden", "concurrency_limit": None}  # gradio's own line would be first come, first served
@@ -67,7 +73,8 @@ class CreateHandlers:
     def __init__(self, tab: CreateTab, pipeline: PipelineSource, live: LiveVideos, place: Deployment) -> None:
         self.tab, self.pipeline, self.live, self.place = tab, pipeline, live, place
         self.speaker, self.stops = speaker(pipeline), Stops()
-        self.in_turn = in_turn(Turns(), self.stops, tab.stage.progress)
+        self.turns = Turns()
+        self.in_turn = in_turn(self.turns, self.stops, tab.stage.progress)
 
     @property
     def offered(self) -> list[gr.blocks.Block]:
@@ -113,7 +120,7 @@ class CreateHandlers:
         or_sentence(sound_seconds, Path(path))
         if or_sentence(sound_track, Path(path), UnusableSpeech) is None:
             raise refusal(f"{Path(path).name} holds no sound. Please record it again with the microphone on.")
-        return {self.tab.speech: path, self.tab.visit.given: Path(path).name}
+        return {self.tab.said.speech: path, self.tab.visit.given: Path(path).name}
 
     def preset(self, name: str) -> Callable[[], Updates]:
         """A handler that sets the sliders to a preset."""
@@ -147,6 +154,7 @@ class CreateHandlers:
                 movement.label: self.place.default_label,
             }
             | {emotion.timeline.table: []}
+            | self._shown_output(OutputOptions())
         )
 
     # --- Videos ----------------------------------------------------------------------------------------------------------------
@@ -189,13 +197,13 @@ class CreateHandlers:
         """The avatar says a speech, in a mixture of emotions or along a timeline [{"time": seconds, "emotion": {name: weight}}]:
         progress and a growing video as HTML, and in the end the video."""
         check_terms(visitor)
-        request = self._request(visitor, settings)
-        self._check_length(visitor, request)
+        request = self.request_of(visitor, settings)
+        self.check_length(visitor, request)
         stage, session = self.tab.stage, visitor.session_hash or ""
         try:
             for progress, player, video in generate_video(self.speaker, request, self.stops.of(session), self.live, visitor):
-                finished = {} if video is None else {stage.video: video}
-                yield {stage.progress: progress, stage.growing: player} | finished
+                shown = stage.video if request.output.format in PLAYED else stage.file
+                yield {stage.progress: progress, stage.growing: player} | ({} if video is None else {shown: video})
         finally:
             self.stops.end(session)
 
@@ -203,8 +211,8 @@ class CreateHandlers:
     def try_takes(self, visitor: gr.Request, **settings: object) -> Iterator[Updates]:
         """Three takes of the first seconds, side by side."""
         check_terms(visitor)
-        request = self._request(visitor, settings)
-        self._check_length(visitor, request)
+        request = self.request_of(visitor, settings)
+        self.check_length(visitor, request)
         stage, session = self.tab.stage, visitor.session_hash or ""
         try:
             for progress, video in three_takes(self.pipeline(), request, self.stops.of(session), visitor):
@@ -227,27 +235,29 @@ class CreateHandlers:
         self,
         visitor: gr.Request,
         video: str | None,
+        file: str | None,
         videos: Sequence[Remembered],
         settings: Mapping[str, object],
         given: str = "",
     ) -> Updates:
         """Add the video to those of this visit, and show the command that repeats it.
 
+        file: what was made in the place of a video that browsers play.
         given: name of the last speech of another kind: the player has it as a file that browsers know.
         """
-        if video is None:  # stopped
+        made = video or file
+        if made is None:  # stopped
             return gr.skip()
-        request = self._request(visitor, settings)
+        request = self.request_of(visitor, settings)
         label = f"{time.strftime('%H:%M:%S')} · {_description(request, visitor)}"
-        videos = [Remembered(label, video, request), *videos][:VIDEOS_KEPT]
-        spoken = Path(request.speech)
-        named = replace(request, speech=given if spoken.stem in (given, Path(given).stem) else spoken.name)
+        videos = [Remembered(label, made, request), *videos][:VIDEOS_KEPT]
         stage = self.tab.stage
         return {
-            stage.video: gr.Video(visible=True),
+            stage.video: gr.Video(visible=video is not None),
+            stage.file: gr.File(visible=video is None),
             self.tab.visit.videos: videos,
             stage.history: gr.Dropdown(choices=[item.label for item in videos], value=label, visible=True),
-            stage.command: gr.Textbox(named.command(), visible=True),
+            stage.command: gr.Textbox(_named(request, given).command(f"video{request.output.file.suffix}"), visible=True),
         }
 
     @in_own_workspace
@@ -256,7 +266,11 @@ class CreateHandlers:
         found = next((item for item in videos if item.label == label), None)
         if found is None or not Path(found.video).is_file():
             return gr.skip()
-        shown = {self.tab.stage.video: gr.Video(found.video, visible=True, autoplay=False)}
+        stage, is_played = self.tab.stage, found.request.output.format in PLAYED
+        shown = {
+            stage.video: gr.Video(found.video if is_played else None, visible=is_played, autoplay=False),
+            stage.file: gr.File(None if is_played else found.video, visible=not is_played),
+        }
         if found.request.avatar not in names():  # the avatar was deleted meanwhile; its video is still here
             gr.Info(say(visitor, "video_without_avatar"))
             return shown
@@ -267,17 +281,37 @@ class CreateHandlers:
         from studio.keyframes import rows_of  # late: it needs torch
 
         sliders, timeline = self.tab.emotion.sliders, self.tab.emotion.timeline
-        others = {name: control for name, control in self.tab.settings.items() if name not in (*sliders, "speech", "timeline")}
+        apart = (*sliders, "speech", "text", "timeline", *self.tab.output.settings)
+        others = {name: control for name, control in self.tab.settings.items() if name not in apart}
+        said = {self.tab.said.text: request.text or ""}
+        if request.speech is not None:
+            said[self.tab.said.speech] = str(request.speech)
         return (
-            {self.tab.speech: str(request.speech), timeline.table: rows_of(request.timeline)}
+            said
+            | {timeline.table: rows_of(request.timeline)}
+            | self._shown_output(request.output)
             | {slider: request.emotion.get(name, 0.0) for name, slider in sliders.items()}
             | {control: getattr(request, name) for name, control in others.items()}
         )
 
-    def _request(self, visitor: gr.Request, settings: Mapping[str, object]) -> SpeakRequest:
+    def _shown_output(self, output: OutputOptions) -> Updates:
+        """The controls of the output with its values."""
+        card, backdrop = self.tab.output, output.backdrop
+        behind = "file" if backdrop else output.background or BACKGROUNDS[0]
+        return {
+            card.canvas: output.canvas or "",
+            card.background: behind,
+            card.background_file: str(backdrop) if backdrop else None,
+            card.captions: output.caption_style if output.captions else CAPTIONS[0],
+            card.format: output.format,
+            card.fps: output.fps,
+        }
+
+    def request_of(self, visitor: gr.Request, settings: Mapping[str, object]) -> SpeakRequest:
         """What the settings ask for; what can't be asked for becomes a sentence on the page."""
         values = dict(settings)
-        if not values["speech"]:
+        text = str(values.pop("text", "") or "").strip() or None
+        if text is None and not values["speech"]:
             raise refusal(say(visitor, "speech_first"))
         _check_avatar(visitor, values["avatar"])
         or_sentence(self.pipeline)
@@ -285,13 +319,55 @@ class CreateHandlers:
 
         emotion = {name: values.pop(name, 0.0) for name in MIXED}
         values |= {"emotion": {} if values["timeline"] else emotion, "timeline": values["timeline"] or None}
-        values |= {"speech": Path(values["speech"]), "seed": int(values["seed"] or 0)}
+        values |= {"speech": None if text else Path(values["speech"]), "text": text, "seed": int(values["seed"] or 0)}
+        written = (*self.tab.output.settings, *PROGRAMS_ALONE)
+        values["output"] = _output(visitor, {name: values.pop(name) for name in written if name in values}, text is not None)
         values |= {"full_frame": bool(values["full_frame"]), "label_language": language_of(visitor)}
         return or_sentence(SpeakRequest, **values)
 
-    def _check_length(self, visitor: gr.Request, request: SpeakRequest) -> None:
-        if or_sentence(sound_seconds, Path(request.speech)) > 60 * self.place.limits.speech_minutes:
+    def check_length(self, visitor: gr.Request, request: SpeakRequest) -> None:
+        """Errors: gr.Error when a video would be longer than this place makes."""
+        from gmtalker.source import expected_seconds  # late: it needs torch
+
+        if or_sentence(expected_seconds, request) > 60 * self.place.limits.speech_minutes:
             raise refusal(say(visitor, "speech_too_long", minutes=self.place.limits.speech_minutes))
+
+
+def _output(visitor: gr.Request, given: Mapping[str, object], is_typed: bool) -> OutputOptions:
+    """How the controls want the video to be written; what can't be becomes a sentence on the page."""
+    behind, captions = given["background"] or BACKGROUNDS[0], given["captions"] or CAPTIONS[0]
+    if behind == BACKGROUNDS[0] and given["background_file"] and "place" in given:  # a program need not say it twice
+        behind = "file"
+    # A name that is neither would be anybody's file.
+    if (behind == "file" and not given["background_file"]) or (behind not in BACKGROUNDS and colour_of(behind) is None):
+        raise refusal(say(visitor, "background_first"))
+    if captions != CAPTIONS[0] and not is_typed:
+        raise refusal(say(visitor, "captions_need_text"))
+    return or_sentence(
+        OutputOptions,
+        **{name: given[name] for name in ("place", "size", "shape", "caption_place") if name in given},
+        format=given["format"] or "mp4",
+        fps=given["fps"] or DEFAULT_RATE,
+        background={"own": None, "file": given["background_file"]}.get(behind, behind),
+        canvas=given["canvas"] or None,
+        captions=None if captions == CAPTIONS[0] else SPOKEN,
+        caption_style=STYLES[0] if captions == CAPTIONS[0] else captions,
+    )
+
+
+def _named(request: SpeakRequest, given: str) -> SpeakRequest:
+    """The request with the names of visitors' files in the place of their paths.
+
+    given: name of the last speech of another kind: the player has it as a file that browsers know.
+    """
+    output = request.output
+    if output.backdrop is not None:
+        output = replace(output, background=output.backdrop.name)
+    if request.speech is None:
+        return replace(request, output=output)
+    spoken = Path(request.speech)
+    name = given if spoken.stem in (given, Path(given).stem) else spoken.name
+    return replace(request, speech=name, output=output)
 
 
 def _check_avatar(visitor: gr.Request, avatar: str | None) -> None:
@@ -303,7 +379,8 @@ def _description(request: SpeakRequest, visitor: gr.Request) -> str:
     """What tells one video of a visit from another."""
     weights = [f"{say(visitor, name)} {weight:g}" for name, weight in request.emotion.items() if weight]
     emotion = say(visitor, "timeline_title") if request.timeline else ", ".join(weights) or say(visitor, "neutral")
-    return f"{request.avatar} · {Path(request.speech).stem} · {emotion}"
+    said = Path(request.speech).stem if request.text is None else f"“{request.text[:TITLE_LETTERS]}”"
+    return f"{request.avatar} · {said} · {emotion}"
 
 
 # --- Connections ---------------------------------------------------------------------------------------------------------------
@@ -313,7 +390,7 @@ def connect_create(tab: CreateTab, pipeline: PipelineSource, live: LiveVideos, p
     """Connect the controls of the tab to the one pipeline. Returns: the handlers, for other tabs."""
     handlers = CreateHandlers(tab, pipeline, live, place)
     _connect_settings(tab, handlers)
-    connect_timeline(tab.emotion.timeline, pipeline, tab.speech, tab.emotion.sliders, tab.emotion.intensity)
+    connect_timeline(tab.emotion.timeline, pipeline, tab.said.speech, tab.emotion.sliders, tab.emotion.intensity)
     _connect_videos(tab, handlers)
     _connect_takes(tab, handlers)
     return handlers
@@ -332,7 +409,7 @@ def _connect_settings(tab: CreateTab, handlers: CreateHandlers) -> None:
         concurrency_id="preview",
         **HIDDEN,
     )
-    tab.other.upload(handlers.take_speech, tab.other, [tab.speech, tab.visit.given], **HIDDEN)
+    tab.said.other.upload(handlers.take_speech, tab.said.other, [tab.said.speech, tab.visit.given], **HIDDEN)
     avatar.change(handlers.show_strip, avatar, tab.avatar.strip, **HIDDEN)
     avatar.change(handlers.show_label, avatar, tab.movement.label, **HIDDEN)
     tab.movement.label.input(handlers.keep_label, [avatar, tab.movement.label], None, **HIDDEN)
@@ -344,16 +421,20 @@ def _connect_videos(tab: CreateTab, handlers: CreateHandlers) -> None:
     stage, visit, settings = tab.stage, tab.visit, tab.settings
     begun = [*_buttons(tab), tab.movement.seed, visit.settings]
     begins = stage.create.click(handlers.begin, None, begun, inputs_kwargs={"lock": tab.movement.lock, **settings}, **AT_ONCE)
-    emptied = begins.then(lambda: ("", gr.Video(None, visible=False)), None, [stage.growing, stage.video], **AT_ONCE)
-    shown = [stage.progress, stage.growing, stage.video]
-    made = emptied.then(handlers.in_turn(handlers.speak), None, shown, inputs_kwargs=settings, api_name="speak", **HEAVY)
-    remembered = [stage.video, visit.videos, stage.history, stage.command]
-    finished = made.success(handlers.remember, [stage.video, visit.videos, visit.settings, visit.given], remembered, **HIDDEN)
+    nothing = lambda: ("", gr.Video(None, visible=False), gr.File(None, visible=False))  # noqa: E731
+    emptied = begins.then(nothing, None, [stage.growing, stage.video, stage.file], **AT_ONCE)
+    shown = [stage.progress, stage.growing, stage.video, stage.file]
+    making = handlers.in_turn(handlers.speak)
+    # By a name of its own: "speak" is what programs call (programs.py).
+    made = emptied.then(making, None, shown, inputs_kwargs=settings, api_name="page_speak", **HEAVY, **PRIVATE)
+    remembered = [stage.video, stage.file, visit.videos, stage.history, stage.command]
+    known = [stage.video, stage.file, visit.videos, visit.settings, visit.given]
+    finished = made.success(handlers.remember, known, remembered, **HIDDEN)
     continued = finished.then(None, None, None, js=CONTINUE_PLAYING, **PRIVATE)
     continued.then(lambda: "", None, stage.growing, **AT_ONCE)
     _connect_end(made, tab, handlers)
     restored = [control for name, control in settings.items() if name != "timeline"]
-    brought = [stage.video, *restored, tab.emotion.timeline.table]
+    brought = [stage.video, stage.file, *restored, tab.emotion.timeline.table]
     stage.history.input(handlers.bring_back, [stage.history, visit.videos], brought, **HIDDEN)
     stage.stop.click(handlers.stop, None, None, queue=False, **PRIVATE)
 

@@ -20,7 +20,6 @@ from gmtalker.avatars.workspace import slug
 from gmtalker.clock import SAMPLE_RATE
 from gmtalker.errors import UnusableInput
 from gmtalker.files import temporary_folder
-from gmtalker.media.audio import read_speech
 from gmtalker.media.side_by_side import side_by_side
 from gmtalker.progress import OnProgress, Progress, Stopped
 from studio.components import progress_bar, refusal, told, without_places
@@ -72,7 +71,7 @@ def generate_video(
     Errors: gr.Error for what can't be used.
     """
     with temporary_folder() as folder:
-        output = folder / f"{slug(request.avatar) if request.avatar else 'avatar'}.mp4"
+        output = folder / f"{slug(request.avatar) if request.avatar else 'avatar'}{request.output.file.suffix}"
         growing = folder / "growing.mp4"
         name, state = live.open(growing)
         start, playing = time.monotonic(), ""
@@ -112,14 +111,15 @@ def three_takes(
     from gmtalker.performance import Finish  # late: it needs torch
     from gmtalker.pipeline import label_of
     from gmtalker.provenance.credentials import Seal
+    from gmtalker.source import heard
 
     with temporary_folder() as folder:
 
         def work(on_progress: OnProgress) -> Path:
-            waveform = read_speech(request.speech)[: int(TAKE_SECONDS * SAMPLE_RATE)]
-            takes = []
+            said = heard(request, folder)
+            waveform, takes = said.waveform[: int(TAKE_SECONDS * SAMPLE_RATE)], []
             for number in range(TAKES):
-                performance = pipeline.perform(replace(request, seed=request.seed + number), waveform)
+                performance = pipeline.perform(replace(said.request, seed=request.seed + number), waveform)
 
                 def on_take(progress: Progress, before: int = number) -> None:
                     on_progress(replace(progress, done=progress.done + before * progress.total, total=TAKES * progress.total))

@@ -32,6 +32,7 @@ from studio.live_video import LiveVideos  # noqa: E402
 from studio.loading import PipelineLoader, PipelineSource, bundled_stages  # noqa: E402
 from studio.personalize import personalize_tab  # noqa: E402
 from studio.personalize_handlers import connect_personalize  # noqa: E402
+from studio.programs import offer_to_programs  # noqa: E402
 from studio.terms import terms_card  # noqa: E402
 from studio.theme import CSS, OPEN, THEME  # noqa: E402
 from studio.translations import TRANSLATIONS, word  # noqa: E402
@@ -56,6 +57,7 @@ def build(pipeline: PipelineSource, live: LiveVideos, place: deployment.Deployme
         with gr.Tabs(elem_id="tabs") as tabs:
             with gr.Tab(word("tab_create"), id="create") as header:
                 create = connect_create(create_tab(), pipeline, live, place)
+                offer_to_programs(create)
             gr.on([page.load, header.select], create.offer, create.tab.avatar.avatar, create.offered, **HIDDEN)
             if place.demo:
                 with gr.Tab(word("tab_personalize"), id="personalize"):

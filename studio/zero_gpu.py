@@ -13,7 +13,6 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 from gmtalker.avatars.workspace import owned_by, owner
-from gmtalker.media.audio import sound_seconds
 from gmtalker.progress import OnProgress, Progress, Stopped
 from studio.loading import PipelineSource, bundled_stages
 
@@ -73,7 +72,9 @@ def speaker(pipeline: PipelineSource) -> Callable[..., Path]:
 
 
 def _loan(request: SpeakRequest, *_: object) -> int:
-    return math.ceil(START_SECONDS + SECONDS_OF_LOAN * sound_seconds(Path(request.speech)))
+    from gmtalker.source import expected_seconds  # late: it needs torch
+
+    return math.ceil(START_SECONDS + SECONDS_OF_LOAN * expected_seconds(request))
 
 
 def _steps(request: SpeakRequest, output: Path, live: Path | None, name: str) -> Iterator[Progress | Exception]:

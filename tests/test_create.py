@@ -13,12 +13,13 @@ from conftest import write_speech
 from fastapi import Request as HttpRequest
 
 from gmtalker.errors import UnusableAvatar
+from gmtalker.output import OutputOptions
 from gmtalker.progress import Progress, Stopped
 from gmtalker.request import SpeakRequest
 from gmtalker.tracks import EmotionKey
 from studio.components import MIXED
 from studio.create import CreateTab, create_tab
-from studio.create_handlers import CreateHandlers
+from studio.create_handlers import CreateHandlers, Remembered
 from studio.deployment import Deployment
 from studio.generation import Stops, generate_video
 from studio.live_video import LiveVideos
@@ -45,15 +46,18 @@ def handlers(tab: CreateTab, tiny_pipeline) -> CreateHandlers:
 def settings(tmp_path: Path) -> dict[str, object]:
     """Of a request as the controls give them."""
     others = {"head": 0.5, "blink": 1, "gaze": 1, "seed": 3, "full_frame": False, "timeline": [], "label": "whole"}
-    others |= {"motion": "still"}
+    others |= {"motion": "still", "text": "", "canvas": "", "background": "own", "background_file": None}
+    others |= {"captions": "none", "format": "mp4", "fps": "25"}
     emotion = dict.fromkeys(MIXED, 0) | {"happy": 0.8}
     return {"avatar": "tiny", "speech": str(write_speech(tmp_path / "speech.wav"))} | emotion | {"intensity": 1.2} | others
 
 
 def test_the_controls_are_named_as_the_fields_of_a_request_and_the_emotions(tab: CreateTab):
     fields = {field.name for field in dataclasses.fields(SpeakRequest)}
-    assert set(tab.settings) == fields - {"emotion", "label_language"} | set(MIXED)
-    assert list(tab.settings)[:2] == ["avatar", "speech"] and list(tab.settings)[-3:] == ["timeline", "label", "motion"]
+    written = {field.name for field in dataclasses.fields(OutputOptions)}
+    own = set(tab.settings) - set(tab.output.settings)
+    assert own == fields - {"emotion", "label_language", "output", "voice"} | set(MIXED)
+    assert set(tab.output.settings) - {"background_file"} <= written
 
 
 def test_a_video_is_made_of_the_settings(handlers: CreateHandlers, settings: dict, monkeypatch):
@@ -72,9 +76,31 @@ def test_a_video_is_made_of_the_settings(handlers: CreateHandlers, settings: dic
     assert requests == [expected]
 
 
+def test_what_is_typed_is_said_in_the_place_of_a_voice(handlers: CreateHandlers, settings: dict, tmp_path: Path):
+    typed = {"text": " [sad] Hello. ", "captions": "words", "canvas": "4:5", "background": "white", "format": "gif"}
+    request = handlers.request_of(visitor(), settings | typed)
+    assert request.text == "[sad] Hello." and request.speech is None
+    assert request.output == OutputOptions("gif", background="white", canvas="4:5", captions="spoken", caption_style="words")
+    shown = handlers.bring_back(visitor(), "a", [Remembered("a", str(write_speech(tmp_path / "a.gif")), request)])
+    for name, value in typed.items():
+        assert shown[handlers.tab.settings[name]] == value.strip()
+    untyped = {"text": "", "captions": "lines"}
+    for wrong, sentence in ((untyped, "Captions are made"), ({"background": "file"}, "background first")):
+        with pytest.raises(gr.Error, match=sentence):
+            handlers.request_of(visitor(), settings | typed | wrong)
+    with pytest.raises(gr.Error, match="0.1"):  # some 20 seconds
+        next(handlers.speak(visitor(), **settings | {"text": "word " * 60}))
+
+
+@pytest.mark.parametrize("behind", ["/etc/passwd", "../secret.png", "C:\\secret.png"])
+def test_a_background_is_a_colour_or_an_upload_and_no_file_of_the_server(handlers: CreateHandlers, settings: dict, behind: str):
+    with pytest.raises(gr.Error, match="background first"):
+        handlers.request_of(visitor(), settings | {"background": behind, "place": "center"})
+
+
 def test_keyframes_override_the_sliders(handlers: CreateHandlers, settings: dict):
     keys = [{"time": 0.5, "emotion": {"sad": 0.3}}]
-    updates = handlers.remember(visitor(), "video.mp4", [], settings | {"timeline": keys})
+    updates = handlers.remember(visitor(), "video.mp4", None, [], settings | {"timeline": keys})
     request = updates[handlers.tab.visit.videos][0].request
     assert request.timeline == (EmotionKey(0.5, {"sad": 0.3}),) and not request.emotion
     assert "--timeline" in updates[handlers.tab.stage.command].value
@@ -117,22 +143,24 @@ def test_a_new_seed_is_taken_unless_it_is_locked(handlers: CreateHandlers, setti
 def test_a_video_brings_its_settings_back(handlers: CreateHandlers, settings: dict, tmp_path: Path):
     tab, video = handlers.tab, tmp_path / "video.mp4"
     video.write_bytes(b"video")
-    remembered = handlers.remember(visitor(), str(video), [], settings)
+    remembered = handlers.remember(visitor(), str(video), None, [], settings)
     videos = remembered[tab.visit.videos]
     assert "happy 0.8" in videos[0].label and videos[0].request.seed == 3
     shown = handlers.bring_back(visitor(), videos[0].label, videos)
     controls = {name: control for name, control in tab.settings.items() if name != "timeline"}
     assert {name: shown[control] for name, control in controls.items()} == {name: settings[name] for name in controls}
     assert shown[tab.emotion.timeline.table] == [] and Path(shown[tab.stage.video].value["path"]).read_bytes() == b"video"
-    assert handlers.bring_back(visitor(), "no such video", videos) == gr.skip() == handlers.remember(visitor(), None, [], {})
+    assert (
+        handlers.bring_back(visitor(), "no such video", videos) == gr.skip() == handlers.remember(visitor(), None, None, [], {})
+    )
 
 
 def test_a_video_outlives_its_avatar(handlers: CreateHandlers, settings: dict, home: Path, tmp_path: Path):
     video = tmp_path / "video.mp4"
     video.write_bytes(b"video")
-    videos = handlers.remember(visitor(), str(video), [], settings)[handlers.tab.visit.videos]
+    videos = handlers.remember(visitor(), str(video), None, [], settings)[handlers.tab.visit.videos]
     (home / "avatars" / "tiny").rename(tmp_path / "elsewhere")
-    assert list(handlers.bring_back(visitor(), videos[0].label, videos)) == [handlers.tab.stage.video]
+    assert list(handlers.bring_back(visitor(), videos[0].label, videos)) == [handlers.tab.stage.video, handlers.tab.stage.file]
 
 
 def test_the_preview_says_what_is_left_and_what_is_too_much(handlers: CreateHandlers):
@@ -149,7 +177,8 @@ def test_a_preset_sets_every_slider_and_a_reset_every_setting(handlers: CreateHa
     joyful = handlers.preset("joyful")()
     assert joyful[sliders["happy"]] == 0.8 and joyful[sliders["surprised"]] == 0.2 and sum(joyful.values()) == 1
     reset = handlers.reset()
-    kept = {handlers.tab.avatar.avatar, handlers.tab.speech, handlers.tab.emotion.timeline.keys}
+    said = handlers.tab.said
+    kept = {handlers.tab.avatar.avatar, said.text, said.speech, handlers.tab.emotion.timeline.keys}
     assert set(handlers.tab.settings.values()) - set(reset) == kept and reset[sliders["happy"]] == 0
 
 

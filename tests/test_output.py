@@ -19,8 +19,9 @@ from media import bundled_clip, ffmpeg
 from gmtalker.__main__ import main
 from gmtalker.errors import UnusableInput
 from gmtalker.media.captions import Captioner, Cue, cues_of, font_for, read_cues, wrapped, write_cues
-from gmtalker.media.composition import CANVASES, Composer, Composition, cut_out
-from gmtalker.media.formats import FORMATS, RATES
+from gmtalker.media.composer import Composer, cut_out
+from gmtalker.media.composition import Composition
+from gmtalker.media.formats import CANVASES, FORMATS, RATES
 from gmtalker.media.video import read_frames, read_info
 from gmtalker.output import OutputOptions
 from gmtalker.pipeline import GMTalkerPipeline

@@ -5,6 +5,7 @@ SCREENSHOTS=docs/screenshots keeps pictures of the walk there (only of people wh
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import json
 import os
@@ -18,6 +19,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -37,15 +39,17 @@ from gmtalker.assets import SPEECH
 from gmtalker.avatars.storage import export_avatar, import_avatar
 from gmtalker.avatars.workspace import owned_by, workspace
 from gmtalker.media.video import read_frames, read_info
+from gmtalker.provenance.verification import verify
 from gmtalker.request import SpeakRequest
 from personalize import jobs
 from personalize.consent import Consent
 from personalize.request import TrainRequest
 from studio.accounts import add_account
-from studio.components import MIXED
 from studio.guard import FROM_ELSEWHERE
+from studio.programs import PARAMETERS
 
 PROJECT = Path(__file__).resolve().parent.parent
+PICTURE = PROJECT / "assets" / "avatars" / "grid-s1" / "poster.jpg"
 SCREENSHOTS = os.environ.get("SCREENSHOTS")  # a folder
 BROWSER = next(filter(None, map(which, ("chromium", "chromium-browser", "google-chrome"))), None)
 # No look-ups of other hosts: the test holds that the page makes none, and the browser's own would only fail slowly.
@@ -501,6 +505,57 @@ def test_the_first_video_comes_soon(browser, server: Server):
     assert usable < 30 and sign < 15 and first < 300
 
 
+def choose(page, elem_id: str, option: str) -> None:
+    """An option of a Dropdown."""
+    page.locator(f"#{elem_id} input").click()
+    page.get_by_role("option", name=option, exact=True).click()
+
+
+def test_a_sentence_becomes_a_captioned_film_within_a_minute(browser, server: Server, tmp_path: Path):
+    """Typed, upright, a picture behind; how long it takes from opening is measured on a quiet machine (pytest -s)."""
+    tab = browser.new_page(viewport={"width": 1280, "height": 900})
+    began = time.time()
+    tab.goto(server.url)
+    tab.locator("#still img").wait_for(timeout=MINUTE)
+    field(tab, "text").fill("[happy 0.8] Good morning! What a lovely day.")
+    tab.locator("#output button").first.click()
+    choose(tab, "canvas", "9:16")
+    choose(tab, "background", "A picture or video of yours")
+    tab.locator("#background-file input[type=file]").set_input_files(PICTURE)
+    choose(tab, "captions", "Lines")
+    tab.locator("#background-file").get_by_text("poster").first.wait_for(timeout=MINUTE)
+    screenshot(tab, "typed")
+    tab.locator("#create").click()
+    tab.locator("#video video").wait_for(state="visible", timeout=5 * MINUTE)
+    seconds = time.time() - began
+    path = tmp_path / "film.mp4"
+    path.write_bytes(tab.request.get(tab.locator("#video video").get_attribute("src")).body())
+    info, found, command = read_info(path), verify(path), command_shown(tab)
+    screenshot(tab, "typed-and-made")
+    print(f"from opening to a captioned film of {info.seconds:.1f} s, 9:16, before a picture: {seconds:.1f} s")
+    assert (info.width, info.height) == (720, 1280) and 2 < info.seconds < 5 and seconds < 300
+    assert found.marked and found.sound_marked and found.credentials == "valid"
+    assert all(words in command for words in ("--text", "--captions=spoken", "--canvas=9:16", "--background=poster.jpg"))
+    tab.close()
+
+
+def test_what_no_browser_plays_is_a_file_and_what_contradicts_itself_is_told(page):
+    field(page, "text").fill("Hello.")
+    page.locator("#output button").first.click()
+    choose(page, "background", "White")
+    choose(page, "format", "WebM, transparent")
+    page.locator("#create").click()
+    page.locator("#progress, .toast-wrap").get_by_text("transparent background").first.wait_for(timeout=MINUTE)
+    choose(page, "background", "The person's own")
+    created = page.locator("#create:not([disabled])")
+    created.click()
+    page.wait_for_function("document.querySelector('#video video')?.src.includes('.webm')", timeout=5 * MINUTE)
+    choose(page, "format", "ProRes 4444, transparent")
+    created.click()
+    page.locator("#finished-file a").first.wait_for(timeout=5 * MINUTE)
+    assert "mov" in page.locator("#finished-file").inner_text() and not page.locator("#video video").is_visible()
+
+
 def test_the_preview_follows_the_sliders_within_a_second(page):
     page.locator("#still img").wait_for(timeout=MINUTE)
     times = []
@@ -669,29 +724,67 @@ def test_the_bundled_avatar_can_not_be_deleted(page):
 
 def test_only_speaking_is_a_public_endpoint(page, server: Server):
     answer = page.request.get(f"{server.url}/gradio_api/info").json()
-    assert list(answer["named_endpoints"]) == ["/speak"] and answer["unnamed_endpoints"] == {}
-    parameters = {each["parameter_name"]: each for each in answer["named_endpoints"]["/speak"]["parameters"]}
-    others = ["intensity", "head", "blink", "gaze", "seed", "full_frame", "timeline", "label", "motion"]
-    assert list(parameters) == ["avatar", "speech", *MIXED, *others]
-    assert [name for name, each in parameters.items() if not each["parameter_has_default"]] == ["avatar", "speech"]
+    assert sorted(answer["named_endpoints"]) == ["/avatars", "/speak"] and answer["unnamed_endpoints"] == {}
+    speak = answer["named_endpoints"]["/speak"]
+    parameters = {each["parameter_name"]: each for each in speak["parameters"]}
+    assert list(parameters) == list(PARAMETERS) and all(each["parameter_has_default"] for each in parameters.values())
+    assert [each["label"] for each in speak["returns"]] == ["video", "seconds", "seed", "request"]
     fields = {field.name: field.default for field in dataclasses.fields(SpeakRequest)}
-    assert all(parameters[name]["parameter_default"] == (fields[name] or 0 if name != "timeline" else []) for name in others)
+    for name in ("intensity", "head", "blink", "gaze", "motion", "seed", "full_frame", "label"):
+        assert parameters[name]["parameter_default"] == fields[name]
 
 
-def test_agents_are_offered_speaking_and_nothing_else(page, server: Server):
-    tools = page.request.get(f"{server.url}/gradio_api/mcp/schema").json()
-    assert [tool["name"] for tool in tools] == ["speak"] and tools[0]["inputSchema"]["required"] == ["avatar", "speech"]
-    assert tools[0]["description"].startswith("The avatar says a speech")
-    assert {*MIXED, "timeline", "label"} < set(tools[0]["inputSchema"]["properties"])
+def test_agents_are_offered_typed_and_described_tools(page, server: Server):
+    tools = {tool["name"]: tool for tool in page.request.get(f"{server.url}/gradio_api/mcp/schema").json()}
+    assert sorted(tools) == ["avatars", "speak"] and "required" not in tools["speak"]["inputSchema"]
+    asked = tools["speak"]["inputSchema"]["properties"]
+    assert list(asked) == list(PARAMETERS) and all(each["description"] for each in asked.values())
+    assert all({"type", "enum"} & set(each) and each.get("enum") != [] for each in asked.values())
+
+
+def test_an_agent_speaks(server: Server):
+    """Through the MCP client itself: the tools are listed, an avatar is found by its name, and a video comes back."""
+    from mcp import ClientSession
+    from mcp.client.streamable_http import streamablehttp_client
+
+    async def talk() -> tuple[str, str, str]:
+        async with (
+            streamablehttp_client(f"{server.url}/gradio_api/mcp/") as (read, write, _),
+            ClientSession(read, write) as session,
+        ):
+            await session.initialize()
+            names = await session.call_tool("avatars", {})
+            said = {"text": "[happy] Hello.", "avatar": "GRID s1", "emotion": {"sad": 0.2}, "timeline": [], "format": "gif"}
+            made = await session.call_tool("speak", said | {"canvas": "100x100", "background": "white"})
+            wrong = await session.call_tool("speak", {"text": "Hello.", "avatar": "nobody"})
+            assert not made.isError and wrong.isError
+            return tuple(" ".join(str(part) for part in answer.content) for answer in (names, made, wrong))
+
+    with ThreadPoolExecutor(1) as thread:  # the browser's own loop runs in this one
+        names, made, wrong = thread.submit(lambda: asyncio.run(talk())).result(3 * MINUTE / 1000)
+    assert "GRID s1" in names and ".gif" in made and "Choose an avatar first" in wrong
+    assert "/tmp" not in wrong
 
 
 def test_a_client_names_what_it_asks_for(server: Server, speech: Path):
     client = gradio_client.Client(server.url, verbose=False)
-    said = {"avatar": "GRID s1", "speech": gradio_client.handle_file(speech), "happy": 0.5, "seed": 3}
-    progress, _, video = client.predict(**said, api_name="/speak")
-    assert "Done in" in progress and round(25 * read_info(Path(video)).seconds) == 50
-    with pytest.raises(gradio_client.exceptions.AppError, match="Choose an avatar first"):
-        client.predict(**said | {"avatar": "nobody"}, api_name="/speak")
+    assert client.predict(api_name="/avatars") == ["GRID s1"]
+    said = {"avatar": "GRID s1", "speech": gradio_client.handle_file(speech), "emotion": {"happy": 0.5}, "seed": 3}
+    video, seconds, seed, request = client.predict(**said, api_name="/speak")
+    assert round(25 * read_info(Path(video)).seconds) == 50 and seconds == pytest.approx(2, abs=0.1) and seed == 3
+    assert request["emotion"]["happy"] == 0.5 and request["avatar"] == "GRID s1" and "/" not in request["speech"]
+    typed = {"text": "Hello there.", "captions": True, "canvas": "160x200", "background_file": gradio_client.handle_file(PICTURE)}
+    video, *_, request = client.predict(**typed, api_name="/speak")
+    assert (read_info(Path(video)).width, request["output"]["captions"]) == (160, "spoken")
+    for wrong, sentence in (
+        ({"avatar": "nobody"}, "Choose an avatar first"),
+        ({"emotion": {"joy": 1.0}}, "emotion is"),
+        ({"format": "mpeg"}, "format must be one of"),
+        ({"background": "/etc/passwd"}, "background"),
+        ({"text": "Both."}, "not both"),
+    ):
+        with pytest.raises(gradio_client.exceptions.AppError, match=sentence):
+            client.predict(**said | wrong, api_name="/speak")
 
 
 def test_a_killed_trainer_is_seen_and_resumed(page, home: Path, clip: Path):
@@ -725,7 +818,8 @@ class Shared:
 
     def speak(self, name: str, avatar: str, speech: dict):
         """The answer to a request to the public endpoint."""
-        values = [avatar, speech, *[0.0] * len(MIXED), 1, 1, 1, 1, 0, False, [], "none", "own"]
+        given = {"avatar": avatar, "speech": speech}
+        values = [given.get(name, default) for name, (_, default, _) in PARAMETERS.items()]
         return self.tabs[name].request.post(f"{self.server.url}/gradio_api/call/speak", data={"data": values})
 
 

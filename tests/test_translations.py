@@ -65,10 +65,8 @@ def test_every_word_that_the_page_uses_is_in_the_table_and_none_is_left_over():
     assert states <= set(ENGLISH)
     composed = {"listening", "expression", "drawing", "pass", "warn", "fail", "head", "blink", "gaze", "job_step", "job_steps"}
     composed |= {*EMOTIONS, *stages, *states, *(f"{emotion}_info" for emotion in EMOTIONS)}
-    composed |= {key for key in ENGLISH if key.startswith(("preset_", "motion_", "label_", "check_", "consent_"))} | {
-        "ready",
-        "please_fix",
-    }
+    families = "preset_ motion_ label_ check_ consent_ canvas_ captions_ background_ format_"
+    composed |= {key for key in ENGLISH if key.startswith(tuple(families.split()))} | {"ready", "please_fix"}
     composed |= {"marked", "sound_marked", "withdraw_question", "delete_question"}
     assert set(ENGLISH) - used_words <= composed
     with pytest.raises(KeyError):

@@ -40,6 +40,12 @@ class Visitor:
         with urllib.request.urlopen(request, timeout=ANSWER_SECONDS) as answer:
             return json.loads(answer.read())["event_id"]
 
+    def named(self, handler: str, **given: object) -> list[object]:
+        """Values of an endpoint for programs in their order: those given by name, and the defaults of the others."""
+        inputs = next(item["inputs"] for item in self.config["dependencies"] if item.get("api_name") == handler)
+        components = {item["id"]: item["props"] for item in self.config["components"]}
+        return [given.get(components[each]["label"], components[each].get("value")) for each in inputs]
+
     def wait(self, *events: str) -> dict[str, float | None]:
         """When each of the events of this session succeeded, by time.monotonic; None where it did not."""
         ends: dict[str, float | None] = {}
@@ -68,7 +74,7 @@ def previews(visitor: Visitor, number: int) -> list[bool]:
 def ask(visitor: Visitor, speech: Path) -> str:
     """Ask for a video. Returns: the id of the event."""
     file = {"path": _upload(visitor, speech), "meta": {"_type": "gradio.FileData"}}
-    return visitor.start("speak", ["GRID s1", file, *[0.0] * 7, 1.0, 1.0, 1.0, 1.0, 0, False, [], "none", "own"])
+    return visitor.start("speak", visitor.named("speak", avatar="GRID s1", speech=file))
 
 
 def speak(visitor: Visitor, speech: Path) -> float | None:

@@ -402,7 +402,7 @@ def _ask(address: str, speech: Path) -> Path:
     import gradio_client  # late: it comes with the page
 
     client = gradio_client.Client(address, verbose=False, analytics_enabled=False)
-    return Path(client.predict(avatar="GRID s1", speech=gradio_client.handle_file(speech), api_name="/speak")[2])
+    return Path(client.predict(avatar="GRID s1", speech=gradio_client.handle_file(speech), api_name="/speak")[0])
 
 
 def _ask_and_forget(address: str, speech: Path) -> None:

@@ -7,6 +7,8 @@ from fractions import Fraction
 
 RATES = {name: Fraction(name) for name in ("24", "25", "30", "50", "60")} | {"29.97": Fraction(30000, 1001)}  # frames a second
 DEFAULT_RATE = "25"
+CANVASES = {"16:9": (1280, 720), "9:16": (720, 1280), "1:1": (720, 720), "4:5": (720, 900)}  # width and height in pixels
+PLAYED = ("mp4", "green", "webm-alpha")  # formats that every browser plays
 BT709 = ("-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709", "-color_range", "tv")
 COLOURS = "scale=out_color_matrix=bt709:out_range=tv"
 AAC = ("-c:a", "aac", "-b:a", "128k", "-ar", "48000")
