@@ -27,7 +27,7 @@ class Heard:
     request: with the timeline of the text's tags.
     waveform: (samples,) float at 16 kHz.
     sound: the file to be heard in the video.
-    sentences: what is to be told of the recording.
+    sentences: what is to be told of the recording or the text.
     said: the words of a text, each when it is said.
     voice: that says the text; None for a recording.
     """
@@ -59,4 +59,6 @@ def heard(request: SpeakRequest, folder: Path) -> Heard:
     write_wave(sound, spoken.samples, spoken.rate)
     # Tags in the text are nearer to the words than sliders are.
     tagged = replace(request, emotion={}, timeline=keys) if keys else request
-    return Heard(tagged, read_speech(sound), sound, said=spoken.words, voice=spoken.voice)
+    overrides = keys and (request.timeline or any(request.emotion.values()))
+    sentences = ("The tags in the text set the emotion; the one that was chosen beside them is left out.",) if overrides else ()
+    return Heard(tagged, read_speech(sound), sound, sentences, spoken.words, spoken.voice)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
+from threading import Event
 from typing import Literal
 
 import gradio as gr
@@ -17,7 +19,7 @@ from gmtalker.files import temporary_folder
 from gmtalker.media.captions import CAPTION_PLACES, STYLES
 from gmtalker.media.composition import PLACES, SHAPES
 from gmtalker.media.formats import CANVASES, DEFAULT_RATE, FORMATS, RATES
-from gmtalker.progress import Stopped, ignore_progress
+from gmtalker.progress import Progress, Stopped
 from studio.accounts import in_own_workspace
 from studio.avatars import names
 from studio.components import MIXED, or_sentence, refusal
@@ -113,28 +115,35 @@ class _Programs:
 
     async def speak(self, visitor: gr.Request, **settings: object) -> AsyncIterator[tuple]:
         """Make a video when it is this program's turn. Yields: once, file, seconds, seed and request."""
+        gone = Event()
         with temporary_folder() as folder:
-            with self.handlers.turns.ticket(visitor) as ticket:
-                await ticket.turn.wait()
-                result = await asyncio.to_thread(self._made, visitor, folder, settings)
+            try:
+                with self.handlers.turns.ticket(visitor) as ticket:
+                    await ticket.turn.wait()
+                    result = await asyncio.to_thread(self._made, visitor, folder, settings, gone)
+            finally:
+                gone.set()  # also for the thread of a program that waits no longer
             yield result
 
     @in_own_workspace
-    def _made(self, visitor: gr.Request, folder: Path, settings: Mapping[str, object]) -> tuple[str, float, int, dict]:
+    def _made(
+        self, visitor: gr.Request, folder: Path, settings: Mapping[str, object], gone: Event
+    ) -> tuple[str, float, int, dict]:
         check_terms(visitor)
         request = self.handlers.request_of(visitor, _as_on_the_page(visitor, settings))
         self.handlers.check_length(visitor, request)
         output = folder / f"video{request.output.file.suffix}"
+        frames = deque([0.0], maxlen=1)
+
+        def count(progress: Progress) -> None:
+            if progress.stage == "drawing":
+                frames.append(progress.total)
+
         try:
-            or_sentence(self.handlers.speaker, request, output, ignore_progress, lambda: False)
+            or_sentence(self.handlers.speaker, request, output, count, gone.is_set)
         except Stopped as error:
             raise refusal(say(visitor, "stopped")) from error
-        from gmtalker.media.audio import sound_seconds  # late, as all that decodes
-        from gmtalker.request import request_file
-
-        seconds = round(sound_seconds(output), 2) if request.output.file.sound and request.output.file.container else 0.0
-        request_file(output).unlink(missing_ok=True)
-        return str(output), seconds, request.seed, _told(request.to_json())
+        return str(output), round(frames[0] / float(request.output.rate), 2), request.seed, _told(request.to_json())
 
 
 def _as_on_the_page(visitor: gr.Request, settings: Mapping[str, object]) -> dict[str, object]:

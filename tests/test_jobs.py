@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from gmtalker.avatars.workspace import private_home
 from gmtalker.errors import UnusableAvatar, UnusableInput
 from gmtalker.progress import Progress
 from personalize import jobs
@@ -111,9 +112,35 @@ def test_a_killed_trainer_is_failed_within_ten_seconds(clip):
     assert time.time() - killed < 10 and lost.message == jobs.LOST
 
 
+def halt(process: int) -> None:
+    """Stop a trainer as a sleeping machine does, but not while it writes: then nobody else could."""
+    while True:
+        os.kill(process, signal.SIGSTOP)
+        try:
+            connection = sqlite3.connect(private_home() / "studio.sqlite", timeout=0.2)
+            connection.execute("BEGIN IMMEDIATE")
+            connection.close()
+            return
+        except sqlite3.OperationalError:
+            os.kill(process, signal.SIGCONT)
+            time.sleep(0.05)
+
+
+def test_a_refresh_while_somebody_holds_the_file_is_no_error(clip, monkeypatch):
+    job = wait_for_step(start("held", clip))
+    connection = sqlite3.connect(private_home() / "studio.sqlite")
+    connection.execute("BEGIN IMMEDIATE")
+    monkeypatch.setattr("personalize.jobs.store.LOCKED_SECONDS", 0.2)
+    try:
+        jobs.refresh()
+    finally:
+        connection.close()
+    assert jobs.get(job.id).status == "running"
+
+
 def test_a_silent_trainer_is_failed_and_one_that_wakes_up_takes_its_row_back(clip):
     job = wait_for_step(start("long", clip))
-    os.kill(job.pid, signal.SIGSTOP)  # as a sleeping machine does
+    halt(job.pid)
     try:
         wait_for(job, "failed", seconds=jobs.queue.SILENT_SECONDS + jobs.trainer.BEAT_SECONDS + 3)
     finally:

@@ -774,8 +774,9 @@ def test_a_client_names_what_it_asks_for(server: Server, speech: Path):
     assert round(25 * read_info(Path(video)).seconds) == 50 and seconds == pytest.approx(2, abs=0.1) and seed == 3
     assert request["emotion"]["happy"] == 0.5 and request["avatar"] == "GRID s1" and "/" not in request["speech"]
     typed = {"text": "Hello there.", "captions": True, "canvas": "160x200", "background_file": gradio_client.handle_file(PICTURE)}
-    video, *_, request = client.predict(**typed, api_name="/speak")
+    video, seconds, _, request = client.predict(**typed, api_name="/speak")
     assert (read_info(Path(video)).width, request["output"]["captions"]) == (160, "spoken")
+    assert seconds == pytest.approx(read_info(Path(video)).seconds, abs=0.05)
     for wrong, sentence in (
         ({"avatar": "nobody"}, "Choose an avatar first"),
         ({"emotion": {"joy": 1.0}}, "emotion is"),

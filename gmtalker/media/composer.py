@@ -14,6 +14,7 @@ from gmtalker.errors import UnusableInput, UnusableVideo
 from gmtalker.media.composition import BLUR, PLACES, SHAPES, Composition, colour_of
 from gmtalker.media.video import read_frames
 
+READ = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")  # of what pillow can read
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 MARGIN = 0.03  # of the canvas's shorter side, around a person in a corner
 HALF, ANY = 128, 12  # of 255: a matte below which a pixel is rather not the person; and below which there is nothing
@@ -164,7 +165,7 @@ def _picture(path: Path) -> np.ndarray:
     from PIL import Image, ImageOps
 
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=READ) as image:
             if image.width * image.height > INPUT_PIXELS_MAX:
                 raise UnusableInput(f"{path.name} has {image.width} x {image.height} pixels; a smaller picture is enough.")
             upright = ImageOps.exif_transpose(image).convert("RGBA")

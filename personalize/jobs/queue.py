@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -135,8 +136,13 @@ def _first_state(here: bool) -> dict:
 
 def refresh() -> None:
     """Find dead trainers and start the next job in the queue, if none runs."""
-    _find_dead()
-    identifier = claim_next(time.time())
+    try:
+        _find_dead()
+        identifier = claim_next(time.time())
+    except sqlite3.OperationalError as error:
+        if "locked" not in str(error):
+            raise
+        return  # somebody was halted in the middle of writing: the next refresh looks again
     if identifier is None:
         return
     try:

@@ -19,6 +19,7 @@ _SCHEMA = """CREATE TABLE IF NOT EXISTS jobs (
     consent TEXT NOT NULL, size INTEGER NOT NULL DEFAULT 256, owner TEXT NOT NULL DEFAULT '', look TEXT NOT NULL DEFAULT '')"""
 _TEXT = "TEXT NOT NULL DEFAULT ''"
 _ADDED = {"size": "INTEGER NOT NULL DEFAULT 256", "owner": _TEXT, "look": _TEXT}  # since the first version
+LOCKED_SECONDS = 10.0  # for which somebody else's writing is waited for
 _AS_JSON = ("clips", "emotions", "consent", "quality")  # columns that hold JSON
 
 
@@ -112,7 +113,7 @@ def _database() -> Iterator[sqlite3.Connection]:
     """A connection for one block, committed at its end. An older version's file gets the columns that it lacks."""
     path = private_home() / "studio.sqlite"
     path.touch(mode=0o600)
-    connection = sqlite3.connect(path, timeout=10)
+    connection = sqlite3.connect(path, timeout=LOCKED_SECONDS)
     connection.row_factory = sqlite3.Row
     try:
         connection.execute("PRAGMA journal_mode = WAL")

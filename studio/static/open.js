@@ -20,13 +20,17 @@
   banner.setAttribute('role', 'alert');
   banner.hidden = true;
   document.body.append(banner);
-  let first = null;
+  // Of the server that went: gradio may open the page anew by itself, and it is to be told all the same.
+  let first = sessionStorage.getItem('studio-gone');
   const say = (text, again) => {
     banner.replaceChildren(text);
     if (again) {
       const button = document.createElement('button');
       button.textContent = again;
-      button.onclick = () => location.reload();
+      button.onclick = () => {
+        sessionStorage.removeItem('studio-gone');
+        location.reload();
+      };
       banner.append(' ', button);
     }
     banner.hidden = !text;
@@ -37,8 +41,10 @@
       if (!answer.ok) return;
       const now = await answer.text();
       first ??= now;
+      if (now === first) sessionStorage.removeItem('studio-gone');
       say(now === first ? '' : words[1], now === first ? '' : words[2]);
     } catch {
+      if (first) sessionStorage.setItem('studio-gone', first);
       say(words[0], '');
     }
   };
