@@ -297,19 +297,21 @@ def _movement_card() -> MovementCard:
 
 
 def _stage() -> Stage:
+    """One place for what is seen: the preview, the video while it is made, the finished one."""
     still = gr.Image(
         label=word("preview"), type="numpy", interactive=False, height=300, elem_id="still", buttons=[], format="jpeg"
     )
-    create = gr.Button(word("make"), variant="primary", size="lg", elem_id="create")
-    with gr.Row():
-        takes = gr.Button(word("takes"), size="sm", elem_id="takes")
-        reset = gr.Button(word("reset"), size="sm", elem_id="reset")
-    stop = gr.Button(word("stop"), variant="stop", visible=False, elem_id="stop")
-    gr.Markdown(word("make_hint"), elem_classes="note")
-    progress, growing = gr.HTML(elem_id="progress"), gr.HTML(elem_id="live")
+    growing = gr.HTML(elem_id="live")
     shown = {"show_label": False, "interactive": False, "autoplay": True}
     video = gr.Video(label=word("finished"), elem_id="video", buttons=["download"], visible=False, **shown)
     file = gr.File(label=word("finished"), visible=False, interactive=False, elem_id="finished-file")
+    progress = gr.HTML(elem_id="progress")
+    create = gr.Button(word("make"), variant="primary", size="lg", elem_id="create")
+    stop = gr.Button(word("stop"), variant="stop", size="lg", visible=False, elem_id="stop")  # in the place of the other
+    with gr.Row():
+        takes = gr.Button(word("takes"), size="sm", elem_id="takes")
+        reset = gr.Button(word("reset"), size="sm", elem_id="reset")
+    gr.Markdown(word("make_hint"), elem_classes="note")
     with gr.Group(visible=False, elem_id="takes-group") as takes_group:
         gr.Markdown(word("takes_video"), elem_classes="note", container=True)
         takes_video = gr.Video(label=word("takes_video"), elem_id="takes-video", buttons=[], **shown)

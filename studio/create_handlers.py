@@ -56,11 +56,13 @@ class Remembered:
     label: what the list of videos shows.
     video: its file.
     request: what it was made from.
+    command: that makes it again.
     """
 
     label: str
     video: str
     request: SpeakRequest
+    command: str
 
 
 class CreateHandlers:
@@ -168,7 +170,7 @@ class CreateHandlers:
         seed = settings["seed"] if lock else random.randint(0, LARGEST_RANDOM_SEED)
         stage = self.tab.stage
         return {
-            stage.create: gr.Button(interactive=False),
+            stage.create: gr.Button(visible=False),
             stage.takes: gr.Button(interactive=False),
             stage.stop: gr.Button(visible=True),
             self.tab.movement.seed: seed,
@@ -179,13 +181,24 @@ class CreateHandlers:
         """As begin; takes are counted from the seed that is shown."""
         return self.begin(visitor, lock=True, **settings)
 
-    def end(self) -> Updates:
-        """Something else can be begun again."""
+    def end(self, video: str | None, file: str | None) -> Updates:
+        """Something else can be begun again; the preview comes back where nothing was made."""
         stage = self.tab.stage
         return {
-            stage.create: gr.Button(interactive=True),
+            stage.create: gr.Button(visible=True),
             stage.takes: gr.Button(interactive=True),
             stage.stop: gr.Button(visible=False),
+            stage.still: gr.Image(visible="hidden" if video or file else True),
+        }
+
+    def show_preview(self) -> Updates:
+        """The preview in the place of a video, which stays in the list of videos."""
+        stage = self.tab.stage
+        return {
+            stage.still: gr.Image(visible=True),
+            stage.video: gr.Video(visible=False),
+            stage.file: gr.File(visible=False),
+            stage.progress: "",
         }
 
     def stop(self, visitor: gr.Request) -> None:
@@ -203,7 +216,8 @@ class CreateHandlers:
         try:
             for progress, player, video in generate_video(self.speaker, request, self.stops.of(session), self.live, visitor):
                 shown = stage.video if request.output.format in PLAYED else stage.file
-                yield {stage.progress: progress, stage.growing: player} | ({} if video is None else {shown: video})
+                still = {stage.still: gr.Image(visible="hidden")} if player else {}
+                yield {stage.progress: progress, stage.growing: player} | still | ({} if video is None else {shown: video})
         finally:
             self.stops.end(session)
 
@@ -250,14 +264,15 @@ class CreateHandlers:
             return gr.skip()
         request = self.request_of(visitor, settings)
         label = f"{time.strftime('%H:%M:%S')} · {_description(request, visitor)}"
-        videos = [Remembered(label, made, request), *videos][:VIDEOS_KEPT]
+        command = _named(request, given).command(f"video{request.output.file.suffix}")
+        videos = [Remembered(label, made, request, command), *videos][:VIDEOS_KEPT]
         stage = self.tab.stage
         return {
             stage.video: gr.Video(visible=video is not None),
             stage.file: gr.File(visible=video is None),
             self.tab.visit.videos: videos,
             stage.history: gr.Dropdown(choices=[item.label for item in videos], value=label, visible=True),
-            stage.command: gr.Textbox(_named(request, given).command(f"video{request.output.file.suffix}"), visible=True),
+            stage.command: gr.Textbox(command, visible=True),
         }
 
     @in_own_workspace
@@ -270,6 +285,8 @@ class CreateHandlers:
         shown = {
             stage.video: gr.Video(found.video if is_played else None, visible=is_played, autoplay=False),
             stage.file: gr.File(None if is_played else found.video, visible=not is_played),
+            stage.still: gr.Image(visible="hidden"),
+            stage.command: gr.Textbox(found.command, visible=True),
         }
         if found.request.avatar not in names():  # the avatar was deleted meanwhile; its video is still here
             gr.Info(say(visitor, "video_without_avatar"))
@@ -410,6 +427,9 @@ def _connect_settings(tab: CreateTab, handlers: CreateHandlers) -> None:
         **HIDDEN,
     )
     tab.said.other.upload(handlers.take_speech, tab.said.other, [tab.said.speech, tab.visit.given], **HIDDEN)
+    chosen = [*(slider.input for slider in (*sliders.values(), emotion.intensity)), avatar.input, tab.avatar.gallery.select]
+    chosen += [button.click for button in emotion.presets.values()]
+    gr.on(chosen, handlers.show_preview, None, list(handlers.show_preview()), **AT_ONCE)
     avatar.change(handlers.show_strip, avatar, tab.avatar.strip, **HIDDEN)
     avatar.change(handlers.show_label, avatar, tab.movement.label, **HIDDEN)
     tab.movement.label.input(handlers.keep_label, [avatar, tab.movement.label], None, **HIDDEN)
@@ -423,7 +443,7 @@ def _connect_videos(tab: CreateTab, handlers: CreateHandlers) -> None:
     begins = stage.create.click(handlers.begin, None, begun, inputs_kwargs={"lock": tab.movement.lock, **settings}, **AT_ONCE)
     nothing = lambda: ("", gr.Video(None, visible=False), gr.File(None, visible=False))  # noqa: E731
     emptied = begins.then(nothing, None, [stage.growing, stage.video, stage.file], **AT_ONCE)
-    shown = [stage.progress, stage.growing, stage.video, stage.file]
+    shown = [stage.progress, stage.growing, stage.still, stage.video, stage.file]
     making = handlers.in_turn(handlers.speak)
     # By a name of its own: "speak" is what programs call (programs.py).
     made = emptied.then(making, None, shown, inputs_kwargs=settings, api_name="page_speak", **HEAVY, **PRIVATE)
@@ -434,7 +454,7 @@ def _connect_videos(tab: CreateTab, handlers: CreateHandlers) -> None:
     continued.then(lambda: "", None, stage.growing, **AT_ONCE)
     _connect_end(made, tab, handlers)
     restored = [control for name, control in settings.items() if name != "timeline"]
-    brought = [stage.video, stage.file, *restored, tab.emotion.timeline.table]
+    brought = [stage.video, stage.file, stage.still, stage.command, *restored, tab.emotion.timeline.table]
     stage.history.input(handlers.bring_back, [stage.history, visit.videos], brought, **HIDDEN)
     stage.stop.click(handlers.stop, None, None, queue=False, **PRIVATE)
 
@@ -451,8 +471,9 @@ def _connect_takes(tab: CreateTab, handlers: CreateHandlers) -> None:
 
 
 def _connect_end(work: gr.events.Dependency, tab: CreateTab, handlers: CreateHandlers) -> None:
+    stage = tab.stage
     for event in (work.then, work.failure):  # an error does not reach `then`
-        event(handlers.end, None, _buttons(tab), **AT_ONCE)
+        event(handlers.end, [stage.video, stage.file], [*_buttons(tab), stage.still], **AT_ONCE)
 
 
 def _buttons(tab: CreateTab) -> list[gr.Button]:

@@ -81,7 +81,7 @@ def test_what_is_typed_is_said_in_the_place_of_a_voice(handlers: CreateHandlers,
     request = handlers.request_of(visitor(), settings | typed)
     assert request.text == "[sad] Hello." and request.speech is None
     assert request.output == OutputOptions("gif", background="white", canvas="4:5", captions="spoken", caption_style="words")
-    shown = handlers.bring_back(visitor(), "a", [Remembered("a", str(write_speech(tmp_path / "a.gif")), request)])
+    shown = handlers.bring_back(visitor(), "a", [Remembered("a", str(write_speech(tmp_path / "a.gif")), request, "command")])
     for name, value in typed.items():
         assert shown[handlers.tab.settings[name]] == value.strip()
     untyped = {"text": "", "captions": "lines"}
@@ -160,7 +160,8 @@ def test_a_video_outlives_its_avatar(handlers: CreateHandlers, settings: dict, h
     video.write_bytes(b"video")
     videos = handlers.remember(visitor(), str(video), None, [], settings)[handlers.tab.visit.videos]
     (home / "avatars" / "tiny").rename(tmp_path / "elsewhere")
-    assert list(handlers.bring_back(visitor(), videos[0].label, videos)) == [handlers.tab.stage.video, handlers.tab.stage.file]
+    stage = handlers.tab.stage
+    assert list(handlers.bring_back(visitor(), videos[0].label, videos)) == [stage.video, stage.file, stage.still, stage.command]
 
 
 def test_the_preview_says_what_is_left_and_what_is_too_much(handlers: CreateHandlers):

@@ -239,7 +239,7 @@ def changed(page, picture: str, act) -> None:
 def preview_changes(page, act, address: bool = False) -> bytes | str:
     """Do something and return the preview's picture, or its address, as soon as it is another one."""
     picture = page.locator("#still img")
-    picture.wait_for(timeout=MINUTE)
+    picture.wait_for(state="attached", timeout=MINUTE)  # behind a video it is hidden
     before = picture.get_attribute("src")
     act()
     page.wait_for_function(
