@@ -27,6 +27,7 @@ from studio.check_video import check_route, check_tab  # noqa: E402
 from studio.components import HIDDEN, Updates  # noqa: E402
 from studio.create import create_tab  # noqa: E402
 from studio.create_handlers import CreateHandlers, connect_create  # noqa: E402
+from studio.generation import keep_memory_together  # noqa: E402
 from studio.guard import OwnFilesOnly, OwnPagesOnly, Sessions, SignIn, own_hosts, signed_in  # noqa: E402
 from studio.live_video import LiveVideos  # noqa: E402
 from studio.loading import PipelineLoader, PipelineSource, bundled_stages  # noqa: E402
@@ -93,6 +94,7 @@ def main(arguments: list[str] | None = None) -> int:
     Returns: 0, or 1 when the generic stages can't be loaded, or when nobody could come in.
     """
     options = _parser().parse_args(arguments)
+    keep_memory_together()
     os.umask(0o077)  # all that the page and its trainings write are faces and voices
     try:
         if options.add_user or options.remove_user:
