@@ -170,7 +170,7 @@ class CreateHandlers:
         seed = settings["seed"] if lock else random.randint(0, LARGEST_RANDOM_SEED)
         stage = self.tab.stage
         return {
-            stage.create: gr.Button(visible=False),
+            stage.create: gr.Button(visible="hidden"),
             stage.takes: gr.Button(interactive=False),
             stage.stop: gr.Button(visible=True),
             self.tab.movement.seed: seed,
@@ -204,6 +204,11 @@ class CreateHandlers:
     def stop(self, visitor: gr.Request) -> None:
         """Stop what this visitor has begun."""
         self.stops.stop(visitor.session_hash or "")
+
+    def leave_video(self, avatar: str, label: str | None, videos: Sequence[Remembered]) -> Updates:
+        """The preview in the place of another avatar's video."""
+        shown = next((item for item in videos if item.label == label), None)
+        return gr.skip() if shown is None or shown.request.avatar == avatar else self.show_preview()
 
     @in_own_workspace
     def speak(self, visitor: gr.Request, **settings: object) -> Iterator[Updates]:
@@ -427,9 +432,12 @@ def _connect_settings(tab: CreateTab, handlers: CreateHandlers) -> None:
         **HIDDEN,
     )
     tab.said.other.upload(handlers.take_speech, tab.said.other, [tab.said.speech, tab.visit.given], **HIDDEN)
-    chosen = [*(slider.input for slider in (*sliders.values(), emotion.intensity)), avatar.input, tab.avatar.gallery.select]
+    # By hand alone: a gallery also says that something was selected when the page itself selects it.
+    chosen = [slider.input for slider in (*sliders.values(), emotion.intensity)]
     chosen += [button.click for button in emotion.presets.values()]
     gr.on(chosen, handlers.show_preview, None, list(handlers.show_preview()), **AT_ONCE)
+    shown = [avatar, tab.stage.history, tab.visit.videos]
+    avatar.change(handlers.leave_video, shown, list(handlers.show_preview()), **AT_ONCE)
     avatar.change(handlers.show_strip, avatar, tab.avatar.strip, **HIDDEN)
     avatar.change(handlers.show_label, avatar, tab.movement.label, **HIDDEN)
     tab.movement.label.input(handlers.keep_label, [avatar, tab.movement.label], None, **HIDDEN)
