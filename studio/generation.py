@@ -97,7 +97,7 @@ def generate_video(
 def keep_memory_together() -> None:
     """Let the threads of this process share two arenas: glibc gives each its own, and none of them is ever handed back whole.
 
-    After 30 visitors the page then holds 7 % more than before them, instead of 20 %.
+    After 30 visitors the page then holds 8 % more than before them, instead of 20 %.
     """
     with suppress(OSError, AttributeError):  # another system's library
         ctypes.CDLL(None).mallopt(M_ARENA_MAX, 2)
