@@ -191,7 +191,7 @@ def make_batch(
 
     folder: where they are made; it is made when it is missing.
     pipeline: loads one, in each process.
-    on_progress: gets the stage "videos".
+    on_progress: gets the stage "videos", and what is to be told of a row.
     Errors: UnusableInput when the folder can't be used, or another process makes a batch there.
     """
     try:
@@ -208,9 +208,11 @@ def make_batch(
         wanted = [row for row in rows if row not in failed and row not in kept]
         made = []
         with closing(_made(wanted, folder, pipeline, processes)) as results:
-            for done, (row, error) in enumerate(results, start=1):
+            for done, (row, error, sentences) in enumerate(results, start=1):
                 (failed if error else made).append(Row(row.number, row.name, row.request, error))
                 if on_progress is not None:
+                    for sentence in sentences:
+                        on_progress(Progress(message=f"Row {row.number} ({row.name}): {sentence}"))
                     on_progress(Progress("videos", done, len(wanted)))
         videos = [[row.video(folder) for row in some] for some in (made, kept)]
         return BatchResult(*map(tuple, videos), tuple(sorted(failed, key=lambda row: row.number)))
@@ -229,20 +231,20 @@ def _is_made(row: Row, folder: Path) -> bool:
 
 def _made(
     rows: Sequence[Row], folder: Path, pipeline: Callable[[], GMTalkerPipeline], processes: int
-) -> Iterator[tuple[Row, str]]:
-    """Yields: rows as they end, each with the error that it ended with, or an empty one."""
+) -> Iterator[tuple[Row, str, list[str]]]:
+    """Yields: rows as they end, each with what _make returns."""
     if not rows:
         return
     if processes == 1:
         loaded = pipeline()
-        yield from ((row, _make(row, folder, loaded)) for row in rows)
+        yield from ((row, *_make(row, folder, loaded)) for row in rows)
         return
     context = multiprocessing.get_context("spawn")  # networks and threads don't survive a fork
     with ProcessPoolExecutor(processes, mp_context=context, initializer=partial(_load, pipeline)) as pool:
         waiting = {pool.submit(_make, row, folder): row for row in rows}
         try:
             for future in as_completed(waiting):
-                yield waiting[future], future.result()
+                yield waiting[future], *future.result()
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -255,12 +257,17 @@ def _load(pipeline: Callable[[], GMTalkerPipeline]) -> None:
     _loaded = pipeline()
 
 
-def _make(row: Row, folder: Path, pipeline: GMTalkerPipeline | None = None) -> str:
-    """Make one video. Returns: the sentence why not, or an empty one."""
-    pipeline = pipeline or _loaded
+def _make(row: Row, folder: Path, pipeline: GMTalkerPipeline | None = None) -> tuple[str, list[str]]:
+    """Make one video. Returns: the sentence why not, or an empty one; and what is to be told of it."""
+    pipeline, told = pipeline or _loaded, []
     assert pipeline is not None and row.request is not None
+
+    def hear(progress: Progress) -> None:
+        if progress.message:
+            told.append(progress.message)
+
     try:
-        pipeline.speak(row.request, row.video(folder))
-    except UnusableInput as error:
-        return str(error)
-    return ""
+        pipeline.speak(row.request, row.video(folder), hear)
+    except (UnusableInput, ValueError, OSError) as error:  # whatever one row asks for, the others are made
+        return str(error), told
+    return "", told

@@ -435,9 +435,11 @@ def _connect_settings(tab: CreateTab, handlers: CreateHandlers) -> None:
     # By hand alone: a gallery also says that something was selected when the page itself selects it.
     chosen = [slider.input for slider in (*sliders.values(), emotion.intensity)]
     chosen += [button.click for button in emotion.presets.values()]
-    gr.on(chosen, handlers.show_preview, None, list(handlers.show_preview()), **AT_ONCE)
+    # Named, not taken from the handler's answer: components that it makes here would become part of the page.
+    seen = [tab.stage.still, tab.stage.video, tab.stage.file, tab.stage.progress]
+    gr.on(chosen, handlers.show_preview, None, seen, **AT_ONCE)
     shown = [avatar, tab.stage.history, tab.visit.videos]
-    avatar.change(handlers.leave_video, shown, list(handlers.show_preview()), **AT_ONCE)
+    avatar.change(handlers.leave_video, shown, seen, **AT_ONCE)
     avatar.change(handlers.show_strip, avatar, tab.avatar.strip, **HIDDEN)
     avatar.change(handlers.show_label, avatar, tab.movement.label, **HIDDEN)
     tab.movement.label.input(handlers.keep_label, [avatar, tab.movement.label], None, **HIDDEN)

@@ -99,6 +99,13 @@ def test_rows_that_fail_are_told_and_the_rest_is_made_once(tiny_pipeline, tiny_a
     assert sorted(path.suffix for path in folder.iterdir()) == [".json", ".json", ".mp4", ".mp4"]
 
 
+def test_what_is_to_be_told_of_a_row_is_told(tiny_pipeline, tiny_avatar, tmp_path):
+    both = {"text": "[sad] Hi.", "emotion": {"happy": 0.5}, "avatar": tiny_avatar}
+    told: list = []
+    make_batch(read_table(table(tmp_path / "t.jsonl", both)), tmp_path / "out", lambda: tiny_pipeline, on_progress=told.append)
+    assert told[0].message.startswith("Row 1 (0001): The tags in the text set the emotion")
+
+
 def test_two_programs_do_not_make_the_same_table(tiny_pipeline, tiny_avatar, tmp_path):
     from filelock import FileLock
 

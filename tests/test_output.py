@@ -93,7 +93,7 @@ def test_frames_and_sound_alone(make):
     sound = make(format="wav")
     with av.open(str(sound)) as container:
         assert sum(frame.samples for frame in container.decode(audio=0)) == 48_000
-    assert verify(sound).sound_marked or verify(sound).credentials == "valid"
+    assert verify(sound).credentials == "valid"  # its mark needs some four seconds to be read
 
 
 @pytest.mark.parametrize("fps", sorted(RATES))

@@ -279,6 +279,7 @@ def training_shown(page, pattern: str, minutes: float = 15) -> None:
 
 def test_a_newcomer_gets_a_happy_video(page, speech: Path, tmp_path: Path):
     screenshot(page, "create")
+    assert page.get_by_text("Drop Image Here").count() == 0  # nothing on the page takes a picture before it is asked for
     page.locator("#still img").wait_for(timeout=MINUTE)
     neutral = page.request.get(page.locator("#still img").get_attribute("src")).body()
     happy = preview_changes(page, lambda: set_slider(page, "emotion-happy", 0.8))
