@@ -7,7 +7,6 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -49,6 +48,7 @@ EMOTION_OPTIONS = ("emotion", "timeline", "script")
 CHANGED, NOTHING_FOUND = 4, 3  # what verify returns, beside DONE for a video that is ours and whole
 SUFFIXES = {format.suffix: name for name, format in reversed(FORMATS.items())}  # of each the usual format
 PROCESSES_MAX = 64
+FULL_FRAME = "in the person's own footage, at its size"
 AUTO = "auto"  # for --emotion: as the voice sounds
 
 
@@ -99,8 +99,7 @@ def _add_speak(speak: argparse.ArgumentParser) -> None:
     for part in ("head", "blink", "gaze"):
         speak.add_argument(f"--{part}", type=float, metavar="X", help=f"how much {part} movement (default 1)")
     speak.add_argument("--motion", choices=MOTIONS, help="how the head moves: as the person's own (default), still, or lively")
-    text = "in the person's own footage, at its size"
-    speak.add_argument("--full-frame", action="store_true", default=None, help=text)
+    speak.add_argument("--full-frame", action="store_true", default=None, help=FULL_FRAME)
     _add_label(speak)
     _add_output(speak)
     speak.add_argument("--tracks", type=Path, metavar="F.safetensors", help="also save what the face does in each frame")
@@ -113,6 +112,10 @@ def _add_reenact(reenact: argparse.ArgumentParser) -> None:
     add_avatar(reenact)
     reenact.add_argument("--video", type=Path, required=True, metavar="F")
     reenact.add_argument("--output", type=Path, required=True, metavar="F.mp4")
+    emotion = reenact.add_mutually_exclusive_group()
+    emotion.add_argument("--emotion", metavar="E", help=f"in the place of the film's own: {EXAMPLE} of {', '.join(EMOTIONS)}")
+    emotion.add_argument("--timeline", metavar="F.json", help="in the place of the film's own, as for speak")
+    reenact.add_argument("--full-frame", action="store_true", default=None, help=FULL_FRAME)
     _add_label(reenact)
     _add_output(reenact)
     add_device(reenact)
@@ -319,27 +322,20 @@ def _speak_batch(options: argparse.Namespace) -> int:
 def _reenact(options: argparse.Namespace) -> None:
     _set_tsa(options)
     _check_format(options)
-    from gmtalker.face.tracking import track_video
-    from gmtalker.media.audio import read_sound_or_none
-    from gmtalker.media.captions import read_cues
-    from gmtalker.output import SPOKEN, OutputOptions
-    from gmtalker.performance import Finish
-    from gmtalker.provenance.label import Label
+    with bad_values_are_wrong_usage():
+        emotion = None if options.emotion is None else parse_emotion(options.emotion)
+    timeline = None if options.timeline is None else read_timeline(options.timeline)
+
+    from gmtalker.output import OutputOptions  # late: wrong usage should not wait for the networks' libraries
+    from gmtalker.request import SpeakRequest
 
     with bad_values_are_wrong_usage():
+        given = _given(options, ("avatar", "full_frame", "label", "label_language"))
         written = OutputOptions(**_output_of(options))
-    if written.captions == SPOKEN or written.subtitles is not None:
-        raise WrongUsage("What is said in a video is not known; give its captions as an .srt or .vtt file.")
-    cues = None if written.captions is None else read_cues(Path(written.captions))
+        request = SpeakRequest(video=options.video, emotion=emotion, timeline=timeline, output=written, **given)
     pipeline = load_pipeline(options)
-    sound, heard = read_sound_or_none(options.video), options.video
     with progress_bar(options) as on_progress:
-        track = track_video(options.video, pipeline.face_model)
-        performance = pipeline.reenact(track, options.avatar, speech=sound)
-        performance = replace(performance, inputs=(options.video,), led=True)
-        label = None if options.label in (None, LABELS[0]) else Label(options.label, options.label_language or LABEL_LANGUAGES[0])
-        finish = Finish(label, written, cues=cues)
-        pipeline.film(performance, options.output, on_progress, sound=None if sound is None else heard, finish=finish)
+        pipeline.speak(request, options.output, on_progress)
     done(options, str(options.output), output=str(options.output))
 
 

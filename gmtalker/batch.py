@@ -71,12 +71,13 @@ class BatchResult:
         return {"made": [*map(str, self.made)], "kept": [*map(str, self.kept)], "failed": failed}
 
 
-def read_table(path: Path, defaults: Mapping[str, object] | None = None) -> list[Row]:
+def read_table(path: Path, defaults: Mapping[str, object] | None = None, inside: bool = False) -> list[Row]:
     """The rows of a .csv, or of a .jsonl with an object a line.
 
     A column is a field of SpeakRequest or of OutputOptions, or "name", the video's. Paths are relative to the table.
 
     defaults: values of fields that a row leaves out.
+    inside: whether a row may name only files of the table's own folder, as a stranger's may.
     Errors: UnusableInput when the table can't be read; what is wrong with one row stands in that row.
     """
     path = Path(path)
@@ -95,11 +96,24 @@ def read_table(path: Path, defaults: Mapping[str, object] | None = None) -> list
     rows, names = [], set()
     for number, row in enumerate(values, start=1):
         read = _row(number, row, path.parent, defaults or {})
+        if inside and read.request is not None and (foreign := _foreign(read.request, path.parent)):
+            read = Row(number, read.name, error=f"There is no file {foreign} beside the table.")
         if read.name.casefold() in names:
             read = Row(number, read.name, error=f"The name {read.name} is another row's already.")
         names.add(read.name.casefold())
         rows.append(read)
     return rows
+
+
+def _foreign(request: SpeakRequest, folder: Path) -> str:
+    """The first file of a request that is not one of a folder; empty where all are."""
+    output = request.output
+    captions = None if output.captions in (None, SPOKEN) else output.captions
+    for named in filter(None, (request.speech, request.video, output.background and output.backdrop, captions)):
+        path = Path(str(named))
+        if path.parent.resolve() != folder.resolve() or path.is_symlink() or not path.is_file():
+            return path.name
+    return ""
 
 
 def _csv_rows(text: str) -> Iterator[dict[str, object] | str]:
@@ -148,8 +162,9 @@ def _request(values: Mapping[str, object], folder: Path) -> SpeakRequest:
         )
     read = {name: _value(name, value) for name, value in given.items()}
     output = {name: read.pop(name) for name in OUTPUT_FIELDS if name in read}
-    if read.get("speech") is not None:
-        read["speech"] = str(folder / str(read["speech"]))
+    for source in ("speech", "video"):
+        if read.get(source) is not None:
+            read[source] = str(folder / str(read[source]))
     if output.get("captions") not in (None, SPOKEN):
         output["captions"] = str(folder / str(output["captions"]))
     if (behind := output.get("background")) and (folder / str(behind)).is_file():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from gmtalker.avatars.ready import AvatarLike, ReadyAvatars
 from gmtalker.clock import LABELS, SAMPLES_PER_FRAME
 from gmtalker.device import choose_device, is_half_fast, one_core, usable_cores
 from gmtalker.face.lip_guard import LipGuard
+from gmtalker.face.tracking import track_video
 from gmtalker.files import temporary_folder, whole_file
 from gmtalker.media.audio import read_speech
 from gmtalker.media.captions import cues_of, read_cues, write_cues
@@ -261,23 +263,32 @@ class GMTalkerPipeline:
         options: timeline, intensity, seed, head, blink, gaze, motion, full_frame, as in SpeakRequest.
         Errors: ValueError for an option, UnusableSpeech, UnusableAvatar.
         """
-        if written := {"label", "output", "text", "voice"} & set(options):
+        if written := {"label", "output", "text", "voice", "video"} & set(options):
             raise TypeError(f"{min(written)} is for speak; what is called here gives bare frames of a speech")
         request = SpeakRequest(speech, avatar, emotion, **options)
         waveform = speech if isinstance(speech, np.ndarray) else read_speech(Path(speech))
         return self.perform(request, waveform, Watcher(on_progress))
 
-    def perform(self, request: SpeakRequest, waveform: np.ndarray, watcher: Watcher | None = None) -> Performance:
-        """What a request asks for, with a speech that was read already.
+    def perform(self, request: SpeakRequest, waveform: np.ndarray | None, watcher: Watcher | None = None) -> Performance:
+        """What a request asks for, with a sound that was read already.
 
-        waveform: (samples,) float at 16 kHz, in the place of request.speech.
-        watcher: gets the stage "expression", in frames.
-        Errors: UnusableAvatar; Stopped when the watcher says so.
+        waveform: (samples,) float at 16 kHz, in the place of request.speech; None for a silent film that leads.
+        watcher: gets the stage "expression", in frames, or "tracking".
+        Errors: UnusableAvatar; UnusableVideo for a film that shows no face; Stopped when the watcher says so.
         """
         watcher = watcher or Watcher(None)
         ready = self.avatars.get(request.avatar)
         # Before the work: not every avatar has one.
         idle = IdleLoop.load(ready.avatar.folder) if request.full_frame else None
+        if request.video is not None:
+            watcher.report("tracking", 0, 1)
+            track = track_video(Path(request.video), self.face_model)
+            weights = request.weights(len(track)) if request.emotion or request.timeline else None
+            if weights is not None:
+                track = self._in_emotion(track, ready, weights, waveform, max(request.intensity, 1.0))
+            led = self.reenact(track, request.avatar, waveform, weights)
+            return replace(led, idle=idle, inputs=(Path(request.video),), led=True)
+        assert waveform is not None
         features = self.encode(waveform)
         frames = len(features)
         if not is_spoken(features):
@@ -312,7 +323,7 @@ class GMTalkerPipeline:
 
         What is said of a text goes beside it, too, where the request asks for subtitles: video.srt.
 
-        on_progress: gets the stages "listening", "expression" and "drawing".
+        on_progress: gets the stages "listening", "expression" (of a film that leads "tracking") and "drawing".
         stop: called before each frame; True ends the work.
         tracks: also write what the face does to this file.
         live: also write the video to this file, which can be watched while it grows (VideoWriter).
@@ -357,6 +368,21 @@ class GMTalkerPipeline:
         if weights is None:
             weights = self.recognise(driver, None if speech is None else self.encode(speech))
         return Performance(self.draw, ready.avatar, driver if absolute else retarget(driver, ready.avatar), weights, speech)
+
+    def _in_emotion(
+        self, track: FaceTrack, avatar: AvatarLike, weights: EmotionWeights, speech: np.ndarray | None, exaggeration: float
+    ) -> FaceTrack:
+        """A tracked face in another emotion than its own.
+
+        What the generator changes from the one to the other is added; lips that close or round for a sound still do.
+        """
+        sound = np.zeros(len(track) * SAMPLES_PER_FRAME, np.float32) if speech is None else speech
+        features = _as_long_as(self.encode(sound), len(track))
+        own = self.recognise(track, None if speech is None else features)
+        wanted = self.expression(features, weights, avatar, exaggeration=exaggeration).coefficients
+        there = self.expression(features, own, avatar).coefficients
+        said = track.expression.coefficients
+        return replace(track, expression=ExpressionTrack(self.lip_guard(said + wanted - there, said)))
 
     def still(
         self, avatar: AvatarLike = None, emotion: Mapping[str, float] | None = None, seed: int = 0, intensity: float = 1.0

@@ -14,16 +14,18 @@ import numpy as np
 from gmtalker.avatars.avatar import Avatar
 from gmtalker.avatars.ready import AvatarLike, ReadyAvatar
 from gmtalker.avatars.storage import lookup_avatar
-from gmtalker.clock import LABEL_LANGUAGES, LABELS, LARGEST_AMOUNT, LARGEST_INTENSITY, MOTIONS
+from gmtalker.clock import EMOTIONS, LABEL_LANGUAGES, LABELS, LARGEST_AMOUNT, LARGEST_INTENSITY, MOTIONS
 from gmtalker.files import load_request, save_json
 from gmtalker.output import SPOKEN, OutputOptions
 from gmtalker.tracks import EmotionKey, EmotionWeights, over_full
 
+MOVED = ("seed", "head", "blink", "gaze", "motion")  # what a video that leads decides
 KIND = "speak"  # of request that a JSON file holds
 # What JSON gives for the fields whose value no other check looks at.
 JSON_KINDS: dict[str, type | tuple[type, ...]] = {
     "speech": (str, type(None)),
     "text": (str, type(None)),
+    "video": (str, type(None)),
     "voice": (str, type(None)),
     "avatar": (str, type(None)),
     "emotion": dict,
@@ -37,7 +39,8 @@ class SpeakRequest:
     """What an avatar is to say, and how.
 
     speech: a sound or video file, or (samples,) float at 16 kHz. Or:
-    text: what a synthetic voice says, with emotion tags and emoji (text_to_speech.say_script).
+    text: what a synthetic voice says, with emotion tags and emoji (text_to_speech.say_script). Or:
+    video: a film whose person the avatar follows, with its sound; without an emotion or a timeline it keeps that of the film.
     voice: of the text; None is the default.
     avatar: name, folder or repo on the Hub, or a loaded one; None is the bundled one.
     emotion: weights by name, 0 to 1; what they leave of 1 is neutral. Or:
@@ -68,6 +71,7 @@ class SpeakRequest:
     motion: str = "own"
     text: str | None = None
     voice: str | None = None
+    video: Path | str | None = None
     output: OutputOptions = field(default_factory=OutputOptions)
 
     def __post_init__(self) -> None:
@@ -96,14 +100,18 @@ class SpeakRequest:
 
     def _check_source(self) -> None:
         """What is said, and how it is written."""
-        if (self.speech is None) == (self.text is None):
-            raise ValueError("Give a speech or a text, and not both")
+        if sum(source is not None for source in (self.speech, self.text, self.video)) != 1:
+            raise ValueError("Give a speech, a text or a video that leads, and only one of them")
         if self.voice is not None and self.text is None:
-            raise ValueError("A voice says a text; with a speech there is none to choose")
+            raise ValueError("A voice says a text; with a recording there is none to choose")
+        if self.video is not None:
+            moved = [name for name in MOVED if getattr(self, name) != SpeakRequest.__dataclass_fields__[name].default]
+            if moved:
+                raise ValueError(f"The person in the video leads how the avatar moves; leave out {moved[0]}")
         if not isinstance(self.output, OutputOptions):  # of JSON
             object.__setattr__(self, "output", OutputOptions.from_json(self.output))
         if self.text is None and (self.output.captions == SPOKEN or self.output.subtitles is not None):
-            raise ValueError("Captions of what is said need it as a text; with a speech, give an .srt or .vtt file")
+            raise ValueError("Captions of what is said need it as a text; with a recording, give an .srt or .vtt file")
         if self.full_frame and self.output.needs_outline:
             raise ValueError("A full frame has its own background; leave out full_frame, or the new background")
 
@@ -125,13 +133,16 @@ class SpeakRequest:
 
     def command(self, output: str = "video.mp4") -> str:
         """The line that repeats this request from a shell."""
-        words = ["python", "-m", "gmtalker", "speak"]
+        words = ["python", "-m", "gmtalker", "speak" if self.video is None else "reenact"]
         if self.avatar is not None:
             words.append(f"--avatar={_named(self.avatar)}")  # a name may begin as an option does
-        said = ("--speech", str(self.speech)) if self.text is None else ("--text", self.text)
+        sources = {"--speech": self.speech, "--text": self.text, "--video": self.video}
+        said = next((option, str(value)) for option, value in sources.items() if value is not None)
         for option, value in (said, ("--output", output)):
             words += [f"{option}={value}"] if value.startswith("-") else [option, value]
         shown = {name: weight for name, weight in self.emotion.items() if weight}
+        if self.video is not None and self.emotion and not shown:  # not the film's own
+            shown = {EMOTIONS[0]: 1.0}
         if shown:
             words += ["--emotion", ",".join(f"{name}={weight:g}" for name, weight in shown.items())]
         if self.timeline:
@@ -151,10 +162,11 @@ class SpeakRequest:
         """The request, ready for json.dumps, such that it means the same from any folder.
 
         Returns: {"request": "speak", "speech": absolute path, "avatar": name, repo or absolute path, ...}; speech is null where
-            it was given as samples.
+            it was given as samples, or is a text or a video.
         """
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         values["speech"] = os.path.abspath(self.speech) if isinstance(self.speech, (str, Path)) else None
+        values["video"] = None if self.video is None else os.path.abspath(self.video)
         values["output"] = self.output.to_json()
         values["avatar"] = _lasting(self.avatar)
         values["emotion"] = {name: float(weight) for name, weight in self.emotion.items()}
@@ -170,7 +182,7 @@ class SpeakRequest:
         given = {name: value for name, value in values.items() if name != "request"}
         if unknown := set(given) - known:
             raise ValueError(f"it holds {min(unknown)!r}, which no request has")
-        if given.get("speech") is None and given.get("text") is None:
+        if all(given.get(source) is None for source in ("speech", "text", "video")):
             raise ValueError("it does not name the file that was spoken")
         for name, kinds in JSON_KINDS.items():
             if name in given and not isinstance(given[name], kinds):

@@ -1,4 +1,4 @@
-"""What is said in a video: a recording, or a text in a synthetic voice."""
+"""What is said in a video: a recording, a text in a synthetic voice, or the sound of a film that leads."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from gmtalker.media.audio import read_speech, sound_seconds, what_was_heard, write_wave
+from gmtalker.media.audio import read_sound_or_none, read_speech, sound_seconds, what_was_heard, write_wave
 from gmtalker.media.captions import STYLES, Cue, cues_of
+from gmtalker.media.video import read_info
 from gmtalker.request import SpeakRequest
 from gmtalker.text_to_speech import say_script
 
@@ -16,7 +17,9 @@ LETTERS_A_SECOND = 14  # of a text, as the voice says it
 
 
 def expected_seconds(request: SpeakRequest) -> float:
-    """About how long a video will be, before anything is said. Errors: UnusableSpeech when a recording can't be read."""
+    """About how long a video will be, before anything is said. Errors: UnusableInput when a recording can't be read."""
+    if request.video is not None:
+        return read_info(Path(request.video)).seconds
     return sound_seconds(Path(request.speech)) if request.text is None else len(request.text) / LETTERS_A_SECOND
 
 
@@ -25,16 +28,16 @@ class Heard:
     """What is said, ready to be performed.
 
     request: with the timeline of the text's tags.
-    waveform: (samples,) float at 16 kHz.
-    sound: the file to be heard in the video.
+    waveform: (samples,) float at 16 kHz; None for a silent film.
+    sound: the file to be heard in the video; None where there is nothing to hear.
     sentences: what is to be told of the recording or the text.
     said: the words of a text, each when it is said.
     voice: that says the text; None for a recording.
     """
 
     request: SpeakRequest
-    waveform: np.ndarray
-    sound: Path
+    waveform: np.ndarray | None
+    sound: Path | None
     sentences: tuple[str, ...] = ()
     said: tuple[Cue, ...] = ()
     voice: str | None = None
@@ -49,8 +52,11 @@ def heard(request: SpeakRequest, folder: Path) -> Heard:
     """Read the recording of a request, or say its text.
 
     folder: for what a synthetic voice says.
-    Errors: UnusableSpeech; UnusableInput as say_script.
+    Errors: UnusableSpeech; UnusableVideo for a film; UnusableInput as say_script.
     """
+    if request.video is not None:
+        sound = read_sound_or_none(Path(request.video))
+        return Heard(request, sound, None if sound is None else Path(request.video))
     if request.text is None:
         path = Path(request.speech)
         return Heard(request, read_speech(path), path, tuple(what_was_heard(path)))

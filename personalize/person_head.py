@@ -23,6 +23,7 @@ from gmtalker.training.head_losses import PixelWeights
 from gmtalker.training.rehearsal import Rehearsal
 from personalize.footage import Footage
 from personalize.progress import FINISH_REQUESTED, SAMPLE_REQUESTED, write_progress
+from personalize.request import SLOWER_MAX, STEPS_A_MINUTE
 
 CHECKPOINT, BEST = "head.safetensors", "best.safetensors"
 HEAD_BATCH, HEAD_BATCH_ON_GPU = 2, 4  # on two cores more steps are worth more than steadier ones
@@ -59,7 +60,9 @@ def train_person_head(
     train, validation = _train_and_validation(footage, Renderer(model, footage.face, size), rehearsal is not None)
     every = max(15.0, min(60.0, minutes * 6))
     batch = HEAD_BATCH if training.accelerator.device.type == "cpu" else HEAD_BATCH_ON_GPU
-    options = HeadOptions(minutes, batch, work / CHECKPOINT, work / BEST, checkpoint_seconds=every, rehearsal=rehearsal)
+    steps = round(minutes * STEPS_A_MINUTE * min(1.0, (256 / size) ** 2))
+    busy = {"steps_min": steps, "slower_max": SLOWER_MAX}
+    options = HeadOptions(minutes, batch, work / CHECKPOINT, work / BEST, False, every, rehearsal=rehearsal, **busy)
     hooks = HeadHooks(
         on_progress,
         on_sample=lambda real, drawn, curve: write_progress(work, real, drawn, curve),

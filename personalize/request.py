@@ -13,6 +13,8 @@ from personalize.consent import Consent
 
 PRESETS = {"draft": 2.0, "standard": 10.0, "high": 30.0}  # minutes of training, after the clips are tracked
 MINUTES_MAX = 10_000
+STEPS_A_MINUTE = 100  # at least, of a picture of 256 pixels: two quiet cores take 200
+SLOWER_MAX = 4.0  # times its minutes, after which a training ends however few steps it took
 # A face that is smaller holds no more than 256 pixels show, and in fewer minutes 512 are not learned.
 FACE_HEIGHT_512, MINUTES_512 = 200.0, 5.0
 HELD_OUT_SHARE, HELD_OUT_SECONDS_MAX = 0.1, 20.0  # of the end of every clip, which is never trained on

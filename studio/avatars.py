@@ -2,29 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
+from urllib.parse import quote
 
 import gradio as gr
 from PIL import Image, UnidentifiedImageError
+from starlette.requests import Request
+from starlette.responses import FileResponse, Response
+from starlette.routing import Route
 
 from gmtalker.avatars.avatar import data_files
 from gmtalker.avatars.storage import AvatarEntry, export_avatar, import_avatar, list_avatars
-from gmtalker.avatars.workspace import slug
+from gmtalker.avatars.workspace import owned_by, slug
 from gmtalker.files import temporary_folder
 from gmtalker.hub import Token
 from personalize import jobs
 from studio.accounts import in_own_workspace, name_of
-from studio.components import HIDDEN, PRIVATE, Updates, or_sentence, table, told
+from studio.components import HIDDEN, PRIVATE, Status, Updates, cards, folded, or_sentence, table, told
+from studio.emotion_pad import data_url
+from studio.guard import is_closed, visitor_name
 from studio.loading import PipelineSource
 from studio.terms import check_terms
 from studio.translations import say, word
 
 UNITS = {"psnr": " dB", "landmark_distance": " px", "sharpness": " × real frames", "flicker": " × real clip"}
 ACRONYMS = ("psnr", "ssim")  # among the measures
-POSTER_SIZE = (256, 256)
+# What of an avatar is judged, by which of its measures, and from where it is good and fair: chosen by eye on some 20 avatars.
+LIKENESS = 30.0, 27.0  # dB
+VERDICTS = (
+    ("likeness", ("psnr",), *LIKENESS),
+    ("lips", ("lips_follow_in_own_style", "lips_follow_in_general_style"), 0.8, 0.6),
+    ("sharpness", ("eye_sharpness",), 0.85, 0.65),
+    ("steadiness", ("flicker",), 1.15, 1.5),
+)
+SEEN_SHARE = 0.02  # of the film, from which an emotion was seen in it
+POSTER_SIZE = (192, 192)
+PREVIEW, PREVIEW_ROUTE = "preview.mp4", "/avatar-preview"
 # A stranger's picture may be made to be decoded for minutes: of more pixels, or in more passes, than ours ever have.
 PIXELS_MAX, SCANS_MAX, SCAN = 20_000_000, 64, b"\xff\xda"
 
@@ -39,13 +55,38 @@ def names() -> list[str]:
     return [entry.name for entry in entries()]
 
 
-def portraits() -> list[tuple[Image.Image, str]]:
-    """Poster and name of every avatar, in the order of `names`."""
-    return [(_poster(entry), entry.name) for entry in entries()]
+def avatar_items() -> list[dict[str, str]]:
+    """A card for every avatar (static/cards.js), in the order of `names`."""
+    return [_item(entry) for entry in entries()]
 
 
-def _poster(entry: AvatarEntry) -> Image.Image:
-    return picture_of(entry.folder / "poster.jpg", POSTER_SIZE) or Image.new("RGB", POSTER_SIZE, "lightgray")
+def _item(entry: AvatarEntry) -> dict[str, str]:
+    poster = picture_of(entry.folder / "poster.jpg", POSTER_SIZE)
+    has_film = (entry.folder / PREVIEW).is_file()
+    return {
+        "id": entry.name,
+        "title": entry.name,
+        "poster": "" if poster is None else data_url(poster),
+        "video": f"{PREVIEW_ROUTE[1:]}/{quote(entry.name, safe='')}" if has_film else "",
+    }
+
+
+def preview_route() -> Route:
+    """The route of the page's server that plays the avatars of whoever asks."""
+
+    def play(request: Request) -> Response:
+        name = visitor_name(request)
+        if name is None and is_closed(request):
+            return Response(status_code=401)
+        with owned_by(name or ""):
+            found = next((entry for entry in entries() if entry.name == request.path_params["name"]), None)
+        film = found and found.folder / PREVIEW
+        if not film or not film.is_file():
+            return Response(status_code=404)
+        kept = {"Cache-Control": "private, max-age=60", "X-Content-Type-Options": "nosniff"}
+        return FileResponse(film, media_type="video/mp4", headers=kept)
+
+    return Route(f"{PREVIEW_ROUTE}/{{name:path}}", play)
 
 
 def picture_of(path: Path, size: tuple[int, int]) -> Image.Image | None:
@@ -110,10 +151,11 @@ class AvatarsTab:
     chosen: the chosen avatar's name.
     """
 
-    gallery: gr.Gallery
+    gallery: gr.HTML
     nobody: gr.Markdown
     chosen: gr.State
     details: gr.HTML
+    use: gr.Button
     export: gr.Button
     exported: gr.File
     own: OwnAvatar
@@ -126,7 +168,7 @@ class AvatarsTab:
         """What changes with the chosen avatar."""
         own = [self.own.group, self.own.new_name, self.own.delete, self.own.withdraw, self.own.confirm]
         sharing = [self.sharing.group, self.sharing.card]
-        return [self.nobody, self.chosen, self.details, self.export, self.exported, *own, *sharing]
+        return [self.nobody, self.chosen, self.details, self.use, self.export, self.exported, *own, *sharing]
 
 
 def avatars_tab() -> AvatarsTab:
@@ -135,20 +177,13 @@ def avatars_tab() -> AvatarsTab:
     gr.Markdown(word("avatars_about"))
     with gr.Row():
         with gr.Column(scale=3):
-            gallery = gr.Gallery(
-                label=word("avatars"),
-                show_label=False,
-                columns=4,
-                height=420,
-                fit_columns=False,
-                allow_preview=False,
-                interactive=False,
-                buttons=[],
-                object_fit="cover",
-                elem_id="shelf",
-            )
-        with gr.Column(scale=2):
+            gallery = cards("avatars", "avatars_none", playing=True, elem_id="shelf")
+            with gr.Row():
+                bring = gr.UploadButton(word("import"), file_types=[".zip"], elem_id="import", size="sm")
+            pulling = _pulling()
+        with gr.Column(scale=2, elem_classes="card"):
             nobody = gr.Markdown(word("avatars_nobody"), elem_id="nobody")
+            use = gr.Button(word("create_with_it"), variant="primary", visible=False, elem_id="use-avatar")
             details = gr.HTML(elem_id="details")
             with gr.Group(visible=False) as group:
                 with gr.Row(equal_height=True):
@@ -165,10 +200,9 @@ def avatars_tab() -> AvatarsTab:
                 with gr.Row():
                     yes = gr.Button(word("delete_yes"), variant="stop", elem_id="confirm-delete")
                     no = gr.Button(word("delete_no"), elem_id="keep")
-            sharing, pulling = _sharing(), _pulling()
-            bring = gr.UploadButton(word("import"), file_types=[".zip"], elem_id="import")
+            sharing = _sharing()
     own = OwnAvatar(group, new_name, rename, delete, withdraw, withdrawing, confirm, question, yes, no)
-    return AvatarsTab(gallery, nobody, chosen, details, export, exported, own, sharing, pulling, bring)
+    return AvatarsTab(gallery, nobody, chosen, details, use, export, exported, own, sharing, pulling, bring)
 
 
 def _sharing() -> Sharing:
@@ -206,14 +240,16 @@ class AvatarHandlers:
         self.changes: list[gr.events.Dependency] = []
 
     @in_own_workspace
-    def refresh(self, visitor: gr.Request) -> list[tuple[Image.Image, str]]:
-        """The gallery's pictures."""
-        return portraits()
+    def refresh(self, visitor: gr.Request, chosen: str | None) -> Updates:
+        """The cards there are now; the first of them is shown where none was chosen."""
+        found = [entry for entry in entries() if entry.name == chosen] or entries()
+        entry = next(iter(found), None)
+        return {self.tab.gallery: gr.HTML(entry and entry.name, items=avatar_items())} | self._view(entry, visitor)
 
     @in_own_workspace
-    def choose(self, visitor: gr.Request, event: gr.SelectData) -> Updates:
-        """Show the avatar whose picture was clicked."""
-        return self._view(entries()[event.index], visitor)
+    def choose(self, visitor: gr.Request, name: str | None) -> Updates:
+        """Show the avatar whose card was clicked."""
+        return self._view(next((entry for entry in entries() if entry.name == name), None), visitor)
 
     @in_own_workspace
     def rename(self, visitor: gr.Request, name: str, new_name: str) -> Updates:
@@ -277,7 +313,7 @@ class AvatarHandlers:
                 gr.Warning(told(left), duration=None)
         else:
             or_sentence(jobs.delete, name)
-        return {self.tab.gallery: portraits()} | self._view(None, visitor)
+        return {self.tab.gallery: gr.HTML(None, items=avatar_items())} | self._view(None, visitor)
 
     def _imported(self, visitor: gr.Request, folder: Path) -> Updates:
         updates = self._changed(visitor, folder)
@@ -287,7 +323,7 @@ class AvatarHandlers:
     def _changed(self, visitor: gr.Request, folder: Path) -> Updates:
         """The gallery, and the avatar that stands in a folder now."""
         entry = next(entry for entry in entries() if entry.folder.resolve() == folder.resolve())
-        return {self.tab.gallery: portraits()} | self._view(entry, visitor)
+        return {self.tab.gallery: gr.HTML(entry.name, items=avatar_items())} | self._view(entry, visitor)
 
     def _view(self, entry: AvatarEntry | None, visitor: gr.Request) -> Updates:
         """Updates of AvatarsTab.shown for an avatar, or for none."""
@@ -296,6 +332,7 @@ class AvatarHandlers:
             tab.nobody: gr.Markdown(visible=entry is None),
             tab.chosen: entry.name if entry else None,
             tab.details: _details(entry, visitor) if entry else "",
+            tab.use: gr.Button(visible=entry is not None),
             tab.export: gr.Button(visible=entry is not None),
             tab.exported: gr.File(None, visible=False),
             tab.own.group: gr.Group(visible=own),
@@ -326,7 +363,7 @@ def _plain(name: str) -> str:
 
 
 def _details(entry: AvatarEntry, visitor: gr.Request) -> str:
-    """What an avatar's card says, as a table."""
+    """What an avatar's card says, as tables: how good it is, who agreed to what, and folded all figures."""
     card, consent = entry.card, entry.card["consent"]
     rows = [
         (say(visitor, "name"), f"{entry.name} {say(visitor, 'bundled')}" if entry.bundled else entry.name),
@@ -336,13 +373,38 @@ def _details(entry: AvatarEntry, visitor: gr.Request) -> str:
     ]
     bounds = [key for key in ("uses", "places", "until", "withdrawal") if consent.get(key)]
     rows += [(say(visitor, f"consent_{key}"), str(consent[key])) for key in bounds]
-    for part in ("source", "measures"):
-        rows += [
-            (_title(key), _value(key, value))
-            for key, value in card.get(part, {}).items()
-            if value not in (None, []) and not isinstance(value, dict)
-        ]
-    return table((say(visitor, "about"), ""), rows)
+    figures = [
+        (_title(key), _value(key, value))
+        for part in ("source", "measures")
+        for key, value in card.get(part, {}).items()
+        if value not in (None, []) and not isinstance(value, dict)
+    ]
+    numbers = folded(say(visitor, "all_figures"), table((say(visitor, "about"), ""), figures)) if figures else ""
+    return _verdict(card, visitor) + table((say(visitor, "about"), ""), rows) + numbers
+
+
+def _verdict(card: Mapping[str, dict], visitor: gr.Request) -> str:
+    """How good an avatar is, in words; nothing where nothing was measured."""
+    rows = []
+    for name, keys, good, fair in VERDICTS:
+        value = next(
+            (card.get("measures", {})[key] for key in keys if isinstance(card.get("measures", {}).get(key), float)), None
+        )
+        if value is None:
+            continue
+        status = verdict_of(value, good, fair)
+        rows.append((say(visitor, f"quality_{name}"), Status(status, say(visitor, f"verdict_{status}"))))
+    seen = card.get("source", {}).get("emotions_seen") or {}
+    shown = [say(visitor, name) for name, share in seen.items() if isinstance(share, (int, float)) and share >= SEEN_SHARE]
+    if shown:
+        rows.append((say(visitor, "quality_emotions"), ", ".join(shown)))
+    return table((say(visitor, "quality"), ""), rows) if rows else ""
+
+
+def verdict_of(value: float, good: float, fair: float) -> str:
+    """Whether a measure is good ("pass"), fair ("warn") or neither ("fail"); less is better where good is below fair."""
+    sign = 1 if good > fair else -1
+    return "pass" if sign * value >= sign * good else "warn" if sign * value >= sign * fair else "fail"
 
 
 def _title(key: str) -> str:
@@ -365,7 +427,7 @@ def connect_avatars(tab: AvatarsTab, pipeline: PipelineSource) -> AvatarHandlers
     """Connect the tab's controls. Returns: the handlers, for other tabs."""
     handlers, own, sharing, pulling = AvatarHandlers(tab, pipeline), tab.own, tab.sharing, tab.pulling
     changed = [tab.gallery, *tab.shown]
-    tab.gallery.select(handlers.choose, None, tab.shown, **HIDDEN)
+    tab.gallery.input(handlers.choose, tab.gallery, tab.shown, **HIDDEN)
     tab.export.click(handlers.export, tab.chosen, tab.exported, **HIDDEN)
     shared = [tab.chosen, sharing.repo, sharing.token, sharing.public]
     sharing.share.click(handlers.share, shared, None, **PRIVATE).then(lambda: "", None, sharing.token, **HIDDEN)

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
+from pathlib import Path
 from typing import TypeVar
 
 import gradio as gr
@@ -19,10 +20,13 @@ from gmtalker.clock import EMOTIONS
 from gmtalker.errors import UnusableInput
 from gmtalker.files import HIDDEN as HIDDEN_FILES
 from gmtalker.files import PLAIN
+from studio.translations import WORDS
 
+STATIC = Path(__file__).resolve().parent / "static"
 MIXED = EMOTIONS[1:]  # the emotions that have a slider; neutral is the rest
 PRIVATE = {"api_visibility": "private"}  # of every handler but the public one: each would be an endpoint and an MCP tool
 HIDDEN = {"show_progress": "hidden", **PRIVATE}
+NOT_MIRRORED = gr.WebcamOptions(mirror=False)  # an avatar must not part its hair on the other side
 Updates = dict[gr.blocks.Block, object]  # what a handler changes: values or properties by component; the others stay as they are
 Result = TypeVar("Result")
 
@@ -35,6 +39,34 @@ def progress_bar(text: str, percent: float | None = None, failed: bool = False) 
     """
     bar = "" if percent is None else f'<div class="progress"><div style="width:{min(max(percent, 0), 100):.1f}%"></div></div>'
     return f'<p class="progress-text{" failed" if failed else ""}">{escape(text)}</p>{bar}'
+
+
+def static(name: str) -> str:
+    """The text of a file of static/."""
+    return (STATIC / name).read_text(encoding="utf-8").strip()
+
+
+def words_of(*keys: str) -> dict[str, dict[str, str]]:
+    """Words of the page in every language, for scripts that choose by the browser's. Errors: KeyError for an unknown key."""
+    return {language: {key: words[key] for key in keys} for language, words in WORDS.items()}
+
+
+def scripted(script: str, value: object, **options: object) -> gr.HTML:
+    """A component that a script of static/ draws into an element of its name.
+
+    gradio's templates are run as JavaScript, with whatever a visitor's file is called: here they are constant, and the script
+    makes elements and fills in text.
+    """
+    template = f'<div class="{script}"></div>'
+    return gr.HTML(value, html_template=template, js_on_load=static(f"{script}.js"), apply_default_css=False, **options)
+
+
+def cards(title: str, empty: str, **options: object) -> gr.HTML:
+    """Cards with pictures, of which one can be chosen (static/cards.js). Its value: the id of that one, or None.
+
+    title: key of what they are called by screen readers; empty: of what stands there while there is none.
+    """
+    return scripted("cards", None, items=[], title=title, empty=empty, words=words_of(title, empty), **options)
 
 
 def refusal(sentence: str) -> gr.Error:

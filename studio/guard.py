@@ -282,6 +282,11 @@ def visitor_name(request: Request) -> str | None:
     return None if name is None else account_name(name)
 
 
+def is_closed(request: Request) -> bool:
+    """Whether nobody is answered who has not come in."""
+    return request.app.auth is not None or request.app.auth_dependency is not None
+
+
 # --- Files ---------------------------------------------------------------------------------------------------------------------
 
 

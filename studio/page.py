@@ -22,11 +22,12 @@ from gmtalker.assets import SPEECHES  # noqa: E402
 from gmtalker.command_line import place_sentence  # noqa: E402
 from gmtalker.errors import UnusableInput  # noqa: E402
 from studio.accounts import Door, add_account, has_accounts, remove_account  # noqa: E402
-from studio.avatars import avatars_tab, connect_avatars  # noqa: E402
+from studio.avatars import avatars_tab, connect_avatars, preview_route  # noqa: E402
 from studio.check_video import check_route, check_tab  # noqa: E402
 from studio.components import HIDDEN, Updates  # noqa: E402
 from studio.create import create_tab  # noqa: E402
-from studio.create_handlers import CreateHandlers, connect_create  # noqa: E402
+from studio.create_connections import connect_create  # noqa: E402
+from studio.create_handlers import CreateHandlers  # noqa: E402
 from studio.generation import keep_memory_together  # noqa: E402
 from studio.guard import OwnFilesOnly, OwnPagesOnly, Sessions, SignIn, own_hosts, signed_in  # noqa: E402
 from studio.live_video import LiveVideos  # noqa: E402
@@ -57,25 +58,27 @@ def build(pipeline: PipelineSource, live: LiveVideos, place: deployment.Deployme
         terms_card(page)
         with gr.Tabs(elem_id="tabs") as tabs:
             with gr.Tab(word("tab_create"), id="create") as header:
-                create = connect_create(create_tab(), pipeline, live, place)
+                create = connect_create(create_tab(), pipeline, live, place, page)
                 offer_to_programs(create)
-            gr.on([page.load, header.select], create.offer, create.tab.avatar.avatar, create.offered, **HIDDEN)
+            header.select(create.offer, create.tab.avatar.avatar, create.offered, **HIDDEN)
             if place.demo:
                 with gr.Tab(word("tab_personalize"), id="personalize"):
                     gr.Markdown(word("demo_about"), elem_id="demo")
                     gr.DuplicateButton(word("duplicate"), size="lg", elem_id="duplicate")
             else:
-                _own_tabs(tabs, create, pipeline, place)
+                _own_tabs(page, tabs, create, pipeline, place)
             with gr.Tab(word("tab_check"), id="check"):
                 check_tab()
     return page
 
 
-def _own_tabs(tabs: gr.Tabs, create: CreateHandlers, pipeline: PipelineSource, place: deployment.Deployment) -> None:
+def _own_tabs(
+    page: gr.Blocks, tabs: gr.Tabs, create: CreateHandlers, pipeline: PipelineSource, place: deployment.Deployment
+) -> None:
     """The tabs of what is a visitor's own: their trainings and their avatars."""
     with gr.Tab(word("tab_personalize"), id="personalize"):
         personalize = personalize_tab()
-        connect_personalize(personalize, pipeline, place.limits)
+        connect_personalize(personalize, pipeline, place.limits, page)
     with gr.Tab(word("tab_avatars"), id="avatars") as header:
         avatars = connect_avatars(avatars_tab(), pipeline)
 
@@ -84,8 +87,9 @@ def _own_tabs(tabs: gr.Tabs, create: CreateHandlers, pipeline: PipelineSource, p
 
     for change in avatars.changes:
         change.success(create.offer, create.tab.avatar.avatar, create.offered, **HIDDEN)
-    header.select(avatars.refresh, None, avatars.tab.gallery, **HIDDEN)
+    header.select(avatars.refresh, avatars.tab.chosen, [avatars.tab.gallery, *avatars.tab.shown], **HIDDEN)
     personalize.progress.use.click(use, personalize.done, [tabs, *create.offered], **HIDDEN)
+    avatars.tab.use.click(use, avatars.tab.chosen, [tabs, *create.offered], **HIDDEN)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -169,6 +173,7 @@ def _launch(options: argparse.Namespace, place: deployment.Deployment) -> tuple[
     sign_in, door = place.login and not options.auth, Door()
     middleware = _guards(options, replace(place, login=sign_in), door)
     page = build(pipeline, live, replace(place, login=sign_in), options.keep_hours)
+    routes = [live.route(), preview_route(), check_route(place.limits.upload_megabytes)]
     page.launch(
         server_name=options.host or place.host,
         server_port=options.port,
@@ -185,7 +190,7 @@ def _launch(options: argparse.Namespace, place: deployment.Deployment) -> tuple[
         auth=door.may_enter if options.auth else None,
         auth_message=SIGN_IN_MESSAGE if options.auth else None,
         auth_dependency=signed_in if sign_in else None,
-        app_kwargs={"routes": [live.route(), check_route(place.limits.upload_megabytes)], "middleware": middleware},
+        app_kwargs={"routes": routes, "middleware": middleware},
         prevent_thread_lock=True,
     )
     return page, pipeline

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import gradio as gr
 
 from gmtalker.assets import BUNDLED
+from gmtalker.clock import EMOTIONS
 from personalize.request import PRESETS
 from studio.avatars import picture_of
+from studio.components import NOT_MIRRORED, scripted, words_of
 from studio.translations import word
 from studio.uploads import keeping_names
 
-NOT_MIRRORED = gr.WebcamOptions(mirror=False)  # an avatar must not part its hair on the other side
 EXAMPLE_SIZE = (256, 256)
+CONSENT, CLIPS, TRAIN, PROGRESS = 1, 2, 3, 4  # the steps
 
 
 @dataclass(frozen=True)
@@ -34,19 +37,19 @@ class Checked:
 
 @dataclass(frozen=True)
 class ClipsCard:
-    """The clips and, one row each, the emotion they show."""
+    """The clips and, one row each, the emotion they show: [[name, emotion or ""], ...]."""
 
     clips: gr.File
     webcam: gr.Video
-    emotions: gr.Dataframe
-    emotions_about: gr.Markdown
+    emotions: gr.HTML
 
 
 @dataclass(frozen=True)
 class CheckCard:
-    """The check of the clips, and what it found."""
+    """The check of the clips, and what it found. next: to the next step."""
 
     check: gr.Button
+    next: gr.Button
     report: gr.HTML
     look: gr.Radio
     overlay_about: gr.Markdown
@@ -70,6 +73,7 @@ class ProgressCard:
 
     strip: real frames above generated ones.
     curve: quality over time.
+    another: begins the steps anew.
     """
 
     progress: gr.HTML
@@ -78,6 +82,7 @@ class ProgressCard:
     finish: gr.Button
     resume: gr.Button
     use: gr.Button
+    another: gr.Button
     strip_about: gr.Markdown
     strip: gr.Image
     curve_about: gr.Markdown
@@ -93,6 +98,7 @@ class ConsentCard:
     uses, places, until: the bounds of the consent; empty ones are none.
     ask: gives the sentence that a film has to say.
     film: of the person saying it; None for none.
+    next: to the next step.
     """
 
     person: gr.Textbox
@@ -104,18 +110,23 @@ class ConsentCard:
     ask: gr.Button
     sentence: gr.Markdown
     film: gr.File
+    next: gr.Button
 
 
 @dataclass(frozen=True)
 class PersonalizeTab:
     """The tab's components.
 
+    path: the four steps, of which one is on the screen.
+    steps: they themselves, by their numbers.
     checked: what the check found (Checked).
     job: the id of the training that is shown.
     done: the name of the avatar that is ready.
     shown: what is shown of the training (personalize_handlers.TrainingView).
     """
 
+    path: gr.Walkthrough
+    steps: Mapping[int, gr.Step]
     consent: ConsentCard
     clips: ClipsCard
     check: CheckCard
@@ -128,14 +139,23 @@ class PersonalizeTab:
 
 
 def personalize_tab() -> PersonalizeTab:
-    """Lay the tab out."""
-    checked = gr.State(Checked())
-    with gr.Row():
-        with gr.Column(scale=3):
-            consent, clips, check = _consent_card(), _clips_card(), _check_card()
-        with gr.Column(scale=2, elem_classes="stage"):
-            train, progress = _train_card(), _progress_card()
-    return PersonalizeTab(consent, clips, check, train, progress, checked, gr.State(None), gr.State(None), gr.State(None))
+    """Lay the tab out: a path of four steps."""
+    checked, steps = gr.State(Checked()), {}
+    with gr.Walkthrough(selected=CONSENT, elem_id="path") as path:
+        with gr.Step(word("step_consent"), id=CONSENT) as steps[CONSENT]:
+            consent = _consent_card()
+        with gr.Step(word("step_clips"), id=CLIPS, interactive=False) as steps[CLIPS]:
+            with gr.Row():
+                with gr.Column(min_width=320):
+                    clips = _clips_card()
+                with gr.Column(min_width=320):
+                    check = _check_card()
+        with gr.Step(word("step_train"), id=TRAIN, interactive=False) as steps[TRAIN]:
+            train = _train_card()
+        with gr.Step(word("step_progress"), id=PROGRESS) as steps[PROGRESS]:
+            progress = _progress_card()
+    states = gr.State(None), gr.State(None), gr.State(None)
+    return PersonalizeTab(path, steps, consent, clips, check, train, progress, checked, *states)
 
 
 def _consent_card() -> ConsentCard:
@@ -160,7 +180,8 @@ def _consent_card() -> ConsentCard:
             ask = gr.Button(word("consent_ask"), size="sm", elem_id="consent-ask")
             sentence = gr.Markdown(elem_id="consent-sentence")
             film = keeping_names(gr.File(label=word("consent_film"), elem_id="consent-film", height=100))
-    return ConsentCard(person, consent, heirs, uses, places, until, ask, sentence, film)
+        following = gr.Button(word("next"), variant="primary", size="lg", elem_id="consent-next")
+    return ConsentCard(person, consent, heirs, uses, places, until, ask, sentence, film, following)
 
 
 def _clips_card() -> ClipsCard:
@@ -175,34 +196,22 @@ def _clips_card() -> ClipsCard:
                 webcam_options=NOT_MIRRORED,
                 elem_id="webcam",
             )
-        emotions = gr.Dataframe(
-            [],
-            headers=["clip", "emotion"],
-            datatype="str",
-            type="array",
-            interactive=True,
-            static_columns=[0],
-            row_count=(0, "dynamic"),
-            column_count=(2, "fixed"),
-            label=word("clip_emotions"),
-            elem_id="clip-emotions",
-            visible=False,
-            buttons=[],
-        )
-        about = gr.Markdown(word("clip_emotions_info"), elem_classes="note", visible=False)
-    return ClipsCard(clips, webcam, emotions, about)
+        words = words_of(*EMOTIONS, "clip_emotions", "clip_natural")
+        emotions = scripted("clip_emotions", [], emotions=list(EMOTIONS), words=words, elem_id="clip-emotions")
+    return ClipsCard(clips, webcam, emotions)
 
 
 def _check_card() -> CheckCard:
     with gr.Column(elem_classes="card"):
         gr.Markdown(word("check_about"))
-        check = gr.Button(word("check"), elem_id="check")
+        check = gr.Button(word("check"), elem_id="check", variant="primary")
         report = gr.HTML(elem_id="report")
         look = gr.Radio([], label=word("look"), info=word("look_info"), visible=False, elem_id="look")
         about = gr.Markdown(word("checked_overlay"), elem_classes="note", visible=False)
         picture = {"type": "numpy", "interactive": False, "visible": False, "buttons": [], "show_label": False}
         overlay = gr.Image(label=word("checked_overlay"), elem_id="overlay", **picture)
-    return CheckCard(check, report, look, about, overlay)
+        following = gr.Button(word("next"), variant="primary", size="lg", visible=False, elem_id="clips-next")
+    return CheckCard(check, following, report, look, about, overlay)
 
 
 def _train_card() -> TrainCard:
@@ -211,7 +220,8 @@ def _train_card() -> TrainCard:
         name = gr.Textbox(label=word("avatar_name"), info=word("avatar_name_info"), elem_id="avatar-name")
         presets = [(word(f"preset_{preset}"), preset) for preset in PRESETS]
         preset = gr.Radio(presets, value="draft", label=word("preset"), info=word("preset_info"), elem_id="preset")
-        minutes = gr.Number(0, label=word("minutes"), info=word("minutes_info"), minimum=0, step=0.5, elem_id="minutes")
+        with gr.Accordion(word("minutes_title"), open=False, elem_id="minutes-group"):
+            minutes = gr.Number(0, label=word("minutes"), info=word("minutes_info"), minimum=0, step=0.5, elem_id="minutes")
         estimate = gr.HTML(elem_id="estimate")
         train = gr.Button(word("train"), variant="primary", size="lg", interactive=False, elem_id="train")
     return TrainCard(name, preset, minutes, estimate, train)
@@ -227,9 +237,11 @@ def _progress_card() -> ProgressCard:
             finish = gr.Button(word("finish"), visible=False, elem_id="finish")
             resume = gr.Button(word("resume"), visible=False, elem_id="resume-training")
             use = gr.Button(word("create_with_it"), variant="primary", visible=False, elem_id="create-with-it")
+            another = gr.Button(word("another"), elem_id="another")
         picture = {"type": "pil", "interactive": False, "visible": False, "buttons": [], "show_label": False}
         strip_about = gr.Markdown(word("truth_beside"), elem_classes="note", visible=False)
         strip = gr.Image(label=word("truth_beside"), elem_id="training-strip", **picture)
         curve_about = gr.Markdown(word("quality_curve"), elem_classes="note", visible=False)
         curve = gr.Image(label=word("quality_curve"), elem_id="training-curve", **picture)
-    return ProgressCard(progress, stop, sample, finish, resume, use, strip_about, strip, curve_about, curve)
+    buttons = stop, sample, finish, resume, use, another
+    return ProgressCard(progress, *buttons, strip_about, strip, curve_about, curve)

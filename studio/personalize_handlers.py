@@ -19,10 +19,11 @@ from personalize.consent import Consent
 from personalize.progress import TRAINING_CURVE, TRAINING_STRIP
 from personalize.request import PRESETS, TrainRequest, size_for
 from studio.accounts import in_own_workspace
+from studio.avatars import LIKENESS, verdict_of
 from studio.components import HIDDEN, PRIVATE, Status, Updates, folded, note, or_sentence, progress_bar, refusal, table
 from studio.generation import time_left
 from studio.loading import PipelineSource
-from studio.personalize import Checked, PersonalizeTab
+from studio.personalize import CLIPS, CONSENT, PROGRESS, TRAIN, Checked, PersonalizeTab
 from studio.spacefile import Limits
 from studio.terms import check_terms
 from studio.translations import WORDS, language_of, say
@@ -71,9 +72,37 @@ class PersonalizeHandlers:
             check.look: gr.Radio([], value=None, visible=False),
             check.overlay_about: gr.Markdown(visible=False),
             check.overlay: gr.Image(visible=False),
-            clips.emotions: gr.Dataframe(rows, visible=bool(rows)),
-            clips.emotions_about: gr.Markdown(visible=bool(rows)),
+            clips.emotions: rows,
+            check.next: gr.Button(visible=False),
+            self.tab.steps[TRAIN]: gr.Step(interactive=False),
         }
+
+    def agree(self, visitor: gr.Request, consent: bool, person: str) -> Updates:
+        """To the second step, once somebody has agreed."""
+        if not consent or not person.strip():
+            raise refusal(say(visitor, "consent_before_check"))
+        return self._step(CLIPS)
+
+    def _step(self, number: int) -> Updates:
+        steps = {} if number == PROGRESS else {self.tab.steps[number]: gr.Step(interactive=True)}
+        return steps | {self.tab.path: gr.Walkthrough(selected=number)}
+
+    def to_training(self) -> Updates:
+        """To the third step."""
+        return self._step(TRAIN)
+
+    def to_progress(self) -> Updates:
+        """To the fourth step."""
+        return self._step(PROGRESS)
+
+    def begin_anew(self) -> Updates:
+        """To the first step."""
+        return self._step(CONSENT)
+
+    @in_own_workspace
+    def open(self, visitor: gr.Request) -> Updates:
+        """The last step, when the page is opened while something trains."""
+        return self._step(PROGRESS) if any(job.status in jobs.OPEN for job in jobs.jobs()) else gr.skip()
 
     def check(self, visitor: gr.Request, files: list[str] | None, consent: bool, person: str) -> Updates:
         """Check the clips: a report card of each, what the tracker sees, and whether training may begin."""
@@ -103,6 +132,8 @@ class PersonalizeHandlers:
             self.tab.check.overlay: gr.Image(np.concatenate(alike), visible=True) if alike else gr.Image(visible=False),
             self.tab.checked: Checked(tuple(files), *lengths, height) if usable else Checked(),
             self.tab.train.train: gr.Button(interactive=usable),
+            self.tab.check.next: gr.Button(visible=usable),
+            self.tab.steps[TRAIN]: gr.Step(interactive=usable),
         }
 
     def estimate(self, visitor: gr.Request, checked: Checked, preset: str, minutes: float | None) -> str:
@@ -114,7 +145,8 @@ class PersonalizeHandlers:
         size = size_for(checked.face_height, taken)
         needed = jobs.estimate(taken, checked.seconds, checked.reading_seconds, sum(sizes), size)
         disk = {"disk": needed.disk / 2**20, "free": jobs.free_disk() / 2**30}
-        return note(say(visitor, "estimate", minutes=max(1.0, needed.minutes), memory=needed.memory / 2**30, **disk))
+        told = note(say(visitor, "estimate", minutes=max(1.0, needed.minutes), memory=needed.memory / 2**30, **disk))
+        return told + (note(say(visitor, "machine_busy")) if needed.busy else "")
 
     @in_own_workspace
     def train(self, visitor: gr.Request, checked: Checked, clips: list[str] | None, **settings: object) -> None:
@@ -262,14 +294,11 @@ def _summary(visitor: gr.Request, job: jobs.Job) -> str:
         return f"{say(visitor, f'job_{job.status}')} {message}".strip()
     stage = say(visitor, job.stage) if job.stage in WORDS[language_of(visitor)] else job.stage
     parts = [f"{stage[:1].upper()}{stage[1:]}, {job.percent:.0f} %"]
-    if job.step:
-        parts.append(say(visitor, "job_steps" if job.steps else "job_step", step=job.step, steps=job.steps))
     if job.seconds_left is not None:
         parts.append(time_left(job.seconds_left, visitor))
-    if job.its:
-        parts.append(say(visitor, "job_speed", its=job.its))
     if isinstance(job.quality, dict):
-        parts.append(say(visitor, "job_quality", psnr=job.quality["psnr"]))
+        verdict = verdict_of(job.quality["psnr"], *LIKENESS)
+        parts.append(say(visitor, "job_quality", verdict=say(visitor, f"verdict_{verdict}"), psnr=job.quality["psnr"]))
     return " · ".join(part for part in [*parts, job.message] if part)
 
 
@@ -293,19 +322,23 @@ def _on_job(action: Callable[[jobs.Job], object]) -> Callable[[gr.Request, str],
     return handler
 
 
-def connect_personalize(tab: PersonalizeTab, pipeline: PipelineSource, limits: Limits) -> None:
+def connect_personalize(tab: PersonalizeTab, pipeline: PipelineSource, limits: Limits, page: gr.Blocks) -> None:
     """Connect the tab's controls."""
     handlers = PersonalizeHandlers(tab, pipeline, limits)
     clips, check, train, progress = tab.clips, tab.check, tab.train, tab.progress
     card = [check.report, check.look, check.overlay_about, check.overlay]
-    listed = [tab.checked, train.train, *card, clips.emotions, clips.emotions_about]
+    steps = [tab.path, *tab.steps.values()]
+    listed = [tab.checked, train.train, *card, clips.emotions, check.next, tab.steps[TRAIN]]
     clips.clips.change(handlers.list_clips, clips.clips, listed, queue=False, **PRIVATE)
     films = [clips.clips, clips.webcam]
     clips.webcam.stop_recording(lambda files, film: [*(files or []), film], films, clips.clips, **HIDDEN)
-    found = [*card, tab.checked, train.train]
+    found = [*card, tab.checked, train.train, check.next, tab.steps[TRAIN]]
     agreed = tab.consent
     check.check.click(handlers.check, [clips.clips, agreed.consent, agreed.person], found, **HEAVY)
     agreed.ask.click(handlers.ask, None, agreed.sentence, **HIDDEN)
+    agreed.next.click(handlers.agree, [agreed.consent, agreed.person], steps, **HIDDEN)
+    check.next.click(handlers.to_training, None, steps, **HIDDEN)
+    progress.another.click(handlers.begin_anew, None, steps, **HIDDEN)
     estimated = [tab.checked, train.preset, train.minutes]
     gr.on([part.change for part in estimated], handlers.estimate, estimated, train.estimate, **HIDDEN)
 
@@ -323,6 +356,8 @@ def connect_personalize(tab: PersonalizeTab, pipeline: PipelineSource, limits: L
     }
     started = train.train.click(handlers.train, [tab.checked, clips.clips], None, inputs_kwargs=settings, **PRIVATE)
     started.success(**watch)
+    started.success(handlers.to_progress, None, steps, **HIDDEN)
+    page.load(handlers.open, None, steps, **HIDDEN)
     gr.Timer(1).tick(concurrency_limit=4, **watch)
     progress.stop.click(_on_job(jobs.stop), tab.job, None, **PRIVATE).then(**watch)
     progress.sample.click(_on_job(jobs.ask_sample), tab.job, None, **PRIVATE)

@@ -35,6 +35,7 @@ FILE = None  # the type of a parameter that is a file
 PARAMETERS: dict[str, tuple[object, object, str]] = {
     "text": (str, "", "What a synthetic voice says, in English; tags such as [happy 0.8] and emoji set the emotion. Or speech:"),
     "speech": (FILE, None, "A sound file, or a video with sound, in any language; in the place of text"),
+    "video": (FILE, None, "A film whose person the avatar follows, with its sound; in the place of text and speech"),
     "avatar": (str, "", "The name of an avatar, one of those that `avatars` lists; empty for the first"),
     "voice": (str, "", "The synthetic voice; empty for the usual one"),
     "emotion": (dict[str, float], {}, WEIGHTS),
@@ -148,8 +149,9 @@ class _Programs:
 
 def _as_on_the_page(visitor: gr.Request, settings: Mapping[str, object]) -> dict[str, object]:
     """The values as the page's own controls give them. Errors: gr.Error naming what can't be asked for."""
-    if settings["text"] and settings["speech"]:
-        raise refusal("Give a speech or a text, and not both.")
+    sources = [name for name in ("text", "speech", "video") if settings[name]]
+    if len(sources) > 1:
+        raise refusal("Give a text, a speech or a video, and only one of them.")
     emotion = settings["emotion"] or {}
     if not isinstance(emotion, dict) or not set(emotion) <= set(EMOTIONS):
         raise refusal(f"emotion is {WEIGHTS}.")
@@ -160,13 +162,17 @@ def _as_on_the_page(visitor: gr.Request, settings: Mapping[str, object]) -> dict
     values["avatar"] = values["avatar"] or next(iter(offered), None)
     style = values.pop("caption_style") or STYLES[0]
     values["captions"] = style if values["captions"] else "none"
+    values["source"] = {"speech": "voice", "video": "film"}.get(sources[0] if sources else "text", "text")
+    values["keep_emotion"] = not emotion and not values["timeline"]
+    if values["background_file"] and values["background"] in ("", "own"):  # a program need not say it twice
+        values["background"] = "file"
     return values
 
 
 def _told(request: dict[str, object]) -> dict[str, object]:
     """A request without the places of files on the server."""
     output = dict(request["output"])  # type: ignore[call-overload]
-    for values, name in ((request, "speech"), (output, "background")):
+    for values, name in ((request, "speech"), (request, "video"), (output, "background")):
         if isinstance(values.get(name), str) and "/" in str(values[name]):
             values[name] = Path(str(values[name])).name
     return request | {"output": output}

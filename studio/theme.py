@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import gradio as gr
 
-STATIC = Path(__file__).resolve().parent / "static"
+from studio.components import static
 
 # Fonts of the person's own machine: nothing is fetched from another host.
 THEME = gr.themes.Soft(
@@ -33,11 +31,7 @@ THEME = gr.themes.Soft(
 )
 
 
-def _static(name: str) -> str:
-    return (STATIC / name).read_text(encoding="utf-8").strip()
-
-
-CSS = _static("studio.css")
-OPEN = _static("open.js")  # Ctrl+Enter creates the video; a server that has ended is told
-CONTINUE_PLAYING = _static("player.js")  # from the growing video to the finished one
-DRAG_KEYS = _static("timeline.js")  # in the picture of the curves
+CSS = static("studio.css")
+OPEN = static("open.js")  # Ctrl+Enter creates the video; a server that has ended is told
+CONTINUE_PLAYING = static("player.js")  # from the growing video to the finished one
+DRAG_KEYS = static("timeline.js")  # in the picture of the curves

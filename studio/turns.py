@@ -101,7 +101,7 @@ def in_turn(turns: Turns, stops: Stops, shown: gr.blocks.Block) -> Callable[[Cal
             with turns.ticket(visitor) as ticket:
                 while not ticket.turn.is_set() and not stopping.is_set():
                     yield {shown: progress_bar(say(visitor, "videos_before", number=turns.ahead(ticket)))}
-                    await _at_most(ticket.turn, TOLD_EVERY)
+                    await at_most(ticket.turn, TOLD_EVERY)
                 steps, end = handler(visitor, *values, **named), object()
                 try:
                     while (step := await asyncio.to_thread(next, steps, end)) is not end:
@@ -114,7 +114,8 @@ def in_turn(turns: Turns, stops: Stops, shown: gr.blocks.Block) -> Callable[[Cal
     return decorate
 
 
-async def _at_most(event: asyncio.Event, seconds: float) -> None:
+async def at_most(event: asyncio.Event, seconds: float) -> None:
+    """Wait for an event, but no longer than so many seconds."""
     try:
         await asyncio.wait_for(event.wait(), seconds)
     except TimeoutError:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import secrets
+import shutil
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -57,3 +59,18 @@ def under_its_name(path: str, original: str | None) -> str:
     except (OSError, ValueError):  # a file system without links, or one on which no name has such letters
         return path
     return str(named)
+
+
+def lent(path: str) -> str:
+    """A second name for a file of the workspace, in the folder of what visitors send and get: gradio serves no other.
+
+    Errors: OSError when it can't be read.
+    """
+    source, folder = Path(path), Path(get_upload_folder()) / secrets.token_hex(16)
+    folder.mkdir(parents=True)
+    try:
+        os.link(source, folder / source.name)
+    except OSError:  # another disk
+        shutil.copyfile(source, folder / source.name)
+    os.utime(folder / source.name)  # or it would be deleted as one of long ago
+    return str(folder / source.name)

@@ -302,7 +302,7 @@ def test_the_voice_is_declared_in_the_manifest(make):
         (["--place", "left"], "need a canvas"),
         (["--captions", "F.txt"], "captions must be"),
         (["--captions", "spoken"], "need it as a text"),
-        (["--voice", "heart"], "with a speech there is none"),
+        (["--voice", "heart"], "with a recording there is none"),
         (["--full-frame", "--background", "white"], "own background"),
     ],
 )

@@ -50,6 +50,7 @@ WARM_UP_STEPS = 50
 SHARE_WITHOUT_DISCRIMINATOR = 0.6  # of the training time: first the picture, then its sharpness
 STEPS_MAX = 1 << 40
 REPORT_SECONDS = 2.0
+ENOUGH_STEPS = 300  # before which no curve says much
 ENOUGH_GAIN = 0.15  # dB in the last two fifths of a training, under which nobody sees the difference
 PSNR_MAX = 10 * np.log10(255**2 / 1e-3)  # dB, of frames that are equal
 # What a checkpoint's tensors are called: trainings that began under these names are resumed.
@@ -82,7 +83,7 @@ class HeadState:
         """
         best = max(self.curve, key=lambda point: point["psnr"])
         before = [point["psnr"] for point in self.curve if point["seconds"] < 0.6 * self.curve[-1]["seconds"]]
-        enough = len(before) > 1 and best["psnr"] - max(before) < ENOUGH_GAIN
+        enough = self.step >= ENOUGH_STEPS and len(before) > 1 and best["psnr"] - max(before) < ENOUGH_GAIN
         now = round(self.curve[-1]["psnr"], 2)
         return {"psnr": now, "best": round(best["psnr"], 2), "seconds": round(best["seconds"]), "enough": enough}
 
@@ -303,6 +304,8 @@ class HeadOptions:
     checkpoint_seconds: between two checkpoints, and between two measurements of the held-out frames.
     seed: of batches and noise.
     rehearsal: of emotions that the frames do not show; None for none.
+    steps_min: on a busy machine the training takes longer, until it has taken so many steps.
+    slower_max: times its minutes, after which it ends all the same.
     """
 
     minutes: float
@@ -313,6 +316,18 @@ class HeadOptions:
     checkpoint_seconds: float = 60.0
     seed: int = 0
     rehearsal: RehearsesEmotions | None = None
+    steps_min: int = 0
+    slower_max: float = 4.0
+
+    def share(self, state: HeadState) -> float:
+        """How much of the training is done: 1 is all."""
+        timed = state.seconds / (60 * self.minutes)
+        return max(min(timed, state.step / self.steps_min), timed / self.slower_max) if self.steps_min else timed
+
+    def seconds_left(self, state: HeadState) -> float:
+        """What is left, at the speed so far."""
+        share = self.share(state)
+        return 60 * self.minutes if share <= 0 else max(0.0, state.seconds * (1 / share - 1))
 
 
 @dataclass(frozen=True)
@@ -339,26 +354,26 @@ def train_head(
     options: HeadOptions,
     hooks: HeadHooks = HeadHooks(),
 ) -> HeadState:
-    """Train for so many minutes in all, going on from the checkpoint where it exists; the same call resumes.
+    """Train for so many minutes in all, or steps, going on from the checkpoint where it exists; the same call resumes.
 
     held_out: frames of the same people that are never trained on; their PSNR is the quality that is reported.
     Errors: ValueError for a checkpoint of other networks.
     """
     if options.checkpoint.exists():
         training.load(options.checkpoint)
-    state, seconds = training.state, 60 * options.minutes
+    state = training.state
     frames = HeadBatches(people, options.batch, options.augment, options.seed, options.rehearsal)
     batches = _batches(frames, state.step, training.accelerator.device)
     saved = reported = time.monotonic()
-    while state.seconds < seconds and not hooks.stop():
+    while options.share(state) < 1 and not hooks.stop():
         began = time.monotonic()
         torch.manual_seed(options.seed * 1_000_003 + state.step)
-        losses = training.step(next(batches), state.seconds / seconds)
+        losses = training.step(next(batches), options.share(state))
         now = time.monotonic()
         state.seconds += now - began
         if now - reported > REPORT_SECONDS:
             reported = now
-            hooks.on_progress(_progress_of(state, seconds, losses))
+            hooks.on_progress(_progress_of(state, options, losses))
             if hooks.sample_requested() and held_out:
                 _measure(training, held_out, options.best, hooks)
         if now - saved > options.checkpoint_seconds:
@@ -382,13 +397,12 @@ def _batches(frames: HeadBatches, first: int, device: torch.device) -> Iterator[
             yield made
 
 
-def _progress_of(state: HeadState, seconds: float, losses: dict[str, float]) -> Progress:
-    """seconds: that the whole training takes."""
-    percent = round(min(100.0, 100 * state.seconds / seconds), 1)
+def _progress_of(state: HeadState, options: HeadOptions, losses: dict[str, float]) -> Progress:
+    percent = round(min(100.0, 100 * options.share(state)), 1)
     figures = {"step": state.step, "its": round(state.step / state.seconds, 2)}
     figures |= {"quality": state.quality()} if state.curve else {}
     figures |= {name: round(value, 4) for name, value in losses.items()}
-    return Progress("head", percent, 100, seconds_left=round(max(0.0, seconds - state.seconds)), figures=figures)
+    return Progress("head", percent, 100, seconds_left=round(options.seconds_left(state)), figures=figures)
 
 
 def _measure(training: HeadTraining, held_out: list[PersonFrames], best: Path | None, hooks: HeadHooks) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from dataclasses import dataclass, field
@@ -12,10 +13,11 @@ from gmtalker.clock import FPS
 from gmtalker.progress import time_left
 from personalize.consent import Consent
 from personalize.progress import WRAP_UP
-from personalize.request import REQUEST_FILE, TRAINING_FRAMES_MAX, TrainRequest
+from personalize.request import REQUEST_FILE, SLOWER_MAX, TRAINING_FRAMES_MAX, TrainRequest
 
 TRAINER_BYTES = 1.6e9  # of memory, beside the frames
 WORK_BYTES, POINT_BYTES = 220e6, 478 * 3 * 4  # on disk: checkpoints, best weights and the avatar; the points of one frame
+BUSY = 1.5  # times the usual time, from where it is told
 OPEN = ("queued", "running")
 
 
@@ -109,15 +111,17 @@ class Estimate:
 
     minutes: in all.
     disk, memory: bytes.
+    busy: whether other work on this machine makes it longer than usual.
     """
 
     minutes: float
     disk: float
     memory: float
+    busy: bool = False
 
 
 def estimate(minutes: float, seconds: float, reading_seconds: float, upload_bytes: float, size: int = 256) -> Estimate:
-    """Estimate what a training will take.
+    """Estimate what a training will take, on this machine with what else it does just now.
 
     minutes: of training.
     seconds: length of the clips.
@@ -128,7 +132,18 @@ def estimate(minutes: float, seconds: float, reading_seconds: float, upload_byte
     frames = min(seconds * FPS, TRAINING_FRAMES_MAX * 256**2 / size**2)
     disk = WORK_BYTES * max(1, size // 256) + POINT_BYTES * seconds * FPS + upload_bytes
     memory = TRAINER_BYTES + frames * 3 * size**2
-    return Estimate(minutes + (2 * reading_seconds + WRAP_UP) / 60, disk, memory)
+    shared = 1 + _load() / (os.cpu_count() or 1)  # so much longer everything takes
+    # A training has its minutes, however slow, until it takes fewer than half of its usual steps (STEPS_A_MINUTE).
+    training = minutes * min(max(1.0, shared / 2), SLOWER_MAX)
+    return Estimate(training + shared * (2 * reading_seconds + WRAP_UP) / 60, disk, memory, shared >= BUSY)
+
+
+def _load() -> float:
+    """How many processes want a core just now; 0 where the system does not tell."""
+    try:
+        return os.getloadavg()[0]
+    except (OSError, AttributeError):
+        return 0.0
 
 
 def free_disk() -> int:

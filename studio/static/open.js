@@ -6,6 +6,18 @@
     if (create && create.offsetParent && !create.disabled) create.click();
   });
 
+  // One stop of the Tab key a slider: its number is typed after a click.
+  const quiet = () => {
+    for (const number of document.querySelectorAll('input[data-testid=number-input]:not([tabindex])')) number.tabIndex = -1;
+  };
+  new MutationObserver(quiet).observe(document.body, { childList: true, subtree: true });
+  quiet();
+
+  // What is being made would be lost with the page.
+  addEventListener('beforeunload', (event) => {
+    if ([...document.querySelectorAll('#stop, #many-stop')].some((button) => button.offsetParent)) event.preventDefault();
+  });
+
   // A server that has ended takes what it was making with it: without a word the page would wait for ever.
   const chinese = navigator.language.toLowerCase().startsWith('zh');
   const words = chinese
