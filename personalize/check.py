@@ -131,10 +131,10 @@ def check_clips(paths: Sequence[Path], in_step: InStep | None = None) -> Iterato
 def _length(info: VideoInfo) -> ReportLine:
     value = f"{info.seconds:.1f} seconds"
     if info.seconds < SECONDS_MIN:
-        advice = f"Film at least {SECONDS_MIN:.0f} seconds; 1 to 3 minutes of talking are best."
+        advice = f"Film at least {SECONDS_MIN:.0f} seconds; 2 to 5 minutes of talking are best."
         return ReportLine("length", "fail", value, advice)
     if info.seconds < SECONDS_GOOD:
-        return ReportLine("length", "warn", value, "A short clip shows few mouth shapes; 1 to 3 minutes of talking are best.")
+        return ReportLine("length", "warn", value, "A short clip shows few mouth shapes; 2 to 5 minutes of talking are best.")
     return ReportLine("length", "pass", value)
 
 

@@ -21,6 +21,7 @@ from gmtalker.media.composition import PLACES, colour_of
 from gmtalker.media.formats import DEFAULT_RATE, PLAYED
 from gmtalker.media.sound_track import sound_track
 from gmtalker.output import SPOKEN, OutputOptions
+from personalize import jobs
 from studio import shelf
 from studio.accounts import in_own_workspace, name_of
 from studio.avatars import avatar_items, names, picture_of
@@ -221,6 +222,8 @@ class CreateHandlers:
         request = self.request_of(visitor, settings)
         self.check_length(visitor, request)
         stage, session = self.tab.stage, visitor.session_hash or ""
+        if not self.place.demo and any(job.status == "running" for job in jobs.jobs()):
+            gr.Info(say(visitor, "training_runs"))
         try:
             for progress, player, video in generate_video(self.speaker, request, self.stops.of(session), self.live, visitor):
                 still = {stage.still: gr.Image(visible="hidden")} if player else {}

@@ -99,6 +99,7 @@ class ConsentCard:
     ask: gives the sentence that a film has to say.
     film: of the person saying it; None for none.
     next: to the next step.
+    trainings: to the last step.
     """
 
     person: gr.Textbox
@@ -111,6 +112,7 @@ class ConsentCard:
     sentence: gr.Markdown
     film: gr.File
     next: gr.Button
+    trainings: gr.Button
 
 
 @dataclass(frozen=True)
@@ -181,7 +183,8 @@ def _consent_card() -> ConsentCard:
             sentence = gr.Markdown(elem_id="consent-sentence")
             film = keeping_names(gr.File(label=word("consent_film"), elem_id="consent-film", height=100))
         following = gr.Button(word("next"), variant="primary", size="lg", elem_id="consent-next")
-    return ConsentCard(person, consent, heirs, uses, places, until, ask, sentence, film, following)
+        trainings = gr.Button(word("to_progress"), size="sm", elem_id="to-progress")
+    return ConsentCard(person, consent, heirs, uses, places, until, ask, sentence, film, following, trainings)
 
 
 def _clips_card() -> ClipsCard:

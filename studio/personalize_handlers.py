@@ -101,8 +101,9 @@ class PersonalizeHandlers:
 
     @in_own_workspace
     def open(self, visitor: gr.Request) -> Updates:
-        """The last step, when the page is opened while something trains."""
-        return self._step(PROGRESS) if any(job.status in jobs.OPEN for job in jobs.jobs()) else gr.skip()
+        """The last step, when the page is opened while something trains, or waits to be resumed."""
+        jobs.refresh()
+        return self._step(PROGRESS) if any(job.status != "done" for job in jobs.jobs()) else gr.skip()
 
     def check(self, visitor: gr.Request, files: list[str] | None, consent: bool, person: str) -> Updates:
         """Check the clips: a report card of each, what the tracker sees, and whether training may begin."""
@@ -325,6 +326,12 @@ def _on_job(action: Callable[[jobs.Job], object]) -> Callable[[gr.Request, str],
 def connect_personalize(tab: PersonalizeTab, pipeline: PipelineSource, limits: Limits, page: gr.Blocks) -> None:
     """Connect the tab's controls."""
     handlers = PersonalizeHandlers(tab, pipeline, limits)
+    _connect_clips(tab, handlers)
+    _connect_training(tab, handlers, page)
+
+
+def _connect_clips(tab: PersonalizeTab, handlers: PersonalizeHandlers) -> None:
+    """The first two steps."""
     clips, check, train, progress = tab.clips, tab.check, tab.train, tab.progress
     card = [check.report, check.look, check.overlay_about, check.overlay]
     steps = [tab.path, *tab.steps.values()]
@@ -337,24 +344,29 @@ def connect_personalize(tab: PersonalizeTab, pipeline: PipelineSource, limits: L
     check.check.click(handlers.check, [clips.clips, agreed.consent, agreed.person], found, **HEAVY)
     agreed.ask.click(handlers.ask, None, agreed.sentence, **HIDDEN)
     agreed.next.click(handlers.agree, [agreed.consent, agreed.person], steps, **HIDDEN)
+    agreed.trainings.click(handlers.to_progress, None, steps, **HIDDEN)
     check.next.click(handlers.to_training, None, steps, **HIDDEN)
     progress.another.click(handlers.begin_anew, None, steps, **HIDDEN)
     estimated = [tab.checked, train.preset, train.minutes]
     gr.on([part.change for part in estimated], handlers.estimate, estimated, train.estimate, **HIDDEN)
 
+
+def _connect_training(tab: PersonalizeTab, handlers: PersonalizeHandlers, page: gr.Blocks) -> None:
+    """The last two steps."""
+    agreed, train, progress, steps = tab.consent, tab.train, tab.progress, [tab.path, *tab.steps.values()]
     buttons = [progress.stop, progress.sample, progress.finish, progress.resume, progress.use]
     pictures = [progress.strip_about, progress.strip, progress.curve_about, progress.curve]
     outputs = [progress.progress, *buttons, *pictures, tab.job, tab.done, tab.shown]
     watch = {"fn": handlers.watch, "inputs": tab.shown, "outputs": outputs, **HIDDEN}
     settings = {
         **{part: getattr(agreed, part) for part in ("person", "consent", "heirs", "uses", "places", "until", "film")},
-        "emotions": clips.emotions,
-        "look": check.look,
+        "emotions": tab.clips.emotions,
+        "look": tab.check.look,
         "name": train.name,
         "preset": train.preset,
         "minutes": train.minutes,
     }
-    started = train.train.click(handlers.train, [tab.checked, clips.clips], None, inputs_kwargs=settings, **PRIVATE)
+    started = train.train.click(handlers.train, [tab.checked, tab.clips.clips], None, inputs_kwargs=settings, **PRIVATE)
     started.success(**watch)
     started.success(handlers.to_progress, None, steps, **HIDDEN)
     page.load(handlers.open, None, steps, **HIDDEN)

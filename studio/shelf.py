@@ -66,7 +66,7 @@ class ShelvedVideo:
 
 def new_id() -> str:
     """An id that no other video has; in the order of time."""
-    return f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
+    return f"{time.strftime('%Y%m%d-%H%M%S')}-{time.time_ns() % 10**9:09}-{secrets.token_hex(3)}"
 
 
 def put(made: ShelvedVideo) -> ShelvedVideo:

@@ -58,7 +58,7 @@ def test_every_column_of_a_csv_is_a_field(tmp_path, home):
         ({"text": "Hi.", "name": "../x"}, "can't be the name"),
         ({"text": "Hi.", "name": "x" * 300}, "too long"),
         ({"text": "Hi.", "name": "ONE"}, "another row's"),
-        ({"text": "Hi.", "speech": "a.wav"}, "not both"),
+        ({"text": "Hi.", "speech": "a.wav"}, "only one of them"),
         ({"name": "x"}, ""),
         ({"text": ["Hi."]}, "text can't be"),
     ],

@@ -18,6 +18,7 @@ import tempfile
 import threading
 import time
 import urllib.request
+import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -210,8 +211,26 @@ def field(page, elem_id: str):
     return page.locator(f"#{elem_id} textarea, #{elem_id} input").first
 
 
+def say_by(page, source: str) -> None:
+    """Choose what is said: Type, Voice or Film."""
+    page.locator("#source label", has_text=source).click()
+
+
+def opened(page, elem_id: str) -> None:
+    """Open what is folded away, if it is."""
+    button = page.locator(f"#{elem_id} button").first
+    if "open" not in (button.get_attribute("class") or "").split():
+        button.click()
+
+
+def slider(elem_id: str, value: float) -> str:
+    """For page.wait_for_function: whether a slider has a value."""
+    return f"Math.abs(document.querySelector('#{elem_id} input[type=number]').value - {value}) < 1e-6"
+
+
 def use_speech(page, path: Path | None = None) -> None:
     """Upload a speech, or choose the first example."""
+    say_by(page, "Voice")
     if path is None:
         page.locator("#speech-examples button, #speech-examples td").first.click()
     else:
@@ -221,6 +240,8 @@ def use_speech(page, path: Path | None = None) -> None:
 
 def command_shown(page) -> str:
     """The command line that repeats the video."""
+    page.locator("#about-video").wait_for(timeout=MINUTE)
+    opened(page, "about-video")
     field(page, "command").wait_for(timeout=MINUTE)
     return field(page, "command").input_value()
 
@@ -284,18 +305,99 @@ def test_a_newcomer_gets_a_happy_video(page, speech: Path, tmp_path: Path):
     neutral = page.request.get(page.locator("#still img").get_attribute("src")).body()
     happy = preview_changes(page, lambda: set_slider(page, "emotion-happy", 0.8))
     assert happy != neutral
-    page.wait_for_function("Math.abs(document.querySelector('#emotion-neutral input[type=number]').value - 0.2) < 1e-6")
+    page.locator("#mixture").get_by_text("20 %").wait_for(timeout=MINUTE)
     use_speech(page, speech)
     frames, sound = created_video(page, tmp_path)
     assert frames == 50 and abs(sound - 2) < 0.1
     page.wait_for_selector("#progress :text('Done')")
     assert "gmtalker speak" in command_shown(page) and "--emotion happy=0.8" in command_shown(page)
     screenshot(page, "created")
-    furious = preview_changes(page, page.locator("#preset-furious").click)
-    assert furious != happy and page.locator("#emotion-angry input[type=number]").input_value() == "0.8"
+    angry = preview_changes(page, page.locator(".pad-face[data-emotion=angry]").click)
+    assert angry != happy and not page.locator("#about-video").is_visible()  # its command is another video's
+    page.wait_for_function(slider("emotion-angry", 1))
     assert page.locator("#emotion-happy input[type=number]").input_value() == "0"
-    preview_changes(page, page.locator("#preset-neutral").click)
-    page.wait_for_function("document.querySelector('#emotion-neutral input[type=number]').value == 1")
+    preview_changes(page, page.locator(".pad-face[data-emotion=neutral]").click)
+    page.locator("#mixture").get_by_text("100 %").wait_for(timeout=MINUTE)
+
+
+def test_the_point_of_the_pad_is_dragged_and_moved_with_the_keys(page):
+    page.locator("#still img").wait_for(timeout=MINUTE)
+    box = page.locator(".emotion_pad").bounding_box()
+    middle = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.move(middle[0] + 40, middle[1] + 60)
+    page.mouse.down()
+    page.mouse.move(middle[0] + 0.3 * 0.43 * box["width"], middle[1] - 0.5 * 0.41 * box["height"], steps=5)
+    page.mouse.up()
+    page.wait_for_function(f"{slider('emotion-surprised', 0.55)} || {slider('emotion-surprised', 0.6)}", timeout=MINUTE)
+    page.locator(".pad-dot").focus()
+    before = page.locator("#emotion-surprised input[type=number]").input_value()
+    for _ in range(3):
+        page.keyboard.press("ArrowDown")
+    page.wait_for_function(
+        "before => document.querySelector('#emotion-surprised input[type=number]').value < before", arg=before, timeout=MINUTE
+    )
+    set_slider(page, "emotion-sad", 0.9)  # and the point follows the sliders
+    page.wait_for_function("Number(document.querySelector('.pad-dot').getAttribute('aria-valuenow')) < 0.2", timeout=MINUTE)
+    page.keyboard.press("Home")
+
+
+def test_what_was_set_and_made_is_there_after_the_page_is_opened_anew(page, tmp_path: Path):
+    field(page, "text").fill("Hello.")
+    set_slider(page, "emotion-sad", 0.35)
+    created_video(page, tmp_path)
+    made = page.locator("#video-shelf .card-button", has_text="Hello.").first
+    made.wait_for(timeout=MINUTE)
+    time.sleep(1)  # the browser is told a moment later
+    page.reload()
+    page.wait_for_function(slider("emotion-sad", 0.35), timeout=MINUTE)
+    assert field(page, "text").input_value() == "Hello."
+    made.click()
+    page.locator("#video video").wait_for(timeout=MINUTE)
+    assert "--text Hello." in command_shown(page)
+    page.on("dialog", lambda question: question.accept())
+    many = page.locator("#video-shelf .card-button").count()
+    page.locator("#video-delete").click()
+    page.locator("#still img").wait_for(timeout=MINUTE)
+    page.wait_for_function(
+        "many => document.querySelectorAll('#video-shelf .card-button').length < many", arg=many, timeout=MINUTE
+    )
+
+
+def test_a_film_leads(page, tmp_path: Path):
+    say_by(page, "Film")
+    page.locator("#film input[type=file]").set_input_files(bundled_clip("preview.mp4"))
+    page.locator("#film video").wait_for(timeout=MINUTE)
+    created_video(page, tmp_path)
+    assert "gmtalker reenact" in command_shown(page) and "--video preview.mp4" in command_shown(page)
+    page.locator("#keep-emotion input").uncheck()
+    page.locator(".pad-face[data-emotion=sad]").click()
+    page.wait_for_function(slider("emotion-sad", 1), timeout=MINUTE)
+    page.locator("#video video").wait_for(state="hidden", timeout=MINUTE)
+    created_video(page, tmp_path)
+    assert "--emotion sad=1" in command_shown(page)
+
+
+def test_many_videos_are_made_of_a_table(page, speech: Path, tmp_path: Path):
+    table = tmp_path / "many.csv"
+    rows = ["name,text,speech", "typed,Hello.,", f'said,,"{speech.name.replace(chr(34), chr(34) * 2)}"', "wrong,,/etc/passwd"]
+    table.write_text("\n".join(rows) + "\n")
+    opened(page, "many")
+    page.locator("#many-make").click()
+    page.get_by_text("Add one table").first.wait_for(timeout=MINUTE)
+    page.locator("#many-files input[type=file]").set_input_files([table, speech])
+    page.locator("#many-files").get_by_text(re.compile("KB|MB")).first.wait_for(timeout=MINUTE)
+    page.locator("#many-make").click()
+    page.locator("#many-result a").first.wait_for(timeout=5 * MINUTE)
+    assert "2 of 3 made" in page.locator("#many-progress").inner_text()
+    assert "There is no file passwd beside the table" in page.locator("#many-progress").inner_text()
+    with page.expect_download() as download:
+        page.locator("#many-result a").first.click()
+    download.value.save_as(tmp_path / "many.zip")
+    with zipfile.ZipFile(tmp_path / "many.zip") as archive:
+        assert sorted(archive.namelist()) == ["failed.csv", "said.mp4", "typed.mp4"]
+        (tmp_path / "typed.mp4").write_bytes(archive.read("typed.mp4"))
+    assert verify(tmp_path / "typed.mp4").credentials == "valid"
+    page.locator("#video-shelf .card-button", has_text="Hello.").first.wait_for(timeout=MINUTE)
 
 
 NAMES = (
@@ -316,6 +418,7 @@ def test_a_speech_of_any_name_is_spoken_and_named_in_the_command(page, tmp_path:
     if name.endswith(".ogg"):
         use_speech(page, path)
     else:  # the player of sound does not take it
+        say_by(page, "Voice")
         with page.expect_file_chooser() as chooser:
             page.locator("#speech-other").click()
         chooser.value.set_files(path)
@@ -328,20 +431,21 @@ def test_a_speech_of_any_name_is_spoken_and_named_in_the_command(page, tmp_path:
 
 def test_a_video_of_the_visit_comes_back_with_its_settings(page, speech: Path, tmp_path: Path):
     use_speech(page, speech)
+    opened(page, "movement")
     set_slider(page, "emotion-sad", 0.6)
     set_slider(page, "amount-head", 0.5)
     created_video(page, tmp_path)
-    page.locator("#history").wait_for(timeout=MINUTE)
-    first = page.locator("#history input").input_value()
-    assert "sad 0.6" in first
+    chosen = "document.querySelector('#video-shelf [aria-checked=true]')?.dataset.id"
+    page.wait_for_function(chosen, timeout=MINUTE)
+    first = page.evaluate(chosen)
+    assert "sad 0.6" in page.locator(f"#video-shelf [data-id='{first}']").inner_text()
     page.locator("#reset").click()
     page.wait_for_function("document.querySelector('#emotion-sad input[type=number]').value == 0")
     page.locator("#lock input").uncheck()
     created_video(page, tmp_path)
-    page.wait_for_function("first => document.querySelector('#history input').value !== first", arg=first, timeout=MINUTE)
+    page.wait_for_function(f"first => {chosen} !== first && {chosen}", arg=first, timeout=MINUTE)
     assert page.locator("#seed input").input_value() != "0"  # a new one, as it is not locked
-    page.locator("#history input").click()
-    page.get_by_role("option", name=first).click()
+    page.locator(f"#video-shelf [data-id='{first}']").click()
     page.wait_for_function("document.querySelector('#emotion-sad input[type=number]').value == 0.6", timeout=MINUTE)
     page.wait_for_function("document.querySelector('#amount-head input[type=number]').value == 0.5")
     page.wait_for_function("document.querySelector('#seed input').value == 0")
@@ -371,8 +475,8 @@ def test_emotion_changes_over_time(page, speech: Path, tmp_path: Path):
     page.locator("#timeline button").first.click()
     add_key(page, 0, lambda: set_slider(page, "emotion-happy", 0.8))
     page.locator("#curves img").wait_for(timeout=MINUTE)
-    page.locator("#preset-furious").click()
-    page.wait_for_function("document.querySelector('#emotion-angry input[type=number]').value == 0.8")
+    page.locator(".pad-face[data-emotion=angry]").click()
+    page.wait_for_function(slider("emotion-angry", 1))
     changed(page, "#curves img", lambda: add_key(page, 1.5, lambda: None))
     screenshot(page, "timeline")
     changed(page, "#curves img", lambda: drag_key(page, 1.5, 1.2, seconds=2.0))
@@ -410,10 +514,13 @@ def test_three_takes_are_compared(page, speech: Path):
     use_speech(page, speech)
     page.locator("#takes").click()
     page.locator("#takes-video video").wait_for(state="visible", timeout=5 * MINUTE)
-    page.locator("#take-2").get_by_text("Take 1").wait_for(timeout=MINUTE)
+    page.locator("#take-2").get_by_text("Take 2 (seed 1)").wait_for(timeout=MINUTE)
     screenshot(page, "takes")
+    assert page.locator("#takes-video video").bounding_box()["width"] > 1000  # large enough to tell one from another
+    opened(page, "movement")
     page.locator("#take-2").click()
     page.wait_for_function("document.querySelector('#seed input').value == 1")
+    page.locator("#takes-group").wait_for(state="hidden", timeout=MINUTE)
     page.locator("#reset").click()
     page.wait_for_function("document.querySelector('#seed input').value == 0")
 
@@ -437,7 +544,7 @@ def test_the_page_speaks_the_language_of_the_browser(browser, server: Server, la
     tab.goto(server.url)
     tab.locator("#create").get_by_text(expected).wait_for(timeout=MINUTE)
     tab.locator("#create").click()
-    tab.get_by_text("请先选择语音" if language == "zh-CN" else "Choose a voice first").first.wait_for(timeout=MINUTE)
+    tab.get_by_text("请先输入要说的文字" if language == "zh-CN" else "Type what is said first").first.wait_for(timeout=MINUTE)
     context.close()
 
 
@@ -573,6 +680,7 @@ def test_the_preview_follows_the_sliders_within_a_second(page):
 
 
 def test_what_can_not_be_used_is_said_in_a_sentence(page, tmp_path: Path):
+    say_by(page, "Voice")
     page.locator("#create").click()
     page.get_by_text("Choose a voice first").wait_for(timeout=MINUTE)
     silence = tmp_path / "silence.wav"
@@ -587,28 +695,37 @@ def test_a_film_of_the_webcam_is_a_clip(browser, server: Server):
     context = browser.new_context(permissions=["camera", "microphone"])
     tab = context.new_page()
     tab.goto(server.url)
-    open_tab(tab, "Personalize")
+    agree(tab)
     tab.locator("#webcam-group button").first.click()
     for seconds in (2, 3, 0):  # the camera, the film's begin, its end
         tab.locator("#webcam").get_by_role("button").first.click(timeout=MINUTE)
         time.sleep(seconds)
     tab.locator("#clips").get_by_text(re.compile("KB|MB")).first.wait_for(timeout=MINUTE)
-    tab.locator("#clip-emotions").get_by_text(re.compile("webm|mp4")).first.wait_for(state="attached", timeout=MINUTE)
+    tab.locator("#clip-emotions label", has_text=re.compile("webm|mp4")).first.wait_for(timeout=MINUTE)
+    tab.locator("#clip-emotions select").select_option("happy")
     context.close()
 
 
 def test_nobody_is_trained_without_consent(page, home: Path):
     open_tab(page, "Personalize")
-    page.locator("#check").click()
+    page.locator("#consent-next").click()
     page.get_by_text("tick the box first").wait_for(timeout=MINUTE)
-    assert page.locator("#train").is_disabled() and jobs.jobs() == []
+    assert page.get_by_role("tab", name="Clips").is_disabled() and page.get_by_role("tab", name="Train").is_disabled()
+    assert not page.locator("#train").is_visible() and jobs.jobs() == []
+
+
+def agree(page) -> None:
+    """The first step: consent."""
+    open_tab(page, "Personalize")
+    field(page, "who").fill("A newcomer")
+    page.locator("#consent input").check()
+    page.locator("#consent-next").click()
+    page.locator("#clips").wait_for(timeout=MINUTE)
 
 
 def check_clip(page, clip: Path | list[Path]) -> None:
     """Consent, upload a clip or several, and have them checked."""
-    open_tab(page, "Personalize")
-    field(page, "who").fill("A newcomer")
-    page.locator("#consent input").check()
+    agree(page)
     page.locator("#clips input[type=file]").set_input_files(clip)
     page.locator("#clips").get_by_text(re.compile("KB|MB")).first.wait_for(timeout=MINUTE)
     page.locator("#check").click()
@@ -617,6 +734,8 @@ def check_clip(page, clip: Path | list[Path]) -> None:
 
 
 def start_training(page) -> None:
+    page.locator("#clips-next").click()
+    opened(page, "minutes-group")
     field(page, "avatar-name").fill(NAME)
     page.locator("#preset input[value=draft]").check()
     page.locator("#minutes input").fill(TRAINED_MINUTES)
@@ -631,7 +750,7 @@ def restart_server(page, server: Server) -> None:
     server.start()
     page.goto(server.url)
     open_tab(page, "Personalize")
-    training_shown(page, r"\d+ %")
+    training_shown(page, r"\d+ %")  # at the last step, where it is
 
 
 def watch_training(page) -> None:
@@ -647,7 +766,7 @@ def watch_training(page) -> None:
 def use_new_avatar(page, speech: Path, folder: Path) -> None:
     page.locator("#create-with-it").click(timeout=MINUTE)
     use_speech(page, speech)
-    assert page.locator("#avatar input").input_value() == NAME
+    assert page.locator("#avatar-cards [aria-checked=true]").get_attribute("data-id") == NAME
     set_slider(page, "emotion-happy", 0.8)
     frames, sound = created_video(page, folder)
     assert frames == 50 and abs(sound - 2) < 0.1
@@ -657,7 +776,7 @@ def use_new_avatar(page, speech: Path, folder: Path) -> None:
 def rename_and_export(page, folder: Path) -> Path:
     """Returns: the exported file."""
     open_tab(page, "Avatars")
-    page.locator("#shelf img").last.click()
+    page.locator("#shelf .card-button").last.click()
     page.locator("#details").get_by_text("A newcomer").wait_for(timeout=MINUTE)
     field(page, "new-name").fill("Renamed")
     page.locator("#rename").click()
@@ -718,7 +837,9 @@ def test_a_newcomer_makes_an_avatar_and_speaks_with_it(
 
 def test_the_bundled_avatar_can_not_be_deleted(page):
     open_tab(page, "Avatars")
-    page.locator("#shelf img").first.click()
+    page.locator("#shelf .card-button").first.click()
+    page.wait_for_function("document.querySelector('#shelf video').currentTime > 0", timeout=MINUTE)  # it plays
+    page.locator("#details").get_by_text("✓ good").first.wait_for(timeout=MINUTE)
     page.locator("#details").get_by_text("(bundled)").wait_for(timeout=MINUTE)
     assert not page.locator("#delete").is_visible()
 
@@ -783,7 +904,7 @@ def test_a_client_names_what_it_asks_for(server: Server, speech: Path):
         ({"emotion": {"joy": 1.0}}, "emotion is"),
         ({"format": "mpeg"}, "format must be one of"),
         ({"background": "/etc/passwd"}, "background"),
-        ({"text": "Both."}, "not both"),
+        ({"text": "Both."}, "only one of them"),
     ):
         with pytest.raises(gradio_client.exceptions.AppError, match=sentence):
             client.predict(**said | wrong, api_name="/speak")
@@ -793,6 +914,7 @@ def test_a_killed_trainer_is_seen_and_resumed(page, home: Path, clip: Path):
     job = jobs.start(TrainRequest("Killed", [clip], Consent.given_now("A newcomer"), minutes=1.0))
     try:
         open_tab(page, "Personalize")
+        page.locator("#to-progress").click()
         page.locator("#training").get_by_text(re.compile(r"Killed: .*\d+ %")).wait_for(timeout=2 * MINUTE)
         while jobs.get(job.id).stage not in ("training the head", "learning the speaking style"):
             time.sleep(0.2)
@@ -871,12 +993,13 @@ def shared(browser) -> Iterator[Shared]:
 
 def test_nobody_finds_the_avatars_and_trainings_of_others(shared: Shared):
     ann, bob = shared.tabs["ann"], shared.tabs["bob"]
-    ann.locator("#avatar-gallery").get_by_text("Ann's own").wait_for(timeout=MINUTE)
-    bob.locator("#avatar-gallery img").first.wait_for(timeout=MINUTE)
+    ann.locator("#avatar-cards").get_by_text("Ann's own").wait_for(timeout=MINUTE)
+    bob.locator("#avatar-cards .card-button").first.wait_for(timeout=MINUTE)
     assert "Ann's own" not in bob.locator("body").inner_text()
     open_tab(ann, "Personalize")
     ann.locator("#training").get_by_text("Ann's training").wait_for(timeout=MINUTE)
     open_tab(bob, "Personalize")
+    bob.locator("#to-progress").click()
     bob.locator("#training").get_by_text("No training yet").wait_for(timeout=MINUTE)
     assert (shared.people / "people" / "ann" / "avatars").is_dir() and not (shared.people / "avatars").exists()
 
@@ -909,12 +1032,17 @@ def test_nobody_is_served_the_files_of_others(shared: Shared, browser):
         open_tab(tab, "Create")
         tab.locator("#still img").wait_for(timeout=MINUTE)
     assert bob.request.get(bob.evaluate("document.querySelector('#still img').src")).ok  # the same face, as ann has it
-    ann.locator("#avatar-gallery").get_by_text("Ann's own").click()
-    ann.wait_for_function("document.querySelector('#avatar input').value.startsWith('Ann')")
+    ann.locator("#avatar-cards").get_by_text("Ann's own").click()
+    ann.locator("#avatar-cards [aria-checked=true]").get_by_text("Ann's own").wait_for(timeout=MINUTE)
     address = preview_changes(ann, lambda: set_slider(ann, "emotion-happy", 0.77), address=True)
     twisted = address.replace("file=/", "file=//")
     assert ann.request.get(address).ok and bob.request.get(address).status == 403 == bob.request.get(twisted).status
     assert browser.new_context().request.get(address).status == 401
+    film = (
+        f"{shared.server.url}/{ann.locator('#avatar-cards video').last.evaluate('film => new URL(film.src).pathname.slice(1)')}"
+    )
+    assert ann.request.get(film).headers["content-type"] == "video/mp4" and bob.request.get(film).status == 404
+    assert browser.new_context().request.get(film).status == 401
     picture = {"path": unquote(address.split("file=")[1]), "meta": {"_type": "gradio.FileData"}}
     assert shared.speak("bob", "GRID s1", picture).status == 403
 
@@ -995,7 +1123,7 @@ def check_attack(shared: Shared, read: str, frames: list[str]) -> None:
 def test_another_website_gets_nothing_from_chromium(shared: Shared, website: str):
     tab = shared.tabs["ann"]
     open_tab(tab, "Create")
-    picture = tab.locator("#avatar-gallery img").first.evaluate("image => image.src").removeprefix(shared.server.url)
+    picture = tab.locator("#still img").evaluate("image => image.src").removeprefix(shared.server.url)
     assert tab.request.get(shared.server.url + picture).ok
     evil = tab.context.new_page()
     evil.goto(website)
@@ -1009,7 +1137,7 @@ def test_another_website_gets_nothing_from_firefox(shared: Shared, website: str,
         firefox.open(f"{shared.server.url}/")
         form = "new URLSearchParams({username: 'ann', password: 'secret of ann'})"
         assert "true" in firefox.evaluate(f"fetch('/login', {{method: 'POST', body: {form}}}).then(answer => answer.text())")
-        picture = shared.tabs["ann"].locator("#avatar-gallery img").first.evaluate("image => image.src")
+        picture = shared.tabs["ann"].locator("#still img").evaluate("image => image.src")
         picture = picture.removeprefix(shared.server.url)
         assert firefox.evaluate(f"fetch({picture!r}).then(answer => String(answer.status))") == "200"
         firefox.open(f"{website}/")

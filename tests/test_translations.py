@@ -45,6 +45,9 @@ def test_words_that_the_browser_shows_have_no_values_left_to_fill_in():
 def used(function: str) -> set[str]:
     """The keys that the page's sources give to word or say as they stand there."""
     source = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "studio").glob("*.py"))
+    if function == "words_of":  # and the titles of cards
+        calls = re.findall(r"words_of\(([^)]*)\)", source) + re.findall(r"cards\(([^)]*)elem_id", source)
+        return {key for call in calls for key in re.findall(r'"(\w+)"', call)}
     call = {"word": r"word\(", "say": r"say\(\s*\w+,\s*"}[function]
     return set(re.findall(call + r"""["'](\w+)["']""", source))
 
@@ -57,15 +60,16 @@ def training_stages() -> set[str]:
 
 
 def test_every_word_that_the_page_uses_is_in_the_table_and_none_is_left_over():
-    used_words = used("word") | used("say")
+    used_words = used("word") | used("say") | used("words_of")
     assert len(used_words) > 100 and used_words <= set(ENGLISH)
     stages = training_stages()
     assert len(stages) > 5 and stages <= set(ENGLISH)
     states = {f"job_{status}" for status in (*OPEN, "done", "stopped", "failed")} - {"job_running"}
     assert states <= set(ENGLISH)
-    composed = {"listening", "expression", "drawing", "pass", "warn", "fail", "head", "blink", "gaze", "job_step", "job_steps"}
-    composed |= {*EMOTIONS, *stages, *states, *(f"{emotion}_info" for emotion in EMOTIONS)}
-    families = "preset_ motion_ label_ check_ consent_ canvas_ captions_ background_ format_"
+    composed = {"listening", "expression", "drawing", "pass", "warn", "fail", "head", "blink", "gaze", "tracking"}
+    composed |= {*EMOTIONS, *stages, *states, "speech_first", "video_first", "size", "intensity", "fps"}
+    families = "preset_ motion_ label_ check_ consent_ canvas captions background format place shape subtitles source_"
+    families += " caption_place quality_ verdict_"
     composed |= {key for key in ENGLISH if key.startswith(tuple(families.split()))} | {"ready", "please_fix"}
     composed |= {"marked", "sound_marked", "withdraw_question", "delete_question"}
     assert set(ENGLISH) - used_words <= composed
