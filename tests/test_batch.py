@@ -137,3 +137,18 @@ def test_a_killed_batch_goes_on_where_it_was(tmp_path, home):
     assert sorted(path.name for path in (tmp_path / "out").glob("*.mp4")) == [
         f"v{number}.mp4" for number in range(8) if number != 3
     ]
+
+
+@pytest.mark.parametrize(
+    "named", [{"speech": "/etc/passwd"}, {"speech": "../out.wav"}, {"text": "Hi.", "background": "/etc/hosts"}]
+)
+def test_a_strangers_table_names_only_files_beside_it(tmp_path, home, named):
+    """On the page the table is anybody's: of the server's files it names none, by a path or by a link."""
+    (tmp_path / "out.wav").write_bytes(b"")
+    folder = tmp_path / "given"
+    folder.mkdir()
+    write_speech(folder / "said.wav")
+    (folder / "link.wav").symlink_to("/etc/passwd")
+    rows = [{"speech": "said.wav"}, named, {"video": "link.wav"}, {"text": "Hi.", "captions": "/etc/a.srt"}]
+    good, *wrong = read_table(table(folder / "t.jsonl", *rows), inside=True)
+    assert not good.error and all("beside the table" in row.error and "/" not in row.error for row in wrong)

@@ -18,7 +18,7 @@ from gmtalker.models.emotion_mapping import EmotionMapping
 from gmtalker.models.head_generator import WIDTHS, HeadGenerator, ModulatedConvolution, haar, inverse_haar
 from gmtalker.models.weights import load_strict, save_half
 from gmtalker.tracks import ROTATION, ExpressionTrack, FaceTrack, MotionTrack
-from gmtalker.training.head import HeadHooks, HeadOptions, HeadTraining, generate_frames, mean_psnr, train_head
+from gmtalker.training.head import HeadHooks, HeadOptions, HeadState, HeadTraining, generate_frames, mean_psnr, train_head
 from gmtalker.training.head_data import HeadBatches, PersonFrames, mirrored
 from gmtalker.training.head_losses import PixelWeights, structure_loss, texture_loss
 from tests.test_face_model import make_face
@@ -343,3 +343,27 @@ def test_files_from_before_the_matte_are_read(tmp_path):
     del config["has_matte"]
     (tmp_path / "head_generator" / "config.json").write_text(json.dumps(config))
     assert load_strict(HeadGenerator, tmp_path / "head_generator").config.has_matte is False
+
+
+def test_a_slow_machine_takes_longer_and_not_fewer_steps(tmp_path):
+    """Before steps_min a training goes on, up to slower_max times its minutes; without it the minutes alone count."""
+    options = HeadOptions(minutes=1.0, batch=2, checkpoint=tmp_path / "c", steps_min=100, slower_max=4.0)
+    assert options.share(HeadState(step=50, seconds=30.0)) == 0.5 and options.share(HeadState(step=400, seconds=30.0)) == 0.5
+    assert options.share(HeadState(step=20, seconds=60.0)) == pytest.approx(0.25)
+    assert options.seconds_left(HeadState(step=50, seconds=60.0)) == pytest.approx(60.0)
+    assert options.share(HeadState(step=20, seconds=240.0)) == 1 == options.share(HeadState(step=100, seconds=60.0))
+    assert HeadOptions(1.0, 2, tmp_path / "c").share(HeadState(step=1, seconds=60.0)) == 1
+
+
+def test_a_training_goes_on_until_it_has_taken_its_steps(tmp_path):
+    model, person = tiny_person()
+    generator, mapping, discriminator = tiny()
+    rates = {"learning_rate": 1e-3, "ema_decay": 0.9}
+    training = HeadTraining(generator, mapping, discriminator, PixelWeights(model), device="cpu", **rates)
+    options = HeadOptions(minutes=1e-6, batch=2, checkpoint=tmp_path / "c.safetensors", steps_min=3, slower_max=1e9)
+    assert train_head(training, [person], [], options).step == 3
+
+
+def test_a_few_steps_are_never_good_enough():
+    flat = [{"seconds": float(second), "psnr": 30.0} for second in range(1, 11)]
+    assert not HeadState(12, 10.0, flat).quality()["enough"] and HeadState(1000, 10.0, flat).quality()["enough"]

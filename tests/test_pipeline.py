@@ -229,6 +229,42 @@ def test_reenacting_moves_around_the_avatars_mean(tiny_pipeline, tiny_avatar, sp
     assert torch.equal(same.track.motion.stacked(), given)
 
 
+def test_a_film_leads_in_its_own_emotion_or_in_another(tiny_pipeline, tiny_avatar, monkeypatch, tmp_path, speech):
+    """Another emotion is in the face, with the lips where the film's sounds need them, and the head moves as before."""
+    driver = walking(60, tiny_pipeline.face_model.coefficient_dim)
+    monkeypatch.setattr("gmtalker.pipeline.track_video", lambda path, model: driver)
+    sound = read_speech(speech)
+
+    def led(**options) -> Performance:
+        return tiny_pipeline.perform(SpeakRequest(video=tmp_path / "film.mp4", avatar=tiny_avatar, **options), sound)
+
+    own, angry = led(), led(emotion={"angry": 1.0})
+    assert own.led and own.inputs == (tmp_path / "film.mp4",)
+    assert torch.equal(own.track.expression.coefficients, driver.expression.coefficients)
+    assert (angry.track.expression.coefficients - driver.expression.coefficients).abs().max() > 1e-3
+    assert torch.equal(own.track.motion.stacked(), angry.track.motion.stacked())
+    assert angry.weights.at(60)[:, EMOTIONS.index("angry")].min() == 1
+    silent = tiny_pipeline.perform(SpeakRequest(video=tmp_path / "film.mp4", avatar=tiny_avatar, emotion={"sad": 1}), None)
+    assert len(silent) == 60 and silent.speech is None
+    twice = led(emotion={"angry": 1.0}, intensity=2.0).track.expression.coefficients
+    assert (twice - driver.expression.coefficients).norm() > (
+        angry.track.expression.coefficients - driver.expression.coefficients
+    ).norm()
+
+
+@pytest.mark.parametrize("options", [{"seed": 3}, {"head": 0.5}, {"motion": "still"}, {"speech": "a.wav"}, {"voice": "heart"}])
+def test_what_a_film_decides_is_not_asked_for_beside_it(options):
+    with pytest.raises(ValueError, match="leave out|only one of them|A voice says"):
+        SpeakRequest(video="film.mp4", **options)
+
+
+def test_a_request_with_a_film_is_saved_and_repeated(tmp_path):
+    request = SpeakRequest(video="film.mp4", emotion={"happy": 0.5})
+    request.save(tmp_path / "r.json")
+    assert SpeakRequest.load(tmp_path / "r.json") == replace(request, video=os.path.abspath("film.mp4"))
+    assert request.command() == "python -m gmtalker reenact --video film.mp4 --output video.mp4 --emotion happy=0.5"
+
+
 def test_frames_without_a_face_do_not_move_the_drivers_mean(tiny_pipeline, tiny_avatar):
     driver = walking(40, tiny_pipeline.face_model.coefficient_dim)
     found = torch.arange(40) < 20
