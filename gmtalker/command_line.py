@@ -29,7 +29,7 @@ DATASETS = ("mead", "cremad", "lsp", "hdtf", "voxceleb2")
 # How the stages of the pipeline are called for people; other stages have names that people read already.
 TITLES = {
     "listening": "reading the speech",
-    "tracking": "following the face",
+    "following": "following the face",
     "videos": "making the videos",
     "expression": "generating the expression",
     "drawing": "drawing the frames",

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from gmtalker.clock import EMOTIONS, FPS
+from gmtalker.emotion_words import TAG
 from gmtalker.tracks import EmotionKey
 
 BLEND_SECONDS = 0.4  # from one emotion to the next
 PAUSE_FRAMES = 3  # so many silent frames are a pause
-TAG = re.compile(r"\[([^\[\]]*)\]")
 ENDS = (".", "!", "?", "…", "。", "！", "？")  # of a sentence
 EMOJI = "[\U0001f300-\U0001faff\u2600-\u27bf\ufe0f\u200d]"  # none of them is said
 EMOJI_EMOTIONS = {

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 from gmtalker.clock import EMOTIONS
 
 EXAMPLE = "happy=0.7,sad=0.1"
+
+
+TAG = re.compile(r"\[([^\[\]]*)\]")  # in a text: an emotion from the next word on
 
 
 def parse_emotion(text: str) -> dict[str, float]:

@@ -273,7 +273,7 @@ class GMTalkerPipeline:
         """What a request asks for, with a sound that was read already.
 
         waveform: (samples,) float at 16 kHz, in the place of request.speech; None for a silent film that leads.
-        watcher: gets the stage "expression", in frames, or "tracking".
+        watcher: gets the stage "expression", in frames, or "following".
         Errors: UnusableAvatar; UnusableVideo for a film that shows no face; Stopped when the watcher says so.
         """
         watcher = watcher or Watcher(None)
@@ -281,7 +281,7 @@ class GMTalkerPipeline:
         # Before the work: not every avatar has one.
         idle = IdleLoop.load(ready.avatar.folder) if request.full_frame else None
         if request.video is not None:
-            watcher.report("tracking", 0, 1)
+            watcher.report("following", 0, 1)
             track = track_video(Path(request.video), self.face_model)
             weights = request.weights(len(track)) if request.emotion or request.timeline else None
             if weights is not None:
@@ -323,7 +323,7 @@ class GMTalkerPipeline:
 
         What is said of a text goes beside it, too, where the request asks for subtitles: video.srt.
 
-        on_progress: gets the stages "listening", "expression" (of a film that leads "tracking") and "drawing".
+        on_progress: gets the stages "listening", "expression" (of a film that leads "following") and "drawing".
         stop: called before each frame; True ends the work.
         tracks: also write what the face does to this file.
         live: also write the video to this file, which can be watched while it grows (VideoWriter).

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -24,7 +25,7 @@ class TrainingProgress:
     """
 
     def __init__(self, on_progress: OnProgress) -> None:
-        self.on_progress, self.name, self.low, self.high, self.later = on_progress, "", 0.0, 0.0, 0.0
+        self.on_progress, self.name, self.low, self.high, self.later, self.began = on_progress, "", 0.0, 0.0, 0.0, 0.0
 
     def stage(self, name: str, low: float, high: float, later: float = 0.0) -> None:
         """Begin the next stage.
@@ -32,8 +33,8 @@ class TrainingProgress:
         low, high: percent of the whole at its beginning and end.
         later: seconds that the stages after it will take.
         """
-        self.name, self.low, self.high, self.later = name, low, high, later
-        self(Progress(name, 0, 100, seconds_left=0))
+        self.name, self.low, self.high, self.later, self.began = name, low, high, later, time.monotonic()
+        self(Progress(name, 0, 100, seconds_left=None))
 
     def alive(self, message: str = "", **figures: object) -> None:
         """Report a message or figures where the percentage is not known."""
@@ -44,7 +45,10 @@ class TrainingProgress:
         percent = None
         if progress.total:
             percent = round(self.low + (self.high - self.low) * progress.stage_percent / 100, 1)
-        left = None if progress.seconds_left is None else round(progress.seconds_left + self.later)
+        left = progress.seconds_left
+        if left is None and progress.total and progress.done:  # at the speed so far
+            left = (time.monotonic() - self.began) * (progress.total / progress.done - 1)
+        left = None if left is None else round(left + self.later)
         self.on_progress(Progress(self.name, progress.done, progress.total, percent, left, progress.message, progress.figures))
 
 

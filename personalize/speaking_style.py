@@ -88,9 +88,11 @@ class StyleReport:
             return "The speaking style is the average person's: there was too little speech to learn another, or none was better."
         if self.lips_before is None or self.lips_after is None:
             return "The speaking style was inferred from the footage; there was too little of it to try it on."
+        if self.lips_after - self.lips_before < 0.01:
+            return "The speaking style was learned; on footage it never saw, lips follow as well as before."
         return (
-            f"The speaking style was learned ({', '.join(self.parts)}): on footage it never saw, lips follow the person at "
-            f"{self.lips_after:.2f} instead of {self.lips_before:.2f}."
+            "The speaking style was learned: on footage it never saw, lips follow the person at "
+            f"{100 * self.lips_after:.0f} %, before at {100 * self.lips_before:.0f} %."
         )
 
 

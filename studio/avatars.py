@@ -20,6 +20,7 @@ from gmtalker.avatars.workspace import owned_by, slug
 from gmtalker.files import temporary_folder
 from gmtalker.hub import Token
 from personalize import jobs
+from studio import shelf
 from studio.accounts import in_own_workspace, name_of
 from studio.components import HIDDEN, PRIVATE, Status, Updates, cards, folded, or_sentence, table, told
 from studio.emotion_pad import data_url
@@ -149,11 +150,13 @@ class AvatarsTab:
 
     nobody: shown while no avatar is chosen.
     chosen: the chosen avatar's name.
+    renamed: the new name of one by its old one, after it got another.
     """
 
     gallery: gr.HTML
     nobody: gr.Markdown
     chosen: gr.State
+    renamed: gr.State
     details: gr.HTML
     use: gr.Button
     export: gr.Button
@@ -173,7 +176,7 @@ class AvatarsTab:
 
 def avatars_tab() -> AvatarsTab:
     """Lay the tab out."""
-    chosen = gr.State(None)
+    chosen, renamed = gr.State(None), gr.State({})
     gr.Markdown(word("avatars_about"))
     with gr.Row():
         with gr.Column(scale=3):
@@ -202,7 +205,7 @@ def avatars_tab() -> AvatarsTab:
                     no = gr.Button(word("delete_no"), elem_id="keep")
             sharing = _sharing()
     own = OwnAvatar(group, new_name, rename, delete, withdraw, withdrawing, confirm, question, yes, no)
-    return AvatarsTab(gallery, nobody, chosen, details, use, export, exported, own, sharing, pulling, bring)
+    return AvatarsTab(gallery, nobody, chosen, renamed, details, use, export, exported, own, sharing, pulling, bring)
 
 
 def _sharing() -> Sharing:
@@ -241,7 +244,7 @@ class AvatarHandlers:
 
     @in_own_workspace
     def refresh(self, visitor: gr.Request, chosen: str | None) -> Updates:
-        """The cards there are now; the first of them is shown where none was chosen."""
+        """The cards there are now, with the one that speaks shown, or the first."""
         found = [entry for entry in entries() if entry.name == chosen] or entries()
         entry = next(iter(found), None)
         return {self.tab.gallery: gr.HTML(entry and entry.name, items=avatar_items())} | self._view(entry, visitor)
@@ -253,8 +256,11 @@ class AvatarHandlers:
 
     @in_own_workspace
     def rename(self, visitor: gr.Request, name: str, new_name: str) -> Updates:
-        """Give an avatar another name."""
-        return self._changed(visitor, or_sentence(jobs.rename, name, new_name))
+        """Give an avatar another name; its videos and the tab Create follow."""
+        updates = self._changed(visitor, or_sentence(jobs.rename, name, new_name))
+        now = str(updates[self.tab.chosen])
+        shelf.rename_avatar(name, now)
+        return updates | {self.tab.renamed: {name: now}}
 
     @in_own_workspace
     def export(self, visitor: gr.Request, name: str) -> Iterator[gr.File]:
@@ -368,10 +374,10 @@ def _details(entry: AvatarEntry, visitor: gr.Request) -> str:
     rows = [
         (say(visitor, "name"), f"{entry.name} {say(visitor, 'bundled')}" if entry.bundled else entry.name),
         (say(visitor, "consent_of"), consent["who"]),
-        (say(visitor, "given"), consent["when"]),
+        (say(visitor, "given"), str(consent["when"])[:10]),
         (say(visitor, "consent_words"), consent["words"]),
     ]
-    bounds = [key for key in ("uses", "places", "until", "withdrawal") if consent.get(key)]
+    bounds = [key for key in ("uses", "places", "until") if consent.get(key)]
     rows += [(say(visitor, f"consent_{key}"), str(consent[key])) for key in bounds]
     figures = [
         (_title(key), _value(key, value))
@@ -379,7 +385,7 @@ def _details(entry: AvatarEntry, visitor: gr.Request) -> str:
         for key, value in card.get(part, {}).items()
         if value not in (None, []) and not isinstance(value, dict)
     ]
-    numbers = folded(say(visitor, "all_figures"), table((say(visitor, "about"), ""), figures)) if figures else ""
+    numbers = folded(say(visitor, "all_figures"), table((say(visitor, "figure"), ""), figures)) if figures else ""
     return _verdict(card, visitor) + table((say(visitor, "about"), ""), rows) + numbers
 
 
@@ -393,12 +399,13 @@ def _verdict(card: Mapping[str, dict], visitor: gr.Request) -> str:
         if value is None:
             continue
         status = verdict_of(value, good, fair)
-        rows.append((say(visitor, f"quality_{name}"), Status(status, say(visitor, f"verdict_{status}"))))
+        advice = "" if status == "pass" else say(visitor, f"advice_{name}")
+        rows.append((say(visitor, f"quality_{name}"), Status(status, say(visitor, f"verdict_{status}")), advice))
     seen = card.get("source", {}).get("emotions_seen") or {}
     shown = [say(visitor, name) for name, share in seen.items() if isinstance(share, (int, float)) and share >= SEEN_SHARE]
     if shown:
-        rows.append((say(visitor, "quality_emotions"), ", ".join(shown)))
-    return table((say(visitor, "quality"), ""), rows) if rows else ""
+        rows.append((say(visitor, "quality_emotions"), "", ", ".join(shown)))
+    return table((say(visitor, "quality"), "", ""), rows) if rows else ""
 
 
 def verdict_of(value: float, good: float, fair: float) -> str:
@@ -436,7 +443,7 @@ def connect_avatars(tab: AvatarsTab, pipeline: PipelineSource) -> AvatarHandlers
     own.withdraw.click(handlers.ask_to_withdraw, tab.chosen, asked, **HIDDEN)
     own.no.click(lambda: gr.Group(visible=False), None, own.confirm, **HIDDEN)
     handlers.changes = [
-        own.rename.click(handlers.rename, [tab.chosen, own.new_name], changed, **HIDDEN),
+        own.rename.click(handlers.rename, [tab.chosen, own.new_name], [*changed, tab.renamed], **HIDDEN),
         tab.bring.upload(handlers.bring, tab.bring, changed, **HIDDEN),
         pulling.pull.click(handlers.pull, [pulling.repo, pulling.token], [*changed, pulling.token], **PRIVATE),
         own.yes.click(handlers.delete, [tab.chosen, own.withdrawing], changed, **HIDDEN),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from html import escape
@@ -19,7 +19,7 @@ from starlette.routing import Route
 from gmtalker.errors import UnusableInput
 from gmtalker.files import MEGABYTE, NAME_BYTES_MAX, temporary_folder
 from studio.accounts import in_own_workspace
-from studio.components import PRIVATE, Status, or_sentence, table, without_places
+from studio.components import PRIVATE, Status, note, or_sentence, table, without_places
 from studio.translations import language_of, say, word
 from studio.uploads import is_upload
 
@@ -35,15 +35,16 @@ def check_tab() -> None:
         gr.Markdown(word("check_video_about"))
         video = gr.File(label=word("check_video"), elem_id="check-video", height=150)
         found = gr.HTML(elem_id="check-found")
-    video.upload(_checked, video, found, concurrency_limit=AT_ONCE, show_progress="minimal", **PRIVATE)
+    video.upload(_checked, video, found, concurrency_limit=AT_ONCE, show_progress="hidden", **PRIVATE)
     video.clear(lambda: "", None, found, queue=False, **PRIVATE)
 
 
 @in_own_workspace
-def _checked(visitor: gr.Request, path: str) -> str:
+def _checked(visitor: gr.Request, path: str) -> Iterator[str]:
     """What is found, as HTML; the upload is deleted."""
+    yield note(say(visitor, "checking"))
     try:
-        return _as_html(visitor, or_sentence(find, Path(path)))
+        yield _as_html(visitor, or_sentence(find, Path(path)))
     finally:
         if is_upload(path):
             Path(path).unlink(missing_ok=True)
@@ -69,7 +70,9 @@ def find(path: Path, names: bool = True) -> dict:
 def _as_html(visitor: gr.Request | Request, found: dict) -> str:
     colour = {"ours": "pass", "changed": "warn", "unknown": ""}[found["verdict"]]
     rows = [(say(visitor, "found"), Status(colour, found["sentence"]))]
-    rows += [(say(visitor, f"check_{name}"), str(found[name])) for name in ROWS if found[name]]
+    values = {name: str(found[name]) for name in ROWS if found[name]}
+    values |= {"made": values["made"].replace("T", " ").replace("Z", " UTC")} if "made" in values else {}
+    rows += [(say(visitor, f"check_{name}"), value) for name, value in values.items()]
     marks = [say(visitor, name) for name in ("marked", "sound_marked") if found[name]]
     rows += [(say(visitor, "check_marks"), ", ".join(marks) or say(visitor, "check_no_marks"))]
     return table((say(visitor, "what"), ""), rows)

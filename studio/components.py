@@ -66,7 +66,7 @@ def cards(title: str, empty: str, **options: object) -> gr.HTML:
 
     title: key of what they are called by screen readers; empty: of what stands there while there is none.
     """
-    return scripted("cards", None, items=[], title=title, empty=empty, words=words_of(title, empty), **options)
+    return scripted("cards", None, items=None, title=title, empty=empty, words=words_of(title, empty), **options)
 
 
 def refusal(sentence: str) -> gr.Error:

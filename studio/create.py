@@ -238,7 +238,7 @@ def _speech_card() -> SpeechCard:
                     sources=["upload", "webcam"],
                     include_audio=True,
                     webcam_options=NOT_MIRRORED,
-                    height=280,
+                    height=320,
                     elem_id="film",
                     buttons=[],
                 )

@@ -83,8 +83,8 @@ def _connect_videos(tab: CreateTab, handlers: CreateHandlers) -> None:
     stage, visit, settings = tab.stage, tab.visit, tab.settings
     begun = [*_buttons(tab), tab.movement.seed]
     begins = stage.create.click(handlers.begin, None, begun, inputs_kwargs={"lock": tab.movement.lock, **settings}, **AT_ONCE)
-    nothing = lambda: ("", gr.Video(None, visible=False), gr.File(None, visible=False), gr.Accordion(visible=False))  # noqa: E731
-    emptied = begins.then(nothing, None, [stage.growing, stage.video, stage.file, stage.about], **AT_ONCE)
+    nothing = lambda: ("", "", gr.Video(None, visible=False), gr.File(None, visible=False), gr.Accordion(visible=False))  # noqa: E731
+    emptied = begins.then(nothing, None, [stage.progress, stage.growing, stage.video, stage.file, stage.about], **AT_ONCE)
     shown = [stage.progress, stage.growing, stage.still, stage.video, stage.file, stage.command, visit.made]
     making, asked = handlers.in_turn(handlers.speak), {"given": visit.given, **settings}
     # By a name of its own: "speak" is what programs call (programs.py).
@@ -117,8 +117,9 @@ def _connect_takes(tab: CreateTab, handlers: CreateHandlers) -> None:
     shown = [stage.progress, takes.group, takes.video, visit.first_seed, *takes.buttons]
     tried = begins.then(handlers.in_turn(handlers.try_takes), None, shown, inputs_kwargs=tab.settings, **HEAVY, **PRIVATE)
     tried.success(None, None, None, js="() => document.querySelector('#takes-group')?.scrollIntoView()", **PRIVATE)
-    _connect_end(tried, tab, handlers)
-    chosen = [tab.movement.seed, tab.movement.lock, takes.group]
+    for event in (tried.then, tried.failure):
+        event(handlers.end_takes, None, _buttons(tab), **AT_ONCE)
+    chosen = [tab.movement.seed, tab.movement.lock, takes.group, stage.progress]
     for number, button in enumerate(takes.buttons):
         button.click(handlers.use_take(number), visit.first_seed, chosen, **HIDDEN)
     takes.close.click(lambda: gr.Column(visible=False), None, takes.group, **AT_ONCE)

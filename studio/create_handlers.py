@@ -13,7 +13,7 @@ import gradio as gr
 from gmtalker.avatars.storage import find_avatar
 from gmtalker.clock import EMOTIONS, LABELS, MOTIONS
 from gmtalker.command_line import place_sentence
-from gmtalker.emotion_script import TAG
+from gmtalker.emotion_words import TAG
 from gmtalker.errors import UnusableSpeech
 from gmtalker.media.audio import sound_seconds
 from gmtalker.media.captions import STYLES
@@ -25,7 +25,7 @@ from personalize import jobs
 from studio import shelf
 from studio.accounts import in_own_workspace, name_of
 from studio.avatars import avatar_items, names, picture_of
-from studio.components import MIXED, Updates, note, or_sentence, refusal, told
+from studio.components import MIXED, Updates, note, or_sentence, progress_bar, refusal, told
 from studio.create import BACKGROUNDS, CAPTIONS, CreateTab
 from studio.deployment import Deployment
 from studio.emotion_pad import STRIP_SIZE, data_url, place_of, weights_at
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from gmtalker.request import SpeakRequest
 
 LARGEST_RANDOM_SEED = 99_999
+PAD_ERROR = 0.06  # of a weight, up to which a point of the pad says the same as the sliders
 TITLE_LETTERS = 32  # of a text, on a card of the shelf
 VIDEOS_KEPT = 12  # of a visit to a demo
 
@@ -67,9 +68,13 @@ class CreateHandlers:
         return [self.tab.avatar.cards, self.tab.avatar.avatar]
 
     @in_own_workspace
-    def offer(self, visitor: gr.Request, chosen: str | None) -> Updates:
-        """Show the avatars there are now, with `chosen` chosen if it still exists."""
+    def offer(self, visitor: gr.Request, chosen: str | None, renamed: Mapping[str, str] = {}) -> Updates:
+        """Show the avatars there are now, with `chosen` chosen if it still exists.
+
+        renamed: new names by the old ones.
+        """
         offered = names()
+        chosen = renamed.get(chosen or "", chosen)
         chosen = chosen if chosen in offered else next(iter(offered), None)
         return {
             self.tab.avatar.cards: gr.HTML(chosen, items=avatar_items()),
@@ -134,11 +139,14 @@ class CreateHandlers:
 
         card, (x, y) = self.tab.emotion, place_of(emotion)
         neutral = max(0.0, 1 - min(intensity, 1.0) * min(1.0, sum(emotion.values())))
+        mixed = [f"{say(visitor, name)} {100 * weight:.0f} %" for name, weight in emotion.items() if weight]
         left = say(visitor, "over_full") if over_full(emotion) else say(visitor, "neutral_left", percent=100 * neutral)
+        there = weights_at(x, y)
+        exact = all(abs(there.get(name, 0.0) - weight) < PAD_ERROR for name, weight in emotion.items())
         return {
             self.tab.stage.still: or_sentence(pipeline.still, avatar, emotion, intensity=intensity),
-            card.pad: {"x": x, "y": y},
-            card.mixture: note(left),
+            card.pad: {"x": x, "y": y, "exact": exact},
+            card.mixture: note(" · ".join([*mixed, left])),
         }
 
     def reset(self) -> Updates:
@@ -180,15 +188,18 @@ class CreateHandlers:
         """As begin; takes are counted from the seed that is shown."""
         return self.begin(visitor, lock=True, **settings)
 
-    def end(self, video: str | None, files: list[str] | None) -> Updates:
-        """Something else can be begun again; the preview comes back where nothing was made."""
+    def end_takes(self) -> Updates:
+        """Something else can be begun again."""
         stage = self.tab.stage
         return {
             stage.create: gr.Button(visible=True),
             stage.takes: gr.Button(interactive=True),
             stage.stop: gr.Button(visible=False),
-            stage.still: gr.Image(visible="hidden" if video or files else True),
         }
+
+    def end(self, video: str | None, files: list[str] | None) -> Updates:
+        """Something else can be begun again; the preview comes back where nothing was made."""
+        return self.end_takes() | {self.tab.stage.still: gr.Image(visible="hidden" if video or files else True)}
 
     def show_preview(self) -> Updates:
         """The preview in the place of a video, which stays in the list of videos."""
@@ -276,16 +287,22 @@ class CreateHandlers:
                     yield {stage.progress: progress}
                     continue
                 seeds = range(request.seed, request.seed + TAKES)
-                labels = [gr.Button(say(visitor, "take_use", number=number, seed=seed)) for number, seed in enumerate(seeds, 1)]
+                labels = [gr.Button(say(visitor, "take_use", number=number)) for number, _ in enumerate(seeds, 1)]
                 shown = {stage.progress: "", takes.group: gr.Column(visible=True), takes.video: video}
                 yield shown | {self.tab.visit.first_seed: request.seed} | dict(zip(takes.buttons, labels))
         finally:
             self.stops.end(session)
 
-    def use_take(self, number: int) -> Callable[[int], Updates]:
+    def use_take(self, number: int) -> Callable[[gr.Request, int], Updates]:
         """A handler that sets the seed to that of a take, given the first one's, and puts the takes away."""
         movement, group = self.tab.movement, self.tab.takes.group
-        return lambda first: {movement.seed: first + number, movement.lock: True, group: gr.Column(visible=False)}
+
+        def use(visitor: gr.Request, first: int) -> Updates:
+            told = progress_bar(say(visitor, "take_chosen", number=number + 1))
+            seed = {movement.seed: first + number, movement.lock: True}
+            return seed | {group: gr.Column(visible=False), self.tab.stage.progress: told}
+
+        return use
 
     # --- The shelf -------------------------------------------------------------------------------------------------------------
 
@@ -338,8 +355,10 @@ class CreateHandlers:
 
     @in_own_workspace
     def delete_video(self, visitor: gr.Request, chosen: str | None, videos: Sequence[ShelvedVideo]) -> Updates:
-        """Delete the video that is shown."""
-        if not self.place.demo and chosen:
+        """Delete the video that is shown; None where it is not to be."""
+        if chosen is None:
+            return gr.skip()
+        if not self.place.demo:
             or_sentence(shelf.delete, chosen)
         return self.show_preview() | self._shelved([made for made in videos if made.id != chosen])
 

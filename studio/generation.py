@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextvars
 import ctypes
+import re
 import threading
 import time
 from collections import deque
@@ -16,8 +17,8 @@ from typing import TYPE_CHECKING
 
 import gradio as gr
 
-from gmtalker.avatars.workspace import slug
 from gmtalker.clock import SAMPLE_RATE
+from gmtalker.emotion_words import TAG
 from gmtalker.errors import UnusableInput
 from gmtalker.files import temporary_folder
 from gmtalker.media.side_by_side import side_by_side
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 DRAWING_STARTS = 15  # per cent of the bar, by the usual share of the work
 TAKES, TAKE_SECONDS = 3, 4.0
 POLL_SECONDS = 0.2
+NAME_LETTERS = 40  # of a video's file
 M_ARENA_MAX = -8  # of mallopt, in malloc.h
 
 
@@ -72,7 +74,7 @@ def generate_video(
     Errors: gr.Error for what can't be used.
     """
     with temporary_folder() as folder:
-        output = folder / f"{slug(request.avatar) if request.avatar else 'avatar'}{request.output.file.suffix}"
+        output = folder / f"{file_name(request)}{request.output.file.suffix}"
         growing = folder / "growing.mp4"
         name, state = live.open(growing)
         start, playing = time.monotonic(), ""
@@ -92,6 +94,13 @@ def generate_video(
         finally:
             live.close(name)
             _give_memory_back()
+
+
+def file_name(request: SpeakRequest) -> str:
+    """What the file of a video is called, without its suffix: the avatar, and what it says."""
+    said = TAG.sub(" ", request.text) if request.text is not None else Path(str(request.speech or request.video)).stem
+    words = re.findall(r"\w+", f"{request.avatar or ''} {said}")
+    return "-".join(words)[:NAME_LETTERS].strip("-_") or "video"
 
 
 def keep_memory_together() -> None:

@@ -86,8 +86,8 @@ def _own_tabs(
         return {tabs: gr.Tabs(selected="create")} | create.offer(visitor, chosen)
 
     for change in avatars.changes:
-        change.success(create.offer, create.tab.avatar.avatar, create.offered, **HIDDEN)
-    header.select(avatars.refresh, avatars.tab.chosen, [avatars.tab.gallery, *avatars.tab.shown], **HIDDEN)
+        change.success(create.offer, [create.tab.avatar.avatar, avatars.tab.renamed], create.offered, **HIDDEN)
+    header.select(avatars.refresh, create.tab.avatar.avatar, [avatars.tab.gallery, *avatars.tab.shown], **HIDDEN)
     personalize.progress.use.click(use, personalize.done, [tabs, *create.offered], **HIDDEN)
     avatars.tab.use.click(use, avatars.tab.chosen, [tabs, *create.offered], **HIDDEN)
 

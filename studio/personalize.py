@@ -46,10 +46,11 @@ class ClipsCard:
 
 @dataclass(frozen=True)
 class CheckCard:
-    """The check of the clips, and what it found. next: to the next step."""
+    """The check of the clips, and what it found. next, back: to the steps beside it."""
 
     check: gr.Button
     next: gr.Button
+    back: gr.Button
     report: gr.HTML
     look: gr.Radio
     overlay_about: gr.Markdown
@@ -58,13 +59,14 @@ class CheckCard:
 
 @dataclass(frozen=True)
 class TrainCard:
-    """What is to be trained."""
+    """What is to be trained. back: to the step before."""
 
     name: gr.Textbox
     preset: gr.Radio
     minutes: gr.Number
     estimate: gr.HTML
     train: gr.Button
+    back: gr.Button
 
 
 @dataclass(frozen=True)
@@ -172,6 +174,7 @@ def _consent_card() -> ConsentCard:
                 gr.Markdown(word("guide_example"), elem_classes="note")
         person = gr.Textbox(label=word("who"), info=word("who_info"), elem_id="who")
         consent = gr.Checkbox(label=word("consent"), elem_id="consent")
+        gr.Markdown(word("consent_age"), elem_classes="note")
         with gr.Accordion(word("consent_bounds"), open=False, elem_id="consent-bounds"):
             with gr.Row():
                 uses = gr.Textbox(label=word("consent_uses"), info=word("consent_uses_info"), elem_id="consent-uses")
@@ -214,7 +217,8 @@ def _check_card() -> CheckCard:
         picture = {"type": "numpy", "interactive": False, "visible": False, "buttons": [], "show_label": False}
         overlay = gr.Image(label=word("checked_overlay"), elem_id="overlay", **picture)
         following = gr.Button(word("next"), variant="primary", size="lg", visible=False, elem_id="clips-next")
-    return CheckCard(check, following, report, look, about, overlay)
+        back = gr.Button(word("back"), size="sm", elem_id="clips-back")
+    return CheckCard(check, following, back, report, look, about, overlay)
 
 
 def _train_card() -> TrainCard:
@@ -227,7 +231,8 @@ def _train_card() -> TrainCard:
             minutes = gr.Number(0, label=word("minutes"), info=word("minutes_info"), minimum=0, step=0.5, elem_id="minutes")
         estimate = gr.HTML(elem_id="estimate")
         train = gr.Button(word("train"), variant="primary", size="lg", interactive=False, elem_id="train")
-    return TrainCard(name, preset, minutes, estimate, train)
+        back = gr.Button(word("back"), size="sm", elem_id="train-back")
+    return TrainCard(name, preset, minutes, estimate, train, back)
 
 
 def _progress_card() -> ProgressCard:

@@ -87,6 +87,10 @@ class PersonalizeHandlers:
         steps = {} if number == PROGRESS else {self.tab.steps[number]: gr.Step(interactive=True)}
         return steps | {self.tab.path: gr.Walkthrough(selected=number)}
 
+    def to_clips(self) -> Updates:
+        """To the second step."""
+        return self._step(CLIPS)
+
     def to_training(self) -> Updates:
         """To the third step."""
         return self._step(TRAIN)
@@ -313,12 +317,14 @@ def _picture(path: Path | None) -> gr.Image:
         return gr.Image(visible=False)
 
 
-def _on_job(action: Callable[[jobs.Job], object]) -> Callable[[gr.Request, str], None]:
-    """A handler that does something with the training that is shown."""
+def _on_job(action: Callable[[jobs.Job], object], told: str | None = None) -> Callable[[gr.Request, str], None]:
+    """A handler that does something with the training that is shown. told: key of what is said of it."""
 
     @in_own_workspace
     def handler(visitor: gr.Request, identifier: str) -> None:
         or_sentence(lambda: action(jobs.get(identifier)))
+        if told is not None:
+            gr.Info(say(visitor, told))
 
     return handler
 
@@ -346,7 +352,9 @@ def _connect_clips(tab: PersonalizeTab, handlers: PersonalizeHandlers) -> None:
     agreed.next.click(handlers.agree, [agreed.consent, agreed.person], steps, **HIDDEN)
     agreed.trainings.click(handlers.to_progress, None, steps, **HIDDEN)
     check.next.click(handlers.to_training, None, steps, **HIDDEN)
-    progress.another.click(handlers.begin_anew, None, steps, **HIDDEN)
+    for button in (progress.another, check.back):
+        button.click(handlers.begin_anew, None, steps, **HIDDEN)
+    train.back.click(handlers.to_clips, None, steps, **HIDDEN)
     estimated = [tab.checked, train.preset, train.minutes]
     gr.on([part.change for part in estimated], handlers.estimate, estimated, train.estimate, **HIDDEN)
 
@@ -373,5 +381,5 @@ def _connect_training(tab: PersonalizeTab, handlers: PersonalizeHandlers, page: 
     gr.Timer(1).tick(concurrency_limit=4, **watch)
     progress.stop.click(_on_job(jobs.stop), tab.job, None, **PRIVATE).then(**watch)
     progress.sample.click(_on_job(jobs.ask_sample), tab.job, None, **PRIVATE)
-    progress.finish.click(_on_job(jobs.ask_finish), tab.job, None, **PRIVATE)
+    progress.finish.click(_on_job(jobs.ask_finish, "finishing"), tab.job, None, **PRIVATE)
     progress.resume.click(_on_job(jobs.resume), tab.job, None, **PRIVATE).then(**watch)

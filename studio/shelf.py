@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import shlex
 import shutil
 import time
 from collections.abc import Mapping
@@ -75,16 +76,15 @@ def put(made: ShelvedVideo) -> ShelvedVideo:
     shelf.mkdir(exist_ok=True)
     with temporary_folder(shelf) as folder:
         video, names = Path(made.video), {}
-        _copy(video, folder / f"video{video.suffix}")
-        if made.subtitles:
-            _copy(Path(made.subtitles), folder / f"video{Path(made.subtitles).suffix}")
+        for file in filter(None, (made.video, made.subtitles)):
+            _copy(Path(file), folder / Path(file).name)
         for place, source in _inputs(made.request).items():
             with suppress(FileNotFoundError):  # deleted meanwhile: the video stays
                 (folder / place).mkdir()
                 _copy(source, folder / place / source.name)
                 names[place] = source.name
         about = {"title": made.title, "about": made.about, "command": made.command, "poster": made.poster, "inputs": names}
-        save_json(about | {"video": f"video{video.suffix}", "request": made.request.to_json()}, folder / FILE)
+        save_json(about | {"video": video.name, "request": made.request.to_json()}, folder / FILE)
         os.rename(folder, shelf / made.id)
         folder.mkdir()  # for the end of the block
     for old in sorted(_folders())[:-VIDEOS_MAX]:
@@ -106,6 +106,19 @@ def delete(identifier: str) -> None:
     for folder in _folders():
         if folder.name == identifier:
             shutil.rmtree(folder)
+
+
+def rename_avatar(name: str, new_name: str) -> None:
+    """An avatar has another name now: its videos are made with that."""
+    for folder in _folders():
+        with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
+            values = json.loads((folder / FILE).read_text(encoding="utf-8"))
+            if values["request"]["avatar"] != name:
+                continue
+            words = [f"--avatar={new_name}" if word == f"--avatar={name}" else word for word in shlex.split(values["command"])]
+            about = new_name + values["about"].removeprefix(name)
+            request = values["request"] | {"avatar": new_name}
+            save_json(values | {"request": request, "command": shlex.join(words), "about": about}, folder / FILE)
 
 
 def _folders() -> list[Path]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 import threading
 import time
 from pathlib import Path
@@ -24,7 +25,7 @@ from studio.create import CreateTab, create_tab
 from studio.create_handlers import CreateHandlers
 from studio.deployment import Deployment
 from studio.emotion_pad import PLACES, place_of, weights_at
-from studio.generation import Stops, generate_video
+from studio.generation import Stops, file_name, generate_video
 from studio.live_video import LiveVideos
 from studio.spacefile import Limits
 
@@ -219,6 +220,30 @@ def test_a_shelf_holds_so_many_and_nothing_half_written(
     assert (home / "avatars").is_dir() and not [path for path in (home / "videos").iterdir() if path.name.startswith(".")]
 
 
+def test_videos_follow_an_avatar_that_is_renamed(handlers: CreateHandlers, settings: dict, tmp_path: Path):
+    shelved(handlers, settings, tmp_path)
+    shelf.rename_avatar("somebody else", "x")
+    assert shelf.videos()[0].request.avatar == "tiny"
+    shelf.rename_avatar("tiny", "New 'name'")
+    (made,) = shelf.videos()
+    assert made.request.avatar == "New 'name'" and made.about.startswith("New 'name' ·")
+    assert "--avatar=New 'name'" in shlex.split(made.command) and "tiny" not in made.command
+    chosen = handlers.offer(visitor(), "old", {"old": "tiny"})[handlers.tab.avatar.avatar]
+    assert chosen == "tiny" == handlers.offer(visitor(), "tiny", {"other": "x"})[handlers.tab.avatar.avatar]
+
+
+def test_what_is_not_to_be_deleted_stays(handlers: CreateHandlers, settings: dict, tmp_path: Path):
+    made = shelved(handlers, settings, tmp_path)
+    assert handlers.delete_video(visitor(), None, [made]) == gr.skip() and shelf.videos() == [made]
+
+
+@pytest.mark.parametrize(
+    "text,name", [("[happy] Hello, you!", "tiny-Hello-you"), ("😊" * 3, "tiny"), ("../a" * 40, "tiny-" + "a-" * 17 + "a")]
+)
+def test_a_videos_file_is_called_what_it_says(text: str, name: str):
+    assert file_name(SpeakRequest(text=text, avatar="tiny")) == name
+
+
 def test_a_demo_keeps_no_videos(tab: CreateTab, tiny_pipeline, settings: dict, tmp_path: Path):
     demo = CreateHandlers(tab, lambda: tiny_pipeline, LiveVideos(), Deployment(demo=True))
     made = shelved(demo, settings, tmp_path)
@@ -241,7 +266,8 @@ def test_the_preview_says_what_is_left_and_what_is_too_much(handlers: CreateHand
     emotion = dict.fromkeys(MIXED, 0.0)
     half = handlers.preview(visitor(), "tiny", 1.0, **emotion | {"happy": 0.5})
     assert "50 %" in half[card.mixture] and half[handlers.tab.stage.still].shape == (64, 64, 3)
-    assert half[card.pad] == {"x": PLACES["happy"][0] / 2, "y": PLACES["happy"][1] / 2}
+    assert half[card.pad] == {"x": PLACES["happy"][0] / 2, "y": PLACES["happy"][1] / 2, "exact": True}
+    assert not handlers.preview(visitor(), "tiny", 1.0, **emotion | {"angry": 0.5, "surprised": 0.5})[card.pad]["exact"]
     much = handlers.preview(visitor(), "tiny", 1.0, **emotion | {"happy": 0.8, "sad": 0.8})
     assert "Over 100 %" in much[card.mixture]
 

@@ -385,7 +385,8 @@ def test_many_videos_are_made_of_a_table(page, speech: Path, tmp_path: Path):
     page.locator("#many-make").click()
     page.get_by_text("Add one table").first.wait_for(timeout=MINUTE)
     page.locator("#many-files input[type=file]").set_input_files([table, speech])
-    page.locator("#many-files").get_by_text(re.compile("KB|MB")).first.wait_for(timeout=MINUTE)
+    page.locator("#many-files").get_by_text(re.compile(r"\.wav")).first.wait_for(timeout=MINUTE)
+    page.wait_for_function("!document.querySelector('#many-files').innerText.includes('Uploading')", timeout=MINUTE)
     page.locator("#many-make").click()
     page.locator("#many-result a").first.wait_for(timeout=5 * MINUTE)
     assert "2 of 3 made" in page.locator("#many-progress").inner_text()
@@ -514,7 +515,7 @@ def test_three_takes_are_compared(page, speech: Path):
     use_speech(page, speech)
     page.locator("#takes").click()
     page.locator("#takes-video video").wait_for(state="visible", timeout=5 * MINUTE)
-    page.locator("#take-2").get_by_text("Take 2 (seed 1)").wait_for(timeout=MINUTE)
+    page.locator("#take-2").get_by_text("Use take 2").wait_for(timeout=MINUTE)
     screenshot(page, "takes")
     assert page.locator("#takes-video video").bounding_box()["width"] > 1000  # large enough to tell one from another
     opened(page, "movement")

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from gmtalker.errors import UnusableInput, UnusableVideo
-from gmtalker.media.composition import BLUR, PLACES, SHAPES, Composition, colour_of
+from gmtalker.media.composition import BLUR, SHAPES, Composition, colour_of
 from gmtalker.media.video import read_frames
 
 READ = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")  # of what pillow can read
@@ -64,10 +64,11 @@ class Composer:
         wide, high = round(width * scale), round(height * scale)
         margin = round(MARGIN * shorter) if "-" in place else 0
         left = {"left": margin, "right": self.width - wide - margin}.get(place.rpartition("-")[2], (self.width - wide) // 2)
-        is_whole = self.composition.shape != SHAPES[0] or width != height
+        # With their own background nobody is cut out: a picture with edges of its own, which stands on none.
+        is_whole = self.composition.shape != SHAPES[0] or width != height or not (self.transparent or self.composition.cuts_out)
         below = margin if is_whole or "-" not in place else 0  # whoever is cut out stands on the edge
         top = margin if place.startswith("top") else self.height - high - below
-        if place == PLACES[0] and is_whole:
+        if "-" not in place and is_whole:
             top = (self.height - high) // 2
         return left, top, wide, high
 

@@ -19,7 +19,7 @@ const card = (item) => {
   button.type = 'button';
   button.className = 'card-button';
   button.dataset.id = item.id;
-  button.title = item.title;
+  button.title = [item.title, item.about].filter(Boolean).join('\n');
   button.setAttribute('role', 'radio');
   let shown = document.createElement(item.poster ? 'img' : 'span');
   if (item.poster) Object.assign(shown, { src: item.poster, alt: '' });
@@ -65,7 +65,7 @@ root.addEventListener('keydown', (event) => {
 });
 const draw = () => {
   const items = JSON.stringify(props.items);
-  if (items !== known) {
+  if (props.items && items !== known) {
     known = items;
     root.setAttribute('role', 'radiogroup');
     root.setAttribute('aria-label', words[props.title]);

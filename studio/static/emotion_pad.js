@@ -27,8 +27,9 @@ for (const [key, value] of Object.entries({ role: 'slider', 'aria-label': words.
   dot.setAttribute(key, value);
 
 let picture = null, dragging = false, sent = 0, waiting = null, point = { x: 0, y: 0 };
-const show = ({ x, y }) => {
+const show = ({ x, y, exact }) => {
   point = { x, y };
+  dot.classList.toggle('pad-near', exact === false);  // a mixture of the sliders that no point stands for
   place(dot, x, y);
   dot.setAttribute('aria-valuenow', x);
   const near = faces.map((face) => [Math.hypot(face.x - x, face.y - y), words[face.name]]).sort((a, b) => a[0] - b[0]);
