@@ -20,7 +20,7 @@ from gmtalker.clock import EMOTIONS
 from gmtalker.errors import UnusableInput
 from gmtalker.files import HIDDEN as HIDDEN_FILES
 from gmtalker.files import PLAIN
-from studio.translations import WORDS
+from studio.translations import WORDS, word
 
 STATIC = Path(__file__).resolve().parent / "static"
 MIXED = EMOTIONS[1:]  # the emotions that have a slider; neutral is the rest
@@ -67,6 +67,17 @@ def cards(title: str, empty: str, **options: object) -> gr.HTML:
     title: key of what they are called by screen readers; empty: of what stands there while there is none.
     """
     return scripted("cards", None, items=None, title=title, empty=empty, words=words_of(title, empty), **options)
+
+
+def webcam_recorder(elem_id: str) -> gr.Video:
+    """What records a film with the webcam, with its sound."""
+    return gr.Video(
+        label=word("webcam"),
+        sources=["webcam"],
+        include_audio=True,  # a film alone would lose its sound, and need an ffmpeg that may not be there
+        webcam_options=NOT_MIRRORED,
+        elem_id=elem_id,
+    )
 
 
 def refusal(sentence: str) -> gr.Error:

@@ -12,7 +12,7 @@ from gmtalker.clock import LABELS, LARGEST_INTENSITY, MOTIONS
 from gmtalker.media.captions import CAPTION_PLACES, STYLES
 from gmtalker.media.composition import PLACES, SHAPES
 from gmtalker.media.formats import CANVASES, DEFAULT_RATE, FORMATS, RATES
-from studio.components import MIXED, NOT_MIRRORED, cards
+from studio.components import MIXED, cards, webcam_recorder
 from studio.emotion_pad import emotion_pad
 from studio.generation import TAKES
 from studio.many import ManyCard, many_card
@@ -42,6 +42,7 @@ class SpeechCard:
 
     source: which of them counts, one of SOURCES; groups: of each, of which one is shown.
     other: takes a speech that the player's own upload does not: a video, or a file whose name does not say what it is.
+    webcam: records a film.
     keep_emotion: whether the emotion is that of the film.
     """
 
@@ -50,7 +51,8 @@ class SpeechCard:
     text: gr.Textbox
     speech: gr.Audio
     other: gr.UploadButton
-    video: gr.Video
+    video: gr.File
+    webcam: gr.Video
     keep_emotion: gr.Checkbox
 
 
@@ -232,19 +234,12 @@ def _speech_card() -> SpeechCard:
             speech, other = _recording()
         with gr.Column(visible=False, elem_id="said-film") as led:
             gr.Markdown(word("film_about"), elem_classes="note")
-            video = keeping_names(
-                gr.Video(
-                    label=word("film"),
-                    sources=["upload", "webcam"],
-                    include_audio=True,
-                    webcam_options=NOT_MIRRORED,
-                    height=320,
-                    elem_id="film",
-                    buttons=[],
-                )
-            )
+            # Any file: a browser may not know what a phone's .MOV is, and gradio's own player would refuse it.
+            video = keeping_names(gr.File(label=word("film"), elem_id="film", height=120))
+            with gr.Accordion(word("webcam"), open=False, elem_id="film-webcam-group"):
+                webcam = webcam_recorder("film-webcam")
             keep = gr.Checkbox(True, label=word("keep_emotion"), info=word("keep_emotion_info"), elem_id="keep-emotion")
-    return SpeechCard(source, dict(zip(SOURCES, (typed, recorded, led))), text, speech, other, video, keep)
+    return SpeechCard(source, dict(zip(SOURCES, (typed, recorded, led))), text, speech, other, video, webcam, keep)
 
 
 def _recording() -> tuple[gr.Audio, gr.UploadButton]:

@@ -45,6 +45,7 @@ def _connect_settings(tab: CreateTab, handlers: CreateHandlers) -> None:
     avatar, said, output = tab.avatar.avatar, tab.said, tab.output
     tab.avatar.cards.input(lambda chosen: chosen, tab.avatar.cards, avatar, **AT_ONCE)
     said.source.change(handlers.choose_source, said.source, list(said.groups.values()), **AT_ONCE)
+    said.webcam.stop_recording(lambda film: film, said.webcam, said.video, **HIDDEN)
     said.other.upload(handlers.take_speech, said.other, [said.speech, tab.visit.given], **HIDDEN)
     chosen = [output.canvas, output.background, output.captions, said.source]
     shown = [output.place, output.size, output.background_file, output.caption_place, output.captions_file, output.subtitles]

@@ -11,7 +11,7 @@ from gmtalker.assets import BUNDLED
 from gmtalker.clock import EMOTIONS
 from personalize.request import PRESETS
 from studio.avatars import picture_of
-from studio.components import NOT_MIRRORED, scripted, words_of
+from studio.components import scripted, webcam_recorder, words_of
 from studio.translations import word
 from studio.uploads import keeping_names
 
@@ -195,13 +195,7 @@ def _clips_card() -> ClipsCard:
         gr.Markdown(word("upload"))
         clips = keeping_names(gr.File(label=word("clips"), file_count="multiple", elem_id="clips", height=150))
         with gr.Accordion(word("webcam"), open=False, elem_id="webcam-group"):
-            webcam = gr.Video(
-                label=word("webcam"),
-                sources=["webcam"],
-                include_audio=True,  # a film alone would lose its sound, and need an ffmpeg that may not be there
-                webcam_options=NOT_MIRRORED,
-                elem_id="webcam",
-            )
+            webcam = webcam_recorder("webcam")
         words = words_of(*EMOTIONS, "clip_emotions", "clip_natural")
         emotions = scripted("clip_emotions", [], emotions=list(EMOTIONS), words=words, elem_id="clip-emotions")
     return ClipsCard(clips, webcam, emotions)

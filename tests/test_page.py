@@ -365,10 +365,12 @@ def test_what_was_set_and_made_is_there_after_the_page_is_opened_anew(page, tmp_
 
 def test_a_film_leads(page, tmp_path: Path):
     say_by(page, "Film")
-    page.locator("#film input[type=file]").set_input_files(bundled_clip("preview.mp4"))
-    page.locator("#film video").wait_for(timeout=MINUTE)
+    taken = tmp_path / "IMG_0001.MOV"  # as a phone has it
+    ffmpeg("-i", bundled_clip("preview.mp4"), "-t", 2, "-c:v", "libx265", "-tag:v", "hvc1", "-c:a", "aac", taken)
+    page.locator("#film input[type=file]").set_input_files(taken)
+    page.locator("#film").get_by_text(re.compile("KB|MB")).first.wait_for(timeout=MINUTE)
     created_video(page, tmp_path)
-    assert "gmtalker reenact" in command_shown(page) and "--video preview.mp4" in command_shown(page)
+    assert "gmtalker reenact" in command_shown(page) and "--video IMG_0001.MOV" in command_shown(page)
     page.locator("#keep-emotion input").uncheck()
     page.locator(".pad-face[data-emotion=sad]").click()
     page.wait_for_function(slider("emotion-sad", 1), timeout=MINUTE)
@@ -713,6 +715,31 @@ def test_nobody_is_trained_without_consent(page, home: Path):
     page.get_by_text("tick the box first").wait_for(timeout=MINUTE)
     assert page.get_by_role("tab", name="Clips").is_disabled() and page.get_by_role("tab", name="Train").is_disabled()
     assert not page.locator("#train").is_visible() and jobs.jobs() == []
+
+
+def test_a_film_of_the_webcam_leads(browser, server: Server):
+    context = browser.new_context(permissions=["camera", "microphone"])
+    tab = context.new_page()
+    tab.goto(server.url)
+    say_by(tab, "Film")
+    opened(tab, "film-webcam-group")
+    for seconds in (2, 3, 0):  # the camera, the film's begin, its end
+        tab.locator("#film-webcam").get_by_role("button").first.click(timeout=MINUTE)
+        time.sleep(seconds)
+    tab.locator("#film").get_by_text(re.compile("KB|MB")).first.wait_for(timeout=MINUTE)
+    tab.locator("#create").click()
+    tab.locator("#progress").get_by_text("face").first.wait_for(timeout=MINUTE)  # this camera shows none, and that is said
+    context.close()
+
+
+def test_a_slider_is_one_stop_of_the_tab_key(page):
+    page.locator("#still img").wait_for(timeout=MINUTE)
+    page.locator(".pad-dot").focus()
+    stops = []
+    for _ in range(8):
+        page.keyboard.press("Tab")
+        stops.append(page.evaluate("document.activeElement.getAttribute('aria-label')"))
+    assert len(set(stops)) == 8 and all("slider" in stop for stop in stops)
 
 
 def agree(page) -> None:
