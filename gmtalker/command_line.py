@@ -42,6 +42,7 @@ EXTRAS = {
     **dict.fromkeys(("fastapi", "gradio", "moviepy", "starlette", "yaml", "werkzeug", "pydantic"), "page"),
     "librosa": "measure",
     "hibari": "voice",
+    "py3langid": "voice",
     "onnx": "voice",
     "onnxruntime": "voice",
     **dict.fromkeys(("PIL", "fontTools", "webvtt"), "captions"),

@@ -11,8 +11,10 @@ from gmtalker.media.audio import read_sound_or_none, read_speech, sound_seconds,
 from gmtalker.media.captions import STYLES, Cue, cues_of
 from gmtalker.media.video import read_info
 from gmtalker.request import SpeakRequest
-from gmtalker.text_to_speech import say_script
+from gmtalker.text_to_speech import say_script, seems_english
 
+TAGS_COUNT = "The tags in the text set the emotion; the one that was chosen beside them is left out."
+READ_AS_ENGLISH = "The text does not seem to be English; the voice reads it as if it were. A recording can be in any language."
 LETTERS_A_SECOND = 14  # of a text, as the voice says it
 
 
@@ -66,5 +68,7 @@ def heard(request: SpeakRequest, folder: Path) -> Heard:
     # Tags in the text are nearer to the words than sliders are.
     tagged = replace(request, emotion={}, timeline=keys) if keys else request
     overrides = keys and (request.timeline or any(request.emotion.values()))
-    sentences = ("The tags in the text set the emotion; the one that was chosen beside them is left out.",) if overrides else ()
-    return Heard(tagged, read_speech(sound), sound, sentences, spoken.words, spoken.voice)
+    sentences = [TAGS_COUNT] if overrides else []
+    if not seems_english(" ".join(word.text for word in spoken.words)):
+        sentences.append(READ_AS_ENGLISH)
+    return Heard(tagged, read_speech(sound), sound, tuple(sentences), spoken.words, spoken.voice)

@@ -27,6 +27,7 @@ LETTERS_MAX = 20_000  # of a text: some twenty minutes
 PHONEMES_MAX = 400  # that the network takes at once
 PAUSE = ",;:—.!?…"  # phonemes after which a long sentence is divided
 DURATIONS = "/Cast_32_output_0"  # frames of each phoneme, in the network of hibari-tts 0.2
+FOREIGN, FOREIGN_A_LETTER = 18.0, 1.0  # nats, from which a text is another language's: English ones reach 20 and 0.75
 EARLY = 3  # frames by which sound comes before its phoneme, as its teacher Kokoro reckons, too
 
 
@@ -72,6 +73,16 @@ def say(text: str, voice: str | None = None) -> Spoken:
     if voice not in known:
         raise UnusableInput(f"There is no voice {voice!r}; choose from {', '.join(known)}.")
     return _hibari(text, voice)
+
+
+def seems_english(text: str) -> bool:
+    """Whether a text may be English: other languages are told from a few words on, by how likely their letters are."""
+    from py3langid import rank  # late, as the voice
+
+    letters = re.findall(r"[^\W\d_]", text)
+    likely = dict(rank(text))
+    ahead = max(likely.values()) - likely["en"]  # of the likeliest language, in nats
+    return ahead < FOREIGN or ahead < FOREIGN_A_LETTER * len(letters)
 
 
 def say_script(script: str, voice: str | None = None) -> tuple[Spoken, list[EmotionKey]]:

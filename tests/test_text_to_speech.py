@@ -11,7 +11,9 @@ from scipy.signal import resample_poly
 
 from gmtalker.emotion_script import BLEND_SECONDS, read_script
 from gmtalker.errors import UnusableInput, UnusableSpeech
-from gmtalker.text_to_speech import LETTERS_MAX, say, say_script, voices
+from gmtalker.request import SpeakRequest
+from gmtalker.source import READ_AS_ENGLISH, heard
+from gmtalker.text_to_speech import LETTERS_MAX, say, say_script, seems_english, voices
 
 SENTENCES = (
     "The birch canoe slid on the smooth planks.",
@@ -117,3 +119,19 @@ def test_an_unknown_voice_and_a_missing_engine_are_told(monkeypatch):
     with pytest.raises(UnusableInput, match="gmtalker-studio"):
         say("Hello.")
     voices.cache_clear()
+
+
+ENGLISH = ("Hello.", "Good morning! What a lovely day.", "Yes, no, okay.", "I love pizza and spaghetti carbonara.", "Hurrah!")
+ENGLISH += ("The Schadenfreude of Herr Müller was great.", "Place red in a zero again", "42", "Tokyo Kyoto Osaka")
+OTHERS = ("Guten Morgen, wie geht es dir heute?", "Hola, ¿cómo estás?", "Bonjour tout le monde, il fait beau.", "Ich bin müde.")
+OTHERS += ("Ciao bella, come stai oggi?", "Dette er en prøve på norsk tale", "Goedemorgen allemaal", "Danke schön")
+
+
+@pytest.mark.parametrize("text", [*ENGLISH, *OTHERS])
+def test_another_language_is_told_from_english(text: str):
+    assert seems_english(text) == (text in ENGLISH)
+
+
+def test_a_text_that_is_not_english_is_said_with_a_word_of_warning(tmp_path):
+    told = heard(SpeakRequest(text="[happy] Guten Morgen, wie geht es dir heute?"), tmp_path).sentences
+    assert told == (READ_AS_ENGLISH,) and not heard(SpeakRequest(text="[happy] Good morning to you!"), tmp_path).sentences
