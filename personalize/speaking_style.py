@@ -89,7 +89,7 @@ class StyleReport:
         if self.lips_before is None or self.lips_after is None:
             return "The speaking style was inferred from the footage; there was too little of it to try it on."
         if self.lips_after - self.lips_before < 0.01:
-            return "The speaking style was learned; on footage it never saw, lips follow as well as before."
+            return "The person's way of speaking was learned."
         return (
             "The speaking style was learned: on footage it never saw, lips follow the person at "
             f"{100 * self.lips_after:.0f} %, before at {100 * self.lips_before:.0f} %."

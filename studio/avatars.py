@@ -235,12 +235,13 @@ class AvatarHandlers:
     """What the controls of the tab do.
 
     pipeline: what needs its libraries waits for it.
-    changes: the events after which there are other avatars.
+    changes: the events after which there are other avatars; renamed is one of them.
     """
 
     def __init__(self, tab: AvatarsTab, pipeline: PipelineSource) -> None:
         self.tab, self.pipeline = tab, pipeline
         self.changes: list[gr.events.Dependency] = []
+        self.renamed: gr.events.Dependency
 
     @in_own_workspace
     def refresh(self, visitor: gr.Request, chosen: str | None) -> Updates:
@@ -442,8 +443,10 @@ def connect_avatars(tab: AvatarsTab, pipeline: PipelineSource) -> AvatarHandlers
     own.delete.click(handlers.ask_to_delete, tab.chosen, asked, **HIDDEN)
     own.withdraw.click(handlers.ask_to_withdraw, tab.chosen, asked, **HIDDEN)
     own.no.click(lambda: gr.Group(visible=False), None, own.confirm, **HIDDEN)
+    renaming = [tab.chosen, own.new_name]
+    handlers.renamed = own.rename.click(handlers.rename, renaming, [*changed, tab.renamed], **HIDDEN)
     handlers.changes = [
-        own.rename.click(handlers.rename, [tab.chosen, own.new_name], [*changed, tab.renamed], **HIDDEN),
+        handlers.renamed,
         tab.bring.upload(handlers.bring, tab.bring, changed, **HIDDEN),
         pulling.pull.click(handlers.pull, [pulling.repo, pulling.token], [*changed, pulling.token], **PRIVATE),
         own.yes.click(handlers.delete, [tab.chosen, own.withdrawing], changed, **HIDDEN),

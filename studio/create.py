@@ -310,7 +310,7 @@ def _emotion_card() -> EmotionCard:
 def _movement_card() -> MovementCard:
     with gr.Accordion(word("create_movement"), open=False, elem_id="movement"):
         choices = [(word(f"motion_{motion}"), motion) for motion in MOTIONS]
-        motion = gr.Radio(choices, value=MOTIONS[0], label=word("motion"), elem_id="motion")
+        motion = gr.Radio(choices, value=MOTIONS[0], label=word("motion"), info=word("motion_info"), elem_id="motion")
         with gr.Row():
             amounts = {
                 name: gr.Slider(

@@ -48,7 +48,15 @@ def _connect_settings(tab: CreateTab, handlers: CreateHandlers) -> None:
     said.webcam.stop_recording(lambda film: film, said.webcam, said.video, **HIDDEN)
     said.other.upload(handlers.take_speech, said.other, [said.speech, tab.visit.given], **HIDDEN)
     chosen = [output.canvas, output.background, output.captions, said.source]
-    shown = [output.place, output.size, output.background_file, output.caption_place, output.captions_file, output.subtitles]
+    shown = [
+        output.place,
+        output.size,
+        output.shape,
+        output.background_file,
+        output.caption_place,
+        output.captions_file,
+        output.subtitles,
+    ]
     gr.on([control.change for control in chosen], handlers.choose_canvas, chosen, shown, **AT_ONCE)
     avatar.change(handlers.show_faces, avatar, tab.emotion.pad, **HIDDEN)
     avatar.change(handlers.show_label, avatar, tab.movement.label, **HIDDEN)
@@ -71,6 +79,7 @@ def _connect_preview(tab: CreateTab, handlers: CreateHandlers) -> None:
     by_hand = [slider.input for slider in (*sliders.values(), emotion.intensity)] + [emotion.pad.input]
     seen = _seen(tab)
     gr.on(by_hand, handlers.show_preview, None, seen, **AT_ONCE)
+    gr.on(by_hand, handlers.feel_by_hand, tab.said.source, tab.said.keep_emotion, **AT_ONCE)
     avatar.change(handlers.leave_video, [avatar, stage.shelf, tab.visit.videos], seen, **AT_ONCE)
 
 

@@ -17,7 +17,7 @@ from gmtalker.emotion_words import TAG
 from gmtalker.errors import UnusableSpeech
 from gmtalker.media.audio import sound_seconds
 from gmtalker.media.captions import STYLES
-from gmtalker.media.composition import PLACES, colour_of
+from gmtalker.media.composition import PLACES, SHAPES, colour_of
 from gmtalker.media.formats import DEFAULT_RATE, PLAYED
 from gmtalker.media.sound_track import sound_track
 from gmtalker.output import SPOKEN, OutputOptions
@@ -117,13 +117,20 @@ class CreateHandlers:
         weights = weights_at(float(point["x"]), float(point["y"]))
         return {slider: weights.get(emotion, 0.0) for emotion, slider in self.tab.emotion.sliders.items()}
 
+    def feel_by_hand(self, source: str) -> object:
+        """Whoever sets an emotion while a film leads wants that, and not the film's own."""
+        return False if source == "film" else gr.skip()
+
     def choose_canvas(self, canvas: str, background: str, captions: str, source: str) -> Updates:
         """Show of the output's controls those that mean something now."""
         card = self.tab.output
+        behind = background != BACKGROUNDS[0]
         placed: dict = {"visible": bool(canvas)} | ({} if canvas else {"value": PLACES[0]})
         return {
             card.place: gr.Dropdown(**placed),
             card.size: gr.Slider(visible=bool(canvas), **({} if canvas else {"value": 1})),
+            # As filmed nobody is cut out.
+            card.shape: gr.Dropdown(visible=behind, **({} if behind else {"value": SHAPES[0]})),
             card.background_file: gr.File(visible=background == "file"),
             card.caption_place: gr.Dropdown(visible=captions != CAPTIONS[0]),
             card.captions_file: gr.File(visible=captions != CAPTIONS[0] and source != "text"),

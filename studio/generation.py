@@ -137,11 +137,14 @@ def three_takes(
         def work(on_progress: OnProgress) -> Path:
             said = heard(request, folder)
             waveform, takes = said.waveform[: int(TAKE_SECONDS * SAMPLE_RATE)], []
+            began = time.monotonic()
             for number in range(TAKES):
                 performance = pipeline.perform(replace(said.request, seed=request.seed + number), waveform)
 
                 def on_take(progress: Progress, before: int = number) -> None:
-                    on_progress(replace(progress, done=progress.done + before * progress.total, total=TAKES * progress.total))
+                    done, total = progress.done + before * progress.total, TAKES * progress.total
+                    left = (time.monotonic() - began) * (total / done - 1) if done else None
+                    on_progress(replace(progress, done=done, total=total, seconds_left=left))
 
                 output = folder / f"{number}.mp4"
                 takes.append(pipeline.film(performance, output, on_take, stopping.is_set, finish=Finish(label_of(request))))

@@ -361,3 +361,17 @@ def test_what_goes_wrong_is_shown_and_raised_as_a_sentence(settings: dict):
         for text, _, _ in generate_video(speak, SpeakRequest(settings["speech"]), threading.Event(), LiveVideos(), visitor()):
             shown.append(text)
     assert "The avatar is broken." in shown[-1]
+
+
+def test_whoever_sets_an_emotion_while_a_film_leads_wants_it(handlers: CreateHandlers):
+    assert handlers.feel_by_hand("film") is False and handlers.feel_by_hand("text") == gr.skip()
+
+
+def test_what_means_nothing_now_is_not_shown_and_as_it_was(handlers: CreateHandlers):
+    card = handlers.tab.output
+    plain = handlers.choose_canvas("", "own", "none", "voice")
+    assert not any(plain[part].visible for part in plain)
+    assert plain[card.place].value == "center" and plain[card.size].value == 1 and plain[card.shape].value == "person"
+    full = handlers.choose_canvas("9:16", "file", "lines", "text")
+    assert [part for part in full if not full[part].visible] == [card.captions_file]
+    assert handlers.choose_canvas("", "own", "words", "film")[card.captions_file].visible

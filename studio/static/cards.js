@@ -74,6 +74,8 @@ const draw = () => {
     root.replaceChildren(...(props.items.length ? props.items.map(card) : [empty]));
   }
   mark();
+  const chosen = root.querySelector('[aria-checked=true]');
+  if (chosen) root.scrollLeft = chosen.offsetLeft - root.offsetLeft - (root.clientWidth - chosen.clientWidth) / 2;
 };
 draw();
 watch(['value', 'items'], draw);
