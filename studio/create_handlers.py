@@ -125,12 +125,14 @@ class CreateHandlers:
         """Show of the output's controls those that mean something now."""
         card = self.tab.output
         behind = background != BACKGROUNDS[0]
-        placed: dict = {"visible": bool(canvas)} | ({} if canvas else {"value": PLACES[0]})
+
+        def or_usual(shown: bool, usual: object) -> dict:
+            return gr.update(visible=True) if shown else gr.update(visible=False, value=usual)
+
         return {
-            card.place: gr.Dropdown(**placed),
-            card.size: gr.Slider(visible=bool(canvas), **({} if canvas else {"value": 1})),
-            # As filmed nobody is cut out.
-            card.shape: gr.Dropdown(visible=behind, **({} if behind else {"value": SHAPES[0]})),
+            card.place: or_usual(bool(canvas), PLACES[0]),
+            card.size: or_usual(bool(canvas), 1),
+            card.shape: or_usual(behind, SHAPES[0]),  # as filmed nobody is cut out
             card.background_file: gr.File(visible=background == "file"),
             card.caption_place: gr.Dropdown(visible=captions != CAPTIONS[0]),
             card.captions_file: gr.File(visible=captions != CAPTIONS[0] and source != "text"),
