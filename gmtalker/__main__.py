@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 # Options of speak that are fields of a SpeakRequest, and those from which its emotion is read.
 FIELDS = ("avatar", "intensity", "seed", "head", "blink", "gaze", "motion", "full_frame", "label", "label_language", "voice")
 OUTPUT_FIELDS = ("format", "fps", "background", "canvas", "place", "size", "shape")  # of OutputOptions
-CAPTION_FIELDS = ("captions", "caption_style", "caption_place", "subtitles")
+CAPTION_FIELDS = ("captions", "caption_style", "caption_place", "caption_size", "subtitles")
 EMOTION_OPTIONS = ("emotion", "timeline", "script")
 CHANGED, NOTHING_FOUND = 4, 3  # what verify returns, beside DONE for a video that is ours and whole
 SUFFIXES = {format.suffix: name for name, format in reversed(FORMATS.items())}  # of each the usual format
@@ -139,6 +139,7 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--captions", metavar="F", help="in the picture: spoken (of a text), or an .srt or .vtt file")
     group.add_argument("--caption-style", metavar="S", help="lines (default), or words, one at a time")
     group.add_argument("--caption-place", metavar="P", help="bottom (default), middle or top")
+    group.add_argument("--caption-size", metavar="S", help="small, medium (default) or large")
     group.add_argument("--subtitles", metavar="X", help="what is said of a text, in a file beside the video: srt or vtt")
 
 

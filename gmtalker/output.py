@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from fractions import Fraction
 from pathlib import Path
 
-from gmtalker.media.captions import CAPTION_PLACES, STYLES, SUFFIXES
+from gmtalker.media.captions import CAPTION_PLACES, CAPTION_SIZES, STYLES, SUFFIXES, USUAL_SIZE
 from gmtalker.media.composition import BLUR, PLACES, SHAPES, Composition, colour_of
 from gmtalker.media.formats import DEFAULT_RATE, FORMATS, RATES, VideoFormat
 
@@ -26,6 +26,7 @@ class OutputOptions:
     captions: drawn into the picture: "spoken", what is said (of a text), or an .srt or .vtt file.
     caption_style: "lines", or "words", one at a time.
     caption_place: "bottom", "middle" or "top".
+    caption_size: "small", "medium" or "large".
     subtitles: a file of what is said beside the video, "srt" or "vtt".
     Errors: ValueError naming the valid choices, or two that contradict each other.
     """
@@ -40,6 +41,7 @@ class OutputOptions:
     captions: str | None = None
     caption_style: str = STYLES[0]
     caption_place: str = CAPTION_PLACES[0]
+    caption_size: str = USUAL_SIZE
     subtitles: str | None = None
 
     def __post_init__(self) -> None:
@@ -49,6 +51,7 @@ class OutputOptions:
             "fps": sorted(RATES),
             "caption_style": STYLES,
             "caption_place": CAPTION_PLACES,
+            "caption_size": CAPTION_SIZES,
             "subtitles": (None, *BESIDE),
         }
         for name, valid in choices.items():

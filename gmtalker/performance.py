@@ -175,7 +175,8 @@ def _pictures(performance: Performance, finish: Finish, seal: Seal) -> tuple[Fra
         nothing = _generated(repeat(np.zeros((2, 2, 3), np.uint8), len(performance)))
         return nothing, nothing
     cues = finish.cues if finish.cues is not None else finish.said
-    captioner = Captioner(cues, options.caption_place, options.caption_style) if options.captions and cues else None
+    look = options.caption_place, options.caption_style, options.caption_size
+    captioner = Captioner(cues, *look) if options.captions and cues else None
     drawn = performance.cut_out() if options.needs_outline else iter(performance)
 
     def written() -> Frames:

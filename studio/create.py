@@ -9,7 +9,7 @@ import gradio as gr
 
 from gmtalker.assets import SPEECHES
 from gmtalker.clock import LABELS, LARGEST_INTENSITY, MOTIONS
-from gmtalker.media.captions import CAPTION_PLACES, STYLES
+from gmtalker.media.captions import CAPTION_PLACES, CAPTION_SIZES, STYLES, USUAL_SIZE
 from gmtalker.media.composition import PLACES, SHAPES
 from gmtalker.media.formats import CANVASES, DEFAULT_RATE, FORMATS, RATES
 from studio.components import MIXED, cards, webcam_recorder
@@ -72,6 +72,7 @@ class OutputCard:
     background_file: gr.File
     captions: gr.Dropdown
     caption_place: gr.Dropdown
+    caption_size: gr.Dropdown
     captions_file: gr.File
     subtitles: gr.Dropdown
     format: gr.Dropdown
@@ -276,6 +277,7 @@ def _output_card() -> OutputCard:
         with gr.Row():
             captions = choice("captions", words("captions", CAPTIONS), CAPTIONS[0])
             caption_place = choice("caption_place", words("caption_place", CAPTION_PLACES), CAPTION_PLACES[0])
+            caption_size = choice("caption_size", words("caption_size", [*CAPTION_SIZES]), USUAL_SIZE)
             subtitles = choice("subtitles", words("subtitles", SUBTITLES), SUBTITLES[0])
         label = word("captions_file")
         file = keeping_names(
@@ -284,7 +286,9 @@ def _output_card() -> OutputCard:
         with gr.Row():
             kind = choice("format", words("format", [*FORMATS]), "mp4")
             fps = choice("fps", [*sorted(RATES)], DEFAULT_RATE)
-    return OutputCard(canvas, place, size, shape, background, behind, captions, caption_place, file, subtitles, kind, fps)
+    return OutputCard(
+        canvas, place, size, shape, background, behind, captions, caption_place, caption_size, file, subtitles, kind, fps
+    )
 
 
 def _slider(name: str, low: float, high: float, value: float, **options: object) -> gr.Slider:

@@ -54,6 +54,7 @@ def _connect_settings(tab: CreateTab, handlers: CreateHandlers) -> None:
         output.shape,
         output.background_file,
         output.caption_place,
+        output.caption_size,
         output.captions_file,
         output.subtitles,
     ]

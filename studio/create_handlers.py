@@ -135,6 +135,7 @@ class CreateHandlers:
             card.shape: or_usual(behind, SHAPES[0]),  # as filmed nobody is cut out
             card.background_file: gr.File(visible=background == "file"),
             card.caption_place: gr.Dropdown(visible=captions != CAPTIONS[0]),
+            card.caption_size: gr.Dropdown(visible=captions != CAPTIONS[0]),
             card.captions_file: gr.File(visible=captions != CAPTIONS[0] and source != "text"),
             card.subtitles: gr.Dropdown(visible=source == "text"),
         }
@@ -398,7 +399,7 @@ class CreateHandlers:
         behind = "file" if backdrop else output.background or BACKGROUNDS[0]
         named = None if output.captions in (None, SPOKEN) else output.captions
         files = {card.background_file: backdrop, card.captions_file: named}
-        plain = ("place", "size", "shape", "caption_place", "format", "fps")
+        plain = ("place", "size", "shape", "caption_place", "caption_size", "format", "fps")
         return (
             {card.canvas: output.canvas or "", card.background: behind, card.subtitles: output.subtitles or ""}
             | {control: lent(str(path)) if path and Path(path).is_file() else None for control, path in files.items()}
@@ -492,7 +493,7 @@ def _output(visitor: gr.Request, given: Mapping[str, object], source: str) -> Ou
             raise refusal(say(visitor, "captions_need_text"))
     return or_sentence(
         OutputOptions,
-        **{name: given[name] for name in ("place", "size", "shape", "caption_place") if name in given},
+        **{name: given[name] for name in ("place", "size", "shape", "caption_place", "caption_size") if name in given},
         format=given["format"] or "mp4",
         fps=given["fps"] or DEFAULT_RATE,
         background={"own": None, "file": given["background_file"]}.get(behind, behind),

@@ -16,7 +16,7 @@ from gradio_client.utils import python_type_to_json_schema
 
 from gmtalker.clock import EMOTIONS, LABELS, LARGEST_AMOUNT, LARGEST_INTENSITY, MOTIONS
 from gmtalker.files import temporary_folder
-from gmtalker.media.captions import CAPTION_PLACES, STYLES
+from gmtalker.media.captions import CAPTION_PLACES, CAPTION_SIZES, STYLES, USUAL_SIZE
 from gmtalker.media.composition import PLACES, SHAPES
 from gmtalker.media.formats import CANVASES, DEFAULT_RATE, FORMATS, RATES
 from gmtalker.progress import Progress, Stopped
@@ -59,6 +59,7 @@ PARAMETERS: dict[str, tuple[object, object, str]] = {
     "captions": (bool, False, "Whether the text is written into the picture"),
     "caption_style": (Literal[STYLES], STYLES[0], "Lines, or one word at a time"),
     "caption_place": (Literal[CAPTION_PLACES], CAPTION_PLACES[0], "Where captions stand"),
+    "caption_size": (Literal[tuple(CAPTION_SIZES)], USUAL_SIZE, "How large captions are"),
 }
 SPEAK = "Make a video in which an avatar says a text or a recording, with emotions. It is marked and signed as AI-generated."
 

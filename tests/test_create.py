@@ -52,7 +52,14 @@ def settings(tmp_path: Path) -> dict[str, object]:
     others = {"head": 0.5, "blink": 1, "gaze": 1, "seed": 3, "full_frame": False, "timeline": [], "label": "whole"}
     others |= {"motion": "still", "text": "", "canvas": "", "background": "own", "background_file": None}
     others |= {"captions": "none", "format": "mp4", "fps": "25", "place": "center", "size": 1, "shape": "person"}
-    others |= {"caption_place": "bottom", "captions_file": None, "subtitles": "", "source": "voice", "video": None}
+    others |= {
+        "caption_place": "bottom",
+        "caption_size": "medium",
+        "captions_file": None,
+        "subtitles": "",
+        "source": "voice",
+        "video": None,
+    }
     others |= {"keep_emotion": True}
     emotion = dict.fromkeys(MIXED, 0) | {"happy": 0.8}
     return {"avatar": "tiny", "speech": str(write_speech(tmp_path / "speech.wav"))} | emotion | {"intensity": 1.2} | others
@@ -93,11 +100,17 @@ def shelved(handlers: CreateHandlers, settings: dict, tmp_path: Path, suffix: st
 
 def test_what_is_typed_is_said(handlers: CreateHandlers, settings: dict, tmp_path: Path):
     typed = {"source": "text", "text": " [sad] Hello. ", "captions": "words", "canvas": "4:5", "background": "white"}
-    typed |= {"format": "gif", "place": "left", "size": 0.5, "subtitles": "srt", "caption_place": "top"}
+    typed |= {"format": "gif", "place": "left", "size": 0.5, "subtitles": "srt", "caption_place": "top", "caption_size": "large"}
     request = handlers.request_of(visitor(), settings | typed)
     assert request.text == "[sad] Hello." and request.speech is None
     placed = {"canvas": "4:5", "place": "left", "size": 0.5, "background": "white"}
-    captions = {"captions": "spoken", "caption_style": "words", "caption_place": "top", "subtitles": "srt"}
+    captions = {
+        "captions": "spoken",
+        "caption_style": "words",
+        "caption_place": "top",
+        "subtitles": "srt",
+        "caption_size": "large",
+    }
     assert request.output == OutputOptions("gif", **placed, **captions)
     made = shelved(handlers, settings | typed, tmp_path, ".gif")
     shown = handlers.bring_back(visitor(), made.id, [made])

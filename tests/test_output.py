@@ -18,7 +18,7 @@ from media import bundled_clip, ffmpeg
 
 from gmtalker.__main__ import main
 from gmtalker.errors import UnusableInput
-from gmtalker.media.captions import Captioner, Cue, cues_of, font_for, read_cues, wrapped, write_cues
+from gmtalker.media.captions import CAPTION_SIZES, Captioner, Cue, cues_of, font_for, read_cues, wrapped, write_cues
 from gmtalker.media.composer import Composer, cut_out
 from gmtalker.media.composition import Composition
 from gmtalker.media.formats import CANVASES, FORMATS, RATES
@@ -250,6 +250,12 @@ def test_captions_of_any_script_stand_within_the_picture(text):
             changed = np.argwhere((captioned != frame).any(-1))
             assert len(changed) and captioned.shape == frame.shape and (captioned.max() > 200 or min(height, width) == 64)
     assert np.array_equal(Captioner([Cue(text, 0, 1)])(frame, 1.0), frame)  # over
+
+
+def test_captions_are_as_large_as_asked_for():
+    frame = np.full((720, 720, 3), 128, np.uint8)
+    changed = [np.any(Captioner([Cue("Hi.", 0, 1)], size=size)(frame, 0.5) != frame, -1).sum() for size in CAPTION_SIZES]
+    assert changed == sorted(changed) and changed[2] > 2 * changed[0]
 
 
 def test_words_without_spaces_are_divided_and_a_missing_font_is_told(monkeypatch):

@@ -69,7 +69,7 @@ def test_every_word_that_the_page_uses_is_in_the_table_and_none_is_left_over():
     composed = {"listening", "expression", "drawing", "pass", "warn", "fail", "head", "blink", "gaze", "following", "finishing"}
     composed |= {*EMOTIONS, *stages, *states, "speech_first", "video_first", "size", "intensity", "fps"}
     families = "preset_ motion_ label_ check_ consent_ canvas captions background format place shape subtitles source_"
-    families += " caption_place quality_ verdict_ advice_"
+    families += " caption_place caption_size quality_ verdict_ advice_"
     composed |= {key for key in ENGLISH if key.startswith(tuple(families.split()))} | {"ready", "please_fix"}
     composed |= {"marked", "sound_marked", "withdraw_question", "delete_question"}
     assert set(ENGLISH) - used_words <= composed

@@ -16,6 +16,7 @@ from gmtalker.files import whole_file
 SUFFIXES = (".srt", ".vtt")
 STYLES = ("lines", "words")
 CAPTION_PLACES = ("bottom", "middle", "top")
+CAPTION_SIZES, USUAL_SIZE = {"small": 0.75, "medium": 1.0, "large": 1.4}, "medium"
 LETTERS_MAX, SECONDS_MAX, SECONDS_MIN = 64, 6.0, 0.8  # of a cue
 PAUSE = 0.6  # seconds of silence after which a new cue begins
 HOLD = 0.5  # seconds for which a cue stays after its last word
@@ -120,11 +121,14 @@ class Captioner:
     cues: in their order.
     place: one of CAPTION_PLACES.
     style: "lines"; or "words", for cues of one word each, which are drawn larger.
+    size: one of CAPTION_SIZES.
     Errors: UnusableInput naming letters for which this machine has no font.
     """
 
-    def __init__(self, cues: Sequence[Cue], place: str = CAPTION_PLACES[0], style: str = STYLES[0]) -> None:
-        self.cues, self.place, self.style = cues, place, style
+    def __init__(
+        self, cues: Sequence[Cue], place: str = CAPTION_PLACES[0], style: str = STYLES[0], size: str = USUAL_SIZE
+    ) -> None:
+        self.cues, self.place, self.style, self.scale = cues, place, style, CAPTION_SIZES[size]
         self._font = font_for("".join(cue.text for cue in cues))
         self._next, self._drawn = 0, lru_cache(maxsize=1)(self._plate)
 
@@ -152,7 +156,7 @@ class Captioner:
         """(h, w, 4) uint8 RGBA: the words of a cue on their plate, no larger than the picture."""
         from PIL import Image, ImageDraw
 
-        size = max(9, round((WORD_HEIGHT if self.style == "words" else HEIGHT) * min(width, height)))
+        size = max(9, round((WORD_HEIGHT if self.style == "words" else HEIGHT) * self.scale * min(width, height)))
         while True:
             font = _font(self._font, size)
             lines = [line for part in text.splitlines() for line in wrapped(part, font.getlength, WIDTH * width)]
