@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import os
 import secrets
 import shutil
@@ -54,7 +55,7 @@ def under_its_name(path: str, original: str | None) -> str:
     try:
         if not named.exists():
             os.link(path, named)
-        elif not named.samefile(path):
+        elif not named.samefile(path) and not filecmp.cmp(named, path, shallow=False):  # else the same was sent twice
             return path
     except (OSError, ValueError):  # a file system without links, or one on which no name has such letters
         return path

@@ -278,6 +278,13 @@ def test_the_programs_own_files_are_neither_linked_beside_nor_deleted(cache, tmp
     sent.parent.mkdir()
     sent.touch()
     assert under_its_name(str(sent), "by bob.flac") == str(sent.parent / "by bob.flac")
+    sound = sent.read_bytes()
+    sent.unlink()
+    sent.write_bytes(sound)  # the same is sent once more: it has its name again, and another file has not
+    assert under_its_name(str(sent), "by bob.flac") == str(sent.parent / "by bob.flac")
+    sent.unlink()
+    sent.write_bytes(sound + b"other")
+    assert under_its_name(str(sent), "by bob.flac") == str(sent)
 
 
 # --- Avatars by name alone -----------------------------------------------------------------------------------------------------
