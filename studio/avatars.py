@@ -31,7 +31,7 @@ from studio.translations import say, word
 
 UNITS = {"psnr": " dB", "landmark_distance": " px", "sharpness": " × real frames", "flicker": " × real clip"}
 ACRONYMS = ("psnr", "ssim")  # among the measures
-# What of an avatar is judged, by which of its measures, and from where it is good and fair: chosen by eye on some 20 avatars.
+# What of an avatar is judged, by which of its measures, and from where it is good and fair: our choice.
 LIKENESS = 30.0, 27.0  # dB
 VERDICTS = (
     ("likeness", ("psnr",), *LIKENESS),
