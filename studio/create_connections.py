@@ -111,14 +111,14 @@ def _connect_videos(tab: CreateTab, handlers: CreateHandlers) -> None:
 def _connect_shelf(tab: CreateTab, handlers: CreateHandlers, page: gr.Blocks) -> None:
     stage, visit = tab.stage, tab.visit
     shelved = [visit.videos, stage.shelf]
-    page.load(handlers.open_shelf, None, shelved, **HIDDEN)
+    page.load(handlers.open_shelf, visit.videos, shelved, **HIDDEN)
     restored = [control for name, control in tab.settings.items() if name != "timeline"]
     brought = [stage.video, stage.file, stage.still, stage.command, stage.about, stage.progress, *shelved, *restored]
     brought += [tab.emotion.timeline.table, tab.avatar.cards]
     stage.shelf.input(handlers.bring_back, [stage.shelf, visit.videos], brought, **HIDDEN)
     stage.delete.click(handlers.delete_video, [stage.shelf, visit.videos], [*_seen(tab), visit.videos], js=ASK, **HIDDEN)
     many = connect_many(tab.many, handlers)
-    many.then(handlers.open_shelf, None, shelved, **HIDDEN)
+    many.then(handlers.open_shelf, visit.videos, shelved, **HIDDEN)
 
 
 def _connect_takes(tab: CreateTab, handlers: CreateHandlers) -> None:

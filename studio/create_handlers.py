@@ -317,10 +317,10 @@ class CreateHandlers:
     # --- The shelf -------------------------------------------------------------------------------------------------------------
 
     @in_own_workspace
-    def open_shelf(self, visitor: gr.Request) -> Updates:
-        """The videos of the workspace."""
+    def open_shelf(self, visitor: gr.Request, videos: Sequence[ShelvedVideo]) -> Updates:
+        """The videos of the workspace; of a demo, which has none, those of the visit."""
         self.pipeline()  # their requests need torch
-        return self._shelved([] if self.place.demo else shelf.videos())
+        return self._shelved(videos if self.place.demo else shelf.videos())
 
     def _shelved(self, videos: Sequence[ShelvedVideo], chosen: str | None = None) -> Updates:
         items = [made.card for made in videos]
@@ -353,7 +353,7 @@ class CreateHandlers:
         if found is None or not Path(found.video).is_file():
             gr.Info(say(visitor, "video_gone"))
             return self._shelved([made for made in videos if Path(made.video).is_file()])
-        shown = self._played(found, replace(found, video=lent(found.video))) | {
+        shown = self._played(found, replace(found, video=lent(found.video, found.subtitles))) | {
             self.tab.stage.still: gr.Image(visible="hidden"),
             self.tab.stage.about: gr.Accordion(visible=True),
             self.tab.stage.progress: "",

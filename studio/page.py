@@ -88,7 +88,7 @@ def _own_tabs(
     for change in avatars.changes:
         change.success(create.offer, [create.tab.avatar.avatar, avatars.tab.renamed], create.offered, **HIDDEN)
     stage, visit = create.tab.stage, create.tab.visit
-    avatars.renamed.success(create.open_shelf, None, [visit.videos, stage.shelf], **HIDDEN)
+    avatars.renamed.success(create.open_shelf, visit.videos, [visit.videos, stage.shelf], **HIDDEN)
     header.select(avatars.refresh, create.tab.avatar.avatar, [avatars.tab.gallery, *avatars.tab.shown], **HIDDEN)
     personalize.progress.use.click(use, personalize.done, [tabs, *create.offered], **HIDDEN)
     avatars.tab.use.click(use, avatars.tab.chosen, [tabs, *create.offered], **HIDDEN)

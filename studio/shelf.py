@@ -22,6 +22,7 @@ from gmtalker.errors import UnusableInput
 from gmtalker.files import save_json, temporary_folder
 from gmtalker.output import SPOKEN
 from studio.emotion_pad import data_url
+from studio.uploads import second_name
 
 if TYPE_CHECKING:
     from gmtalker.request import SpeakRequest
@@ -77,11 +78,11 @@ def put(made: ShelvedVideo) -> ShelvedVideo:
     with temporary_folder(shelf) as folder:
         video, names = Path(made.video), {}
         for file in filter(None, (made.video, made.subtitles)):
-            _copy(Path(file), folder / Path(file).name)
+            second_name(Path(file), folder / Path(file).name)  # uploads are deleted after a day
         for place, source in _inputs(made.request).items():
             with suppress(FileNotFoundError):  # deleted meanwhile: the video stays
                 (folder / place).mkdir()
-                _copy(source, folder / place / source.name)
+                second_name(source, folder / place / source.name)
                 names[place] = source.name
         about = {"title": made.title, "about": made.about, "command": made.command, "poster": made.poster, "inputs": names}
         save_json(about | {"video": video.name, "request": made.request.to_json()}, folder / FILE)
@@ -148,16 +149,6 @@ def _inputs(request: SpeakRequest) -> Mapping[str, Path]:
     given = {"speech": request.speech, "video": request.video, "background": output.backdrop}
     given["captions"] = None if output.captions == SPOKEN else output.captions
     return {place: Path(str(path)) for place, path in given.items() if path is not None}
-
-
-def _copy(source: Path, target: Path) -> None:
-    """A second name for a file where the file system has such, else a copy: uploads are deleted after a day."""
-    try:
-        os.link(source, target)
-    except FileNotFoundError:
-        raise
-    except OSError:
-        shutil.copyfile(source, target)
 
 
 def poster_of(video: Path) -> str:

@@ -62,16 +62,28 @@ def under_its_name(path: str, original: str | None) -> str:
     return str(named)
 
 
-def lent(path: str) -> str:
+def lent(path: str, beside: str | None = None) -> str:
     """A second name for a file of the workspace, in the folder of what visitors send and get: gradio serves no other.
 
+    beside: another one that is to lie in the same folder.
     Errors: OSError when it can't be read.
     """
-    source, folder = Path(path), Path(get_upload_folder()) / secrets.token_hex(16)
+    folder = Path(get_upload_folder()) / secrets.token_hex(16)
     folder.mkdir(parents=True)
+    for source in map(Path, filter(None, (path, beside))):
+        second_name(source, folder / source.name)
+        os.utime(folder / source.name)  # or it would be deleted as one of long ago
+    return str(folder / Path(path).name)
+
+
+def second_name(source: Path, target: Path) -> None:
+    """A second name for a file where the file system has such, else a copy.
+
+    Errors: OSError; FileNotFoundError for a file that is gone.
+    """
     try:
-        os.link(source, folder / source.name)
+        os.link(source, target)
+    except FileNotFoundError:
+        raise
     except OSError:  # another disk
-        shutil.copyfile(source, folder / source.name)
-    os.utime(folder / source.name)  # or it would be deleted as one of long ago
-    return str(folder / source.name)
+        shutil.copyfile(source, target)

@@ -30,7 +30,7 @@ class Composition:
 
     background: a colour ("#00b140", "green"), a picture's or a video's file, or "blur"; None for the person's own.
     canvas: "16:9", "9:16", "1:1", "4:5", or "1080x1920" in pixels; None for the avatar's own square.
-    place: one of PLACES; who is not in a corner stands on the lower edge.
+    place: one of PLACES; not in a corner, who is cut out stands on the lower edge, and a whole picture in the middle.
     size: the avatar's square, in the canvas's shorter side.
     shape: what is cut out of it: the person, the whole square, or a circle.
     Errors: ValueError naming the valid choices.
